@@ -1,0 +1,31 @@
+# make quickstart | make test | make lint: each sets up .venv first when it has to.
+PYTHON ?= python3
+VENV := .venv
+RUN ?= runs/quickstart
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint constraints clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
+	$(BIN)/python eval_linear.py --workdir=$(RUN) $(PROBE_FLAGS)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("simclr_jax needs Python 3.11 or newer; $(PYTHON) is %d.%d. Use: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[test]
+	@touch $@
+
+# Rewrites constraints.txt from setup.py for every supported Python. Needs uv.
+constraints:
+	uv pip compile setup.py --extra test --universal --python-version 3.11 --no-annotate --no-header --upgrade --output-file constraints.txt
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Configs: values only."""

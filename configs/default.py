@@ -1,0 +1,78 @@
+"""Every key, with its unit, at the values of the paper's ImageNet recipe. Other configs change what differs.
+
+Any key can be changed on the command line: ``--config.train.epochs=200``.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns every key."""
+    config = ConfigDict()
+    config.seed = 0  # decides initial parameters, hold-outs, the order of images and every view
+
+    config.data = ConfigDict()
+    config.data.source = "tfds:imagenet2012"  # textures, npz:PATH, folder:PATH or tfds:NAME
+    config.data.dir = ""  # where TFDS keeps its prepared data sets; "" = its default, ~/tensorflow_datasets
+    config.data.train_split = "train"
+    config.data.validation_split = ""  # "" = the split named validation, else a hold-out of the training split
+    config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split
+    config.data.holdout_fraction = 0.1  # of the training split, for each hold-out
+    config.data.limit = 0  # use only the first n training images; 0 = all
+
+    config.augment = ConfigDict()
+    config.augment.image_size = 224  # pixels; side of a view
+    config.augment.min_area = 0.08  # of the image, that a random crop covers
+    config.augment.max_area = 1.0
+    config.augment.min_aspect = 3 / 4  # width / height of a random crop
+    config.augment.max_aspect = 4 / 3
+    config.augment.flip_probability = 0.5
+    config.augment.jitter_probability = 0.8
+    config.augment.jitter_strength = 1.0  # multiplies the next four; the paper's s
+    config.augment.brightness = 0.8  # factor drawn from 1 ± this, not below 0
+    config.augment.contrast = 0.8  # likewise
+    config.augment.saturation = 0.8  # likewise
+    config.augment.hue = 0.2  # shift drawn from ± this; 1 is the whole circle
+    config.augment.grayscale_probability = 0.2
+    config.augment.blur_probability = 0.5
+    config.augment.min_sigma = 0.1  # pixels; of the blur
+    config.augment.max_sigma = 2.0
+
+    config.model = ConfigDict()
+    config.model.encoder = "resnet50"  # resnet18, 34, 50, 101, 152, 200 or resnet_tiny
+    config.model.width = 1  # multiplies the channels
+    config.model.cifar_stem = False  # 3×3 stem without max-pool, for images up to 32 pixels
+    config.model.dtype = "float32"  # of the computation, or bfloat16; parameters and loss stay float32
+    config.model.global_batch_norm = True  # BatchNorm statistics over all devices
+
+    config.head = ConfigDict()
+    config.head.kind = "nonlinear"  # nonlinear, linear or none
+    config.head.layers = 2  # of a nonlinear head
+    config.head.dim = 128  # of the projection z
+
+    config.loss = ConfigDict()
+    config.loss.temperature = 0.1
+    config.loss.chunk_size = 0  # anchors whose similarities are held at once; 0 = all
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "lars"  # lars, sgd (Nesterov momentum 0.9) or adamw
+    config.optimizer.learning_rate = 0.3  # at the base of the scaling
+    config.optimizer.scaling = "linear"  # linear: × batch / 256; sqrt: × √batch; none
+    config.optimizer.weight_decay = 1e-6
+    config.optimizer.warmup_epochs = 10.0  # from 0, linearly; then a cosine to 0
+
+    config.train = ConfigDict()
+    config.train.batch_size = 4096  # images per step over all devices; two views of each
+    config.train.epochs = 100
+
+    config.online_probe = ConfigDict()
+    config.online_probe.learning_rate = 1e-3  # Adam's; 0 = no online probe. It watches h and changes nothing.
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_epochs = 1  # 0 = only the last
+    config.checkpoint.every_steps = 0  # instead of every_epochs, if above 0
+    config.checkpoint.keep = 3  # newest checkpoints that are kept
+
+    config.log = ConfigDict()
+    config.log.every_steps = 50  # between two rows of metrics.jsonl
+    return config

@@ -1,0 +1,39 @@
+"""Installs simclr_jax and says why each dependency is here."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="simclr_jax",
+    version="0.1.0",
+    description="SimCLR in JAX/Flax: pretraining, checkpoints and linear probes on CPU, GPU and TPU.",
+    python_requires=">=3.11",
+    packages=find_packages(include=["simclr_jax", "simclr_jax.*"]),
+    install_requires=[
+        "absl-py",  # command-line flags; ml_collections parses configs with it
+        "etils[epath]",  # one path type for local disks and object stores; Orbax uses it too
+        "flax>=0.12.8",  # Linen modules
+        "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
+        "jax>=0.10.2",
+        "ml-collections",  # configs that are Python files with command-line overrides
+        "numpy",
+        "optax>=0.2.8",  # LARS, SGD, AdamW
+        "orbax-checkpoint>=0.12",  # asynchronous, atomic checkpoints
+        "tensorboardX",  # TensorBoard files without TensorFlow
+        # The input pipeline. The CPU build is enough: the accelerator belongs to JAX.
+        'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',
+        'tensorflow; sys_platform != "linux" or platform_machine != "x86_64"',
+        "tensorflow-datasets",
+        "tqdm",  # progress bars
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "test": [
+            "pillow",  # independent oracle for resizing and colour; writes test images
+            "pytest",
+            "ruff",
+            "scikit-image",  # independent oracle for HSV and blur
+            "scikit-learn",  # independent oracle for the linear probe
+        ],
+    },
+)

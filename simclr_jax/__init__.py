@@ -1,0 +1,15 @@
+"""SimCLR in JAX: pretraining, checkpoints and probes. See README.md."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["load_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports :func:`load_encoder` when it is first asked for, so that ``import simclr_jax.losses`` stays light."""
+    if name == "load_encoder":
+        from simclr_jax.encoder import load_encoder
+
+        return load_encoder
+    raise AttributeError(f"module 'simclr_jax' has no attribute {name!r}")

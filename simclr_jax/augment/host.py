@@ -1,0 +1,279 @@
+"""SimCLR views on the host: TensorFlow ops for a `tf.data` map, one image in, views out.
+
+What a view looks like depends on (seed, epoch, image id, view) alone: `view_seed` folds these into a stateless seed,
+`draw` turns it into parameters by the rule in `recipe`, `render` makes the pixels. Images are uint8 `[H, W, 3]` or
+the bytes of an encoded file (JPEG, PNG, BMP, GIF; first frame; no alpha). Reading, order and batches are the
+pipeline's.
+
+Pixels are worked on as colour planes `[3, S, S]`: hue and saturation in closed form over whole planes take a third of
+the time of `tf.image`'s loops over pixels, and the blur becomes two plain matrix products.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from simclr_jax.augment import recipe as rules
+from simclr_jax.augment.recipe import Recipe
+
+NUM_VIEWS = 2
+EVALUATION_CROP = 0.875  # of the shorter side; Google's simclr CROP_PROPORTION
+SMALL_SIDE = 32  # images up to this are evaluated whole, as CIFAR is
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as tf.image.rgb_to_grayscale rounds them
+WHOLE_NUMBERS = ("y", "x", "height", "width", "order")
+
+
+def view_seed(seed, epoch, image_id, view) -> tf.Tensor:
+    """The stateless seed of one view, int64 `[2]`; every bit of the four whole numbers matters.
+
+    Args:
+      seed: of the run; int or scalar int64, as all four.
+      epoch: of the run.
+      image_id: identifies the image, 0 … 2**63 - 1.
+      view: 0 or 1.
+    """
+    pair = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
+    of_image = tf.random.fold_in(pair, tf.cast(image_id, tf.int64), alg="philox")
+    return tf.random.fold_in(of_image, tf.cast(view, tf.int64), alg="philox")
+
+
+def draw(recipe: Recipe, seed: tf.Tensor, height, width) -> dict[str, tf.Tensor]:
+    """The parameters of one view of an image of this size.
+
+    Args:
+      recipe: strengths and probabilities.
+      seed: int64 `[2]`, from `view_seed`.
+      height: of the image in pixels, scalar.
+      width: of the image in pixels, scalar.
+
+    Returns:
+      The scalars named in `recipe.view_parameters`; box and order are int32.
+    """
+    return _draw_views(recipe, [seed], height, width)[0]
+
+
+def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+    """One view of an image, from its parameters.
+
+    Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur; clipped to [0, 1] wherever
+    an operation can leave it. (Chen et al. 2020, section 3 and appendix A.)
+
+    Args:
+      recipe: the recipe that the parameters were drawn from.
+      image: uint8 `[H, W, 3]`, or a scalar string: an encoded image, of which a JPEG is decoded inside the crop only.
+      parameters: from `draw`, for this image's height and width.
+
+    Returns:
+      float32 `[image_size, image_size, 3]` in [0, 1].
+
+    Raises:
+      ValueError: the image is neither uint8 nor string.
+    """
+    if _is_encoded(image):
+        image, (parameters,) = _decode(image, lambda height, width: [parameters])
+    planes = _crop_and_resize(recipe.image_size, image, parameters)
+    planes = tf.cond(parameters["flip"], lambda: tf.reverse(planes, [2]), lambda: planes)
+    planes = tf.cond(parameters["jitter"], lambda: _jitter(planes, parameters), lambda: planes)
+    planes = tf.cond(parameters["grayscale"], lambda: _grayscale(planes), lambda: planes)
+    if rules.blur_kernel_size(recipe.image_size) > 1:
+        planes = tf.cond(parameters["blur"], lambda: _blur(planes, parameters["sigma"]), lambda: planes)
+    return tf.transpose(_clip(planes), [1, 2, 0])
+
+
+def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Tensor:
+    """Both views of an image, a function of (seed, epoch, image id) and the pixels alone.
+
+    Args:
+      recipe: strengths and probabilities.
+      image: uint8 `[H, W, 3]`, or a scalar string: an encoded image, decoded once.
+      seed: of the run; int or scalar int64, as `epoch` and `image_id`.
+      epoch: of the run.
+      image_id: identifies the image.
+
+    Returns:
+      float32 `[2, image_size, image_size, 3]` in [0, 1].
+
+    Raises:
+      ValueError: the image is neither uint8 nor string.
+    """
+    seeds = [view_seed(seed, epoch, image_id, view) for view in range(NUM_VIEWS)]
+
+    def draw_views(height, width):
+        return _draw_views(recipe, seeds, height, width)
+
+    if _is_encoded(image):
+        image, views = _decode(image, draw_views)
+    else:
+        views = draw_views(*_size(image))
+    return tf.stack([render(recipe, image, parameters) for parameters in views])
+
+
+def central_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """The evaluation view: the central square, resized (bicubic with antialias).
+
+    The square has 0.875 of the shorter side (Google's simclr); an image of at most 32 × 32 keeps all of its shorter
+    side, so that a CIFAR image at size 32 is neither cropped nor resized.
+
+    Args:
+      image: uint8 `[H, W, 3]`, or a scalar string: an encoded image.
+      image_size: side of the view, pixels.
+
+    Returns:
+      float32 `[image_size, image_size, 3]` in [0, 1].
+
+    Raises:
+      ValueError: the image is neither uint8 nor string.
+    """
+    if _is_encoded(image):
+        image, (box,) = _decode(image, lambda height, width: [_central_square(height, width)])
+    else:
+        box = _central_square(*_size(image))
+    return tf.transpose(_crop_and_resize(image_size, image, box), [1, 2, 0])
+
+
+def _central_square(height, width) -> dict[str, tf.Tensor]:
+    """The box of the evaluation view, int32."""
+    share = tf.where(tf.maximum(height, width) <= SMALL_SIDE, 1.0, EVALUATION_CROP)
+    side = tf.round(share * tf.cast(tf.minimum(height, width), tf.float32))
+    side = tf.maximum(tf.cast(side, tf.int32), 1)
+    # Google's simclr puts the odd pixel before the crop, not after it.
+    return {"y": (height - side + 1) // 2, "x": (width - side + 1) // 2, "height": side, "width": side}
+
+
+def _draw_views(recipe: Recipe, seeds: list, height, width) -> list[dict[str, tf.Tensor]]:
+    """The parameters of several views; drawn together, for a graph op costs more than the arithmetic in it."""
+    draws = [tf.random.stateless_uniform([rules.NUM_UNIFORMS], seed, alg="philox") for seed in seeds]
+    size = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    drawn = rules.view_parameters(recipe, tf.stack(draws, axis=1), *size, tf)
+    drawn |= {name: tf.cast(drawn[name], tf.int32) for name in WHOLE_NUMBERS}
+    columns = {name: tf.unstack(values, len(seeds)) for name, values in drawn.items()}
+    return [{name: column[view] for name, column in columns.items()} for view in range(len(seeds))]
+
+
+def _is_encoded(image: tf.Tensor) -> bool:
+    if image.dtype not in (tf.uint8, tf.string):
+        raise ValueError(f"image has dtype {tf.as_dtype(image.dtype).name}; pass uint8 pixels or encoded bytes")
+    return image.dtype == tf.string
+
+
+def _size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.shape(image)
+    return shape[0], shape[1]
+
+
+def _decode(encoded: tf.Tensor, boxes_of) -> tuple[tf.Tensor, list[dict]]:
+    """Pixels that hold every box, and the boxes moved to where they lie in these pixels.
+
+    `boxes_of(height, width)` returns the boxes (dicts with y, x, height, width, and whatever else) for an image size.
+    """
+
+    def jpeg():
+        shape = tf.io.extract_jpeg_shape(encoded)
+        return _decode_jpeg(encoded, shape, boxes_of(shape[0], shape[1]))
+
+    def other():
+        pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        pixels.set_shape([None, None, 3])
+        return pixels, boxes_of(*_size(pixels))
+
+    return tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+
+
+def _decode_jpeg(encoded: tf.Tensor, shape: tf.Tensor, boxes: list[dict]) -> tuple[tf.Tensor, list[dict]]:
+    """Decode the smallest rectangle around all boxes, once: the entropy coding has to be read through anyway."""
+    top = tf.reduce_min([box["y"] for box in boxes])
+    left = tf.reduce_min([box["x"] for box in boxes])
+    bottom = tf.reduce_max([box["y"] + box["height"] for box in boxes])
+    right = tf.reduce_max([box["x"] + box["width"] for box in boxes])
+    # One column more than needed: libjpeg interpolates chroma towards it, and without it the last column would
+    # differ from that of a full decode.
+    right = tf.minimum(right + 1, shape[1])
+    pixels = tf.io.decode_and_crop_jpeg(encoded, [top, left, bottom - top, right - left], channels=3)
+    return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]
+
+
+def _crop_and_resize(image_size: int, image: tf.Tensor, box: dict) -> tf.Tensor:
+    """The box of a uint8 image as planes `[3, image_size, image_size]` in [0, 1]."""
+    y, x, height, width = box["y"], box["x"], box["height"], box["width"]
+    crop = image[y : y + height, x : x + width]
+    pixels = tf.image.resize(crop, [image_size, image_size], method="bicubic", antialias=True)
+    planes = tf.transpose(tf.ensure_shape(pixels, [image_size, image_size, 3]), [2, 0, 1])
+    return _clip(planes * (1 / 255))  # a bicubic overshoots beside an edge
+
+
+def _clip(planes: tf.Tensor) -> tf.Tensor:
+    # The raw op is one pass over the pixels; tf.clip_by_value makes it two.
+    return tf.raw_ops.ClipByValue(t=planes, clip_value_min=0.0, clip_value_max=1.0)
+
+
+def _jitter(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
+    """The four colour operations in the drawn order."""
+    operations = [_brightness, _contrast, _saturation, _hue]
+    order = tf.gather(tf.constant(rules.JITTER_ORDERS), parameters["order"])
+    for which in tf.unstack(order):
+        # Four choices of four rather than one of 24: the graph stays small, and an op not taken still costs a little.
+        planes = tf.switch_case(which, [_bind(f, planes, parameters) for f in operations])
+    return planes
+
+
+def _bind(operation, planes, parameters):
+    return lambda: operation(planes, parameters[operation.__name__.removeprefix("_")])
+
+
+def _brightness(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    return tf.minimum(planes * factor, 1.0)
+
+
+def _contrast(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Scale around each channel's own mean, as tf.image.adjust_contrast (Google); torchvision's is the gray mean."""
+    mean = tf.reduce_mean(planes, [1, 2], keepdims=True)
+    return _clip((planes - mean) * factor + mean)
+
+
+def _saturation(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Scale S of HSV up to at most 1, H and V kept, as tf.image.adjust_saturation (Google); stays in [0, 1].
+
+    With V and H fixed, a channel's distance from V is proportional to S = chroma / V.
+    """
+    value, chroma = _value_and_chroma(planes)
+    return value - (value - planes) * tf.minimum(factor, tf.math.divide_no_nan(value, chroma))
+
+
+def _hue(planes: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """Turn H of HSV by `shift` of the circle, S and V kept, as tf.image.adjust_hue; stays in [0, 1]."""
+    value, chroma = _value_and_chroma(planes)
+    red, green, blue = tf.unstack(planes)
+    # In sixths of the circle, red at 0, green at 2, blue at 4 (Smith 1978); where chroma is 0 any hue gives gray.
+    sixth = tf.where(value == red, green - blue, tf.where(value == green, blue - red, red - green))
+    origin = tf.where(value == red, 0.0, tf.where(value == green, 2.0, 4.0))
+    hue = tf.math.divide_no_nan(sixth, chroma) + origin + 6 * shift
+    turned = hue + tf.constant([5.0, 3.0, 1.0], shape=[3, 1, 1])
+    turned -= 6 * tf.floor(turned / 6)
+    return value - chroma * _clip(2 - tf.abs(turned - 2))
+
+
+def _value_and_chroma(planes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """V of HSV and V - min, each `[S, S]`."""
+    red, green, blue = tf.unstack(planes)
+    value = tf.maximum(tf.maximum(red, green), blue)
+    return value, value - tf.minimum(tf.minimum(red, green), blue)
+
+
+def _grayscale(planes: tf.Tensor) -> tf.Tensor:
+    red, green, blue = tf.unstack(planes)
+    gray = GRAY_WEIGHTS[0] * red + GRAY_WEIGHTS[1] * green + GRAY_WEIGHTS[2] * blue
+    return tf.stack([gray, gray, gray])
+
+
+def _blur(planes: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
+    """Separable Gaussian as two matrix products.
+
+    Taps outside the view are left out and the others rescaled to sum to 1, so a constant image stays constant.
+    (Google pads with zeros, which darkens the border.)
+    """
+    side = planes.shape[-1]
+    distance = np.subtract.outer(np.arange(side), np.arange(side)).astype(np.float32)
+    inside = (np.abs(distance) <= rules.blur_kernel_size(side) // 2).astype(np.float32)
+    weights = tf.exp(tf.square(distance) * (-0.5 / tf.square(sigma))) * inside
+    weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
+    rows = tf.reshape(tf.matmul(tf.reshape(planes, [3 * side, side]), weights, transpose_b=True), [3, side, side])
+    return tf.matmul(weights, rows)

@@ -1,0 +1,82 @@
+"""Command lines: what the user typed becomes a checked config, and what went wrong becomes one line."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from simclr_jax import schedule
+
+_PREFIX = "--config."
+_INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
+
+
+def launch(main: Callable[[ConfigDict, str], object], *, known: ConfigDict) -> None:
+    """Parses the flags --config and --workdir, which the calling program has defined, and runs ``main(config, workdir)``.
+
+    A ValueError or ArithmeticError ends the program with its message and exit code 1; ``--verbosity=1`` adds the
+    traceback.
+
+    Args:
+      main: the driver.
+      known: a config with every key there is.
+    """
+    logging.set_verbosity(logging.WARNING)
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            _check_overrides(argv, known)
+            return flags.FLAGS(argv)
+        except (flags.Error, ValueError) as error:
+            return _stop(error)
+
+    def drive(_: list[str]) -> None:
+        try:
+            config = _config(known)
+            if not flags.FLAGS.workdir:
+                raise ValueError("--workdir=RUN is missing: the folder for this run's config, checkpoints and metrics")
+            main(config, flags.FLAGS.workdir)
+        except (ValueError, ArithmeticError) as error:
+            _stop(error)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(_INTERRUPTED)
+
+    app.run(drive, flags_parser=parse)
+
+
+def _check_overrides(argv: list[str], known: ConfigDict) -> None:
+    """Names an unknown key in full; the flag parser would name only its last part."""
+    keys = schedule.flatten(known)
+    for argument in argv:
+        key = argument.removeprefix(_PREFIX).split("=")[0]
+        if argument.startswith(_PREFIX) and key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+            raise ValueError(f"config.{key} is not a key" + (f"; did you mean config.{near[0]}?" if near else ""))
+
+
+def _config(known: ConfigDict) -> ConfigDict:
+    path = (
+        flags.FLAGS["config"].config_filename
+        if flags.FLAGS["config"].present or flags.FLAGS["config"].default
+        else None
+    )
+    if not path:
+        raise ValueError("--config=configs/NAME.py is missing; --config=configs/quickstart.py needs no data")
+    if not os.path.exists(path):
+        raise ValueError(f"--config={path} does not exist")
+    try:
+        config = flags.FLAGS.config
+    except (AttributeError, TypeError, OSError) as error:
+        raise ValueError(f"--config={path} cannot be loaded: {error}") from error
+    schedule.check_keys(config, known)
+    return config
+
+
+def _stop(error: Exception) -> None:
+    logging.debug("", exc_info=error)
+    line = " ".join(str(error).split())
+    sys.exit(f"error: {line}")

@@ -1,0 +1,115 @@
+"""Which images there are: named sources, their splits and labels.
+
+A source is opened by name (``textures``, ``npz:PATH``, ``folder:PATH``, ``tfds:NAME``). Order, shards and batches
+belong to :mod:`simclr_jax.data.pipeline`; pixels to :mod:`simclr_jax.augment`.
+"""
+
+import dataclasses
+from typing import Protocol
+
+from simclr_jax.data import folder, npz, textures
+from simclr_jax.data.split import Split
+
+ROLES = ("train", "validation", "test")
+
+
+class Source(Protocol):
+    """A set of images in named splits; a split is read when it is loaded, not before."""
+
+    split_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def load(self, name: str) -> Split:
+        """Reads one split."""
+
+
+class Textures:
+    """``textures``: the embedded set of :mod:`simclr_jax.data.textures`."""
+
+    split_names = ROLES
+    class_names = textures.CLASSES
+
+    def load(self, name: str) -> Split:
+        """Draws one split."""
+        return Split.whole(*textures.splits()[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Maps the three roles onto a source's splits; cuts a seeded hold-out from train for a role it has no split for.
+
+    Args:
+      source: the opened source.
+      train, validation, test: split names; "" means the split of the role's own name if there is one that no other
+        role uses, else a hold-out.
+      holdout_fraction: share of the training split that each hold-out takes, 0 < fraction < 0.5.
+      limit: use only the first ``limit`` training images; 0 = all.
+      seed: decides which images are held out.
+    """
+
+    source: Source
+    train: str = "train"
+    validation: str = ""
+    test: str = ""
+    holdout_fraction: float = 0.1
+    limit: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.holdout_fraction < 0.5:
+            raise ValueError(f"data.holdout_fraction={self.holdout_fraction} must lie between 0 and 0.5")
+        if self.limit < 0:
+            raise ValueError(f"data.limit={self.limit} must be 0 (all images) or a number of images")
+        for role in ROLES:
+            name = getattr(self, role)
+            if name and name not in self.source.split_names:
+                known = ", ".join(self.source.split_names)
+                raise ValueError(f"data.{role}_split={name!r} does not exist in this source; it has: {known}")
+
+    def split_of(self, role: str) -> str:
+        """Returns the source's split for a role, or "" where the role is a hold-out of train."""
+        taken = {getattr(self, other) for other in ROLES if other != role}
+        named = getattr(self, role)
+        return named or (role if role in self.source.split_names and role not in taken else "")
+
+    def load(self, role: str) -> Split:
+        """Reads the images of a role: "train", "validation" or "test"."""
+        name = self.split_of(role)
+        if name and role != "train":
+            return self.source.load(name)
+        parts = self._parts()
+        return parts["train"].first(self.limit) if role == "train" else parts[role]
+
+    def _parts(self) -> dict[str, Split]:
+        """Cuts the training split into what trains and what is held out."""
+        whole = self.source.load(self.train)
+        held = [role for role in ROLES[1:] if not self.split_of(role)]
+        size = max(1, round(len(whole) * self.holdout_fraction))
+        if len(whole) <= size * len(held):
+            raise ValueError(f"{len(whole)} training images are too few to hold out {size} for each of {held}")
+        pieces = whole.cut([size] * len(held), seed=self.seed)
+        return dict(zip([*held, "train"], pieces, strict=True))
+
+
+def open_source(name: str, *, directory: str = "") -> Source:
+    """Opens a source by name without reading its images.
+
+    Args:
+      name: "textures", "npz:PATH", "folder:PATH" or "tfds:NAME".
+      directory: where TFDS keeps its prepared data sets; "" = TFDS's own default.
+
+    Raises:
+      ValueError: unknown kind, nothing there, or nothing usable there.
+    """
+    kind, _, where = name.partition(":")
+    if kind == "textures" and not where:
+        return Textures()
+    if kind == "npz" and where:
+        return npz.Npz(where)
+    if kind == "folder" and where:
+        return folder.Folder(where)
+    if kind == "tfds" and where:
+        from simclr_jax.data import tfds  # imports TensorFlow, which the other sources do without
+
+        return tfds.Tfds(where, directory)
+    raise ValueError(f"data.source={name!r} is not a source; use textures, npz:PATH, folder:PATH or tfds:NAME")

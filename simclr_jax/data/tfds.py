@@ -1,0 +1,134 @@
+"""``tfds:NAME``: a prepared TensorFlow Datasets data set; images stay encoded until a view of them is made."""
+
+import dataclasses
+import difflib
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read at import; the start-up notes of TensorFlow are noise here
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets
+from tensorflow_datasets.core import ReadInstruction
+
+from simclr_jax.data.split import Split
+
+# Encoded splits up to this size are held in memory, which makes their order independent of files and hosts. STL-10's
+# unlabelled 2.5 GiB fit, ImageNet's 140 GiB do not.
+MEMORY_LIMIT_BYTES = 4 * 2**30
+SHUFFLE_BUFFER = 16_384  # images; as encoded JPEGs of ImageNet about 1.8 GiB
+
+
+class Tfds:
+    """A prepared TFDS data set with a feature ``image`` and, where there are labels, a feature ``label``.
+
+    Raises:
+      ValueError: unknown name, not prepared (with the command that prepares it), or no images in it.
+    """
+
+    def __init__(self, name: str, directory: str = "", memory_limit: int = MEMORY_LIMIT_BYTES):
+        self._builder = _prepared_builder(name, directory)
+        self._memory_limit = memory_limit
+        features = self._builder.info.features
+        if "image" not in features:
+            raise ValueError(f"tfds:{name} has no feature 'image'; it has: {', '.join(features)}")
+        label = features.get("label")
+        self.split_names = tuple(self._builder.info.splits)
+        self.class_names = tuple(label.names) if isinstance(label, tensorflow_datasets.features.ClassLabel) else ()
+
+    def load(self, name: str) -> "Split | Stream":
+        """Reads one split into memory, or returns a stream of it where it is too large for that."""
+        info = self._builder.info.splits[name]
+        stream = Stream(self._builder, name, bool(self.class_names), ((0, info.num_examples),))
+        return stream if info.num_bytes > self._memory_limit else stream.in_memory()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A TFDS split too large to hold in memory: read front to back, shuffled by file and in a buffer.
+
+    Attributes:
+      builder: the data set.
+      name: its split.
+      labelled: whether images have labels.
+      ranges: the positions of the split that belong to this stream, as (start, stop).
+    """
+
+    builder: tensorflow_datasets.core.DatasetBuilder
+    name: str
+    labelled: bool
+    ranges: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return sum(stop - start for start, stop in self.ranges)
+
+    def first(self, limit: int) -> "Stream":
+        """Returns the first ``limit`` images; all of them for 0."""
+        return self._slice(0, limit) if limit else self
+
+    def cut(self, sizes: list[int], *, seed: int) -> list["Stream"]:
+        """Cuts off contiguous parts of these sizes at a seeded place; the last returned stream is what remains.
+
+        TFDS shuffles the images of a data set when it prepares it, so contiguous is random enough, and cheap to read.
+        """
+        total, held = len(self), sum(sizes)
+        start = int(np.random.default_rng([seed, total]).integers(total - held + 1))
+        bounds = np.cumsum([start, *sizes]).tolist()
+        parts = [self._slice(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+        rest = self._slice(0, start).ranges + self._slice(start + held, total).ranges
+        return [*parts, dataclasses.replace(self, ranges=rest)]
+
+    def shard(self, index: int, count: int) -> "Stream":
+        """Returns part ``index`` of ``count`` parts of equal size."""
+        size = len(self) // count
+        return self._slice(index * size, (index + 1) * size)
+
+    def read(self, *, shuffle_seed: int | None) -> tf.data.Dataset:
+        """Returns encoded records {"image", "label", "id"}, shuffled by a seed or, for None, in their stored order."""
+        instructions = [ReadInstruction(self.name, from_=a, to=b, unit="abs") for a, b in self.ranges]
+        records = self.builder.as_dataset(
+            split=sum(instructions[1:], start=instructions[0]),
+            shuffle_files=shuffle_seed is not None,
+            decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
+            read_config=tensorflow_datasets.ReadConfig(
+                add_tfds_id=True, shuffle_seed=shuffle_seed, shuffle_reshuffle_each_iteration=False, try_autocache=False
+            ),
+        )
+        if shuffle_seed is not None:
+            records = records.shuffle(min(len(self), SHUFFLE_BUFFER), seed=shuffle_seed, reshuffle_each_iteration=False)
+        return records.map(self._record)
+
+    def in_memory(self) -> Split:
+        """Reads the encoded images and the labels into a split."""
+        batches = list(self.read(shuffle_seed=None).batch(1024).as_numpy_iterator())
+        images = np.concatenate([batch["image"] for batch in batches]).astype(object)
+        labels = np.concatenate([batch["label"] for batch in batches])
+        return Split.whole(images, labels if self.labelled else None)
+
+    def _record(self, example: dict) -> dict:
+        label = tf.cast(example["label"], tf.int64) if self.labelled else tf.constant(-1, tf.int64)
+        identity = tf.strings.to_hash_bucket_fast(example["tfds_id"], 2**63 - 1)
+        return {"image": example["image"], "label": label, "id": identity}
+
+    def _slice(self, start: int, stop: int) -> "Stream":
+        ranges, offset = [], 0
+        for low, high in self.ranges:
+            first, last = max(start - offset, 0) + low, min(stop - offset, high - low) + low
+            ranges += [(first, last)] if first < last else []
+            offset += high - low
+        return dataclasses.replace(self, ranges=tuple(ranges))
+
+
+def _prepared_builder(name: str, directory: str) -> tensorflow_datasets.core.DatasetBuilder:
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=directory or None, try_gcs=False)
+    except tensorflow_datasets.core.registered.DatasetNotFoundError:
+        near = difflib.get_close_matches(name, tensorflow_datasets.list_builders(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"tfds:{name} is not a TFDS data set{hint}") from None
+    if not builder.info.splits:
+        where = f" --data_dir={directory}" if directory else ""
+        raise ValueError(
+            f"tfds:{name} is not prepared in {builder.data_path.parent}; prepare it with: tfds build {name}{where}"
+        )
+    return builder

@@ -1,0 +1,7 @@
+"""Models: images to representations h and projections z."""
+
+from simclr_jax.models.heads import ProjectionHead
+from simclr_jax.models.resnet import ENCODERS, create_encoder
+from simclr_jax.models.simclr import SimCLR, create_model
+
+__all__ = ["ENCODERS", "ProjectionHead", "SimCLR", "create_encoder", "create_model"]

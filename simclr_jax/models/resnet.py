@@ -1,0 +1,218 @@
+"""ResNet encoders: images to representations h, as in Google's SimCLR code.
+
+Blocks receive their `conv` and `norm` as partials, so that what holds for every convolution or every BatchNorm
+(dtype, initialiser, padding, devices) is said once, in `ResNet`. What comes after h belongs to `heads`.
+"""
+
+import difflib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# As in SimCLR's code; the head shares the BatchNorm.
+_CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+BATCH_NORM = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+
+_STEM_CIFAR, _STEM_IMAGENET = (3, 1), (7, 2)  # kernel side, stride
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions; the first carries the stride."""
+
+    filters: int
+    stride: int
+    project: bool  # true for the first block of a group, whether its shapes differ or not
+    conv: Callable
+    norm: Callable
+
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x):
+        """`[B, H, W, C]` to `[B, H / stride, W / stride, filters]`."""
+        y = self.conv(self.filters, 3, self.stride, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y))
+        y = self.conv(self.filters, 3, 1, name="conv2")(y)
+        y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + _shortcut(self, x))
+
+
+class BottleneckBlock(nn.Module):
+    """1×1, 3×3, 1×1 convolutions; the 3×3 carries the stride, the last one has four times the filters."""
+
+    filters: int
+    stride: int
+    project: bool
+    conv: Callable
+    norm: Callable
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x):
+        """`[B, H, W, C]` to `[B, H / stride, W / stride, 4 * filters]`."""
+        y = self.conv(self.filters, 1, 1, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y))
+        y = self.conv(self.filters, 3, self.stride, name="conv2")(y)
+        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.conv(self.filters * self.expansion, 1, 1, name="conv3")(y)
+        y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + _shortcut(self, x))
+
+
+def _shortcut(block, x):
+    if not block.project:
+        return x
+    x = block.conv(block.filters * block.expansion, 1, block.stride, name="shortcut_conv")(x)
+    return block.norm(name="shortcut_norm")(x)
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier; build it with `create_encoder`, which checks the arguments."""
+
+    block: type[nn.Module]
+    stage_sizes: tuple[int, ...]
+    base_width: int  # filters of the stem and of the first group, width multiplier included
+    cifar_stem: bool = False
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a representation h."""
+        return self.base_width * 2 ** (len(self.stage_sizes) - 1) * self.block.expansion
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Representations of a batch.
+
+        Args:
+          images: `[B, H, W, 3]`, float in [0, 1].
+          train: True normalises by the batch and moves the running statistics, False uses the running ones.
+
+        Returns:
+          h, float32 `[B, feature_dim]`.
+
+        Raises:
+          ValueError: if the images are not float `[B, H, W, 3]`.
+        """
+        _check_images(images)
+        dtype = DTYPES[self.dtype]
+        conv = functools.partial(_conv, dtype=dtype)
+        norm = functools.partial(BATCH_NORM, use_running_average=not train, dtype=dtype, axis_name=self.axis_name)
+        x = self._stem(images.astype(dtype), conv, norm)
+        for stage, blocks in enumerate(self.stage_sizes, start=1):
+            filters = self.base_width * 2 ** (stage - 1)
+            for index in range(1, blocks + 1):
+                stride = 2 if stage > 1 and index == 1 else 1
+                name = f"stage{stage}_block{index}"
+                x = self.block(filters, stride, index == 1, conv, norm, name=name)(x)
+        # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+    def _stem(self, x, conv, norm):
+        kernel_side, stride = _STEM_CIFAR if self.cifar_stem else _STEM_IMAGENET
+        x = conv(self.base_width, kernel_side, stride, name="stem_conv")(x)
+        x = nn.relu(norm(name="stem_norm")(x))
+        return x if self.cifar_stem else nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+
+
+def _conv(filters, kernel_side, stride, *, dtype, name):
+    # Explicit and symmetric: with a stride, SAME would pad even sides at the bottom right only.
+    return nn.Conv(
+        filters,
+        (kernel_side, kernel_side),
+        strides=stride,
+        padding=(kernel_side - 1) // 2,
+        use_bias=False,
+        kernel_init=_CONV_INIT,
+        dtype=dtype,
+        name=name,
+    )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What tells one ResNet from another."""
+
+    block: type[nn.Module]
+    stage_sizes: tuple[int, ...]
+    base_width: int = 64
+
+
+ENCODERS = {
+    "resnet_tiny": Architecture(BasicBlock, (1, 1, 1), base_width=16),  # for tests and first runs
+    "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Architecture(BottleneckBlock, (3, 4, 6, 3)),
+    "resnet101": Architecture(BottleneckBlock, (3, 4, 23, 3)),
+    "resnet152": Architecture(BottleneckBlock, (3, 8, 36, 3)),
+    "resnet200": Architecture(BottleneckBlock, (3, 24, 36, 3)),
+}
+
+
+def create_encoder(
+    name: str,
+    *,
+    width: int = 1,
+    cifar_stem: bool = False,
+    dtype: str = "float32",
+    axis_name: str | None = None,
+) -> ResNet:
+    """Builds an encoder by name.
+
+    Args:
+      name: a key of `ENCODERS`.
+      width: multiplies the filters of every layer; the paper's "R50 (2x)" is width 2.
+      cifar_stem: True for images of up to 32 pixels: a 3×3 stem without stride or max-pool.
+      dtype: "float32" or "bfloat16", of the computation. Parameters, BatchNorm statistics and h stay float32.
+      axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
+
+    Returns:
+      A flax module: `variables = m.init(key, images, train=False)` and `m.apply(variables, images, train=False)`
+      gives h, float32 `[B, m.feature_dim]`, for images `[B, H, W, 3]`, float in [0, 1].
+
+    Raises:
+      ValueError: if a name is unknown or `width` is below 1.
+
+    Example:
+      >>> encoder = create_encoder("resnet18", cifar_stem=True)
+
+    Reference:
+      He et al. 2015, "Deep Residual Learning"; Chen et al. 2020, appendix B.9 for the CIFAR stem.
+    """
+    check_known("encoder", name, ENCODERS)
+    check_known("dtype", dtype, DTYPES)
+    if width < 1:
+        raise ValueError(f"width {width} must be at least 1; 1 is the plain {name}, 2 doubles its filters")
+    architecture = ENCODERS[name]
+    return ResNet(
+        block=architecture.block,
+        stage_sizes=architecture.stage_sizes,
+        base_width=architecture.base_width * width,
+        cifar_stem=cifar_stem,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+
+
+def check_known(what: str, name: str, known) -> None:
+    """Raises a ValueError that lists `known`, and the nearest of them, if `name` is not among them."""
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {what} {name!r}, known: {', '.join(known)}{hint}")
+
+
+def _check_images(images):
+    if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images {images.dtype} {list(images.shape)} must be float [batch, height, width, 3] in [0, 1]; "
+            "divide uint8 images by 255"
+        )

@@ -1,0 +1,158 @@
+"""Optimizers and learning-rate schedules: how parameters change.
+
+Every optimizer here decays the same leaves, chosen by their path in the parameter tree: kernels do, BatchNorm
+scales, BatchNorm biases and biases of dense layers do not. Turning epochs into steps belongs to `schedule`.
+"""
+
+import difflib
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+
+_LINEAR_SCALING_BATCH = 256  # Goyal et al. 2017: published linear rates are per 256 images
+
+
+def lars(
+    learning_rate: float | Schedule,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    trust_coefficient: float = 1e-3,
+) -> optax.GradientTransformation:
+    """LARS as SimCLR uses it: leaves not named "kernel" skip both weight decay and layer-wise adaptation.
+
+    The decay joins the gradient before the trust ratio, and rate times ratio enters the momentum buffer.
+
+    Args:
+      learning_rate: a number, or a function of the step.
+      weight_decay: multiple of a kernel that joins its gradient.
+      momentum: decay of the (heavy-ball, not Nesterov) momentum.
+      trust_coefficient: wanted ratio of update norm to kernel norm at learning rate 1.
+
+    Returns:
+      An optax transformation; its `update` needs the parameters.
+
+    Reference:
+      You et al. 2017, "Large Batch Training of Convolutional Networks"; Chen et al. 2020, section 2.2.
+    """
+    return optax.lars(
+        learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=_kernel_mask,
+        trust_coefficient=trust_coefficient,
+        trust_ratio_mask=_kernel_mask,
+        momentum=momentum,
+    )
+
+
+def sgd(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum 0.9; only kernels decay, and the decay joins the gradient."""
+    decay = optax.add_decayed_weights(weight_decay, mask=_kernel_mask)
+    return optax.chain(decay, optax.sgd(learning_rate, momentum=0.9, nesterov=True))
+
+
+def adamw(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """AdamW with optax's moments (0.9, 0.999); only kernels decay, by learning rate times `weight_decay`."""
+    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=_kernel_mask)
+
+
+OPTIMIZERS = {"lars": lars, "sgd": sgd, "adamw": adamw}
+
+
+def create_optimizer(
+    name: str, learning_rate: float | Schedule, *, weight_decay: float
+) -> optax.GradientTransformation:
+    """Returns the optimizer called `name` in `OPTIMIZERS`; raises ValueError for another name."""
+    return _known("optimizer", name, OPTIMIZERS)(learning_rate, weight_decay=weight_decay)
+
+
+def warmup_cosine(peak_lr: float, *, warmup_steps: int, total_steps: int) -> Schedule:
+    """Linear warmup from 0 to `peak_lr`, then half a cosine to 0 without restarts.
+
+    Args:
+      peak_lr: learning rate at step `warmup_steps`.
+      warmup_steps: steps of warmup; 0 starts at the peak.
+      total_steps: step at which, and after which, the rate is 0.
+
+    Returns:
+      A function of the step (a number or a traced array) that returns a float32 scalar.
+
+    Raises:
+      ValueError: if the warmup is negative or leaves no step for the decay.
+
+    Reference:
+      Chen et al. 2020, section 2.2; Loshchilov & Hutter 2016, "SGDR".
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"warmup_steps {warmup_steps} must be at least 0 and below total_steps {total_steps}; "
+            "shorten the warmup or train for longer"
+        )
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        # max: without warmup the first branch is never chosen, but 0 / 0 would still be computed.
+        warmup = step / max(warmup_steps, 1)
+        progress = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
+        return peak_lr * jnp.where(step < warmup_steps, warmup, (1 + jnp.cos(jnp.pi * progress)) / 2)
+
+    return schedule
+
+
+SCALINGS = {
+    "linear": lambda base, batch_size: base * batch_size / _LINEAR_SCALING_BATCH,
+    "sqrt": lambda base, batch_size: base * math.sqrt(batch_size),
+    "none": lambda base, batch_size: base,
+}
+
+
+def scaled_learning_rate(base: float, *, batch_size: int, scaling: str) -> float:
+    """Peak learning rate for a batch of `batch_size` images.
+
+    Args:
+      base: the rate a recipe names.
+      batch_size: images over all devices.
+      scaling: "linear" (base·B/256), "sqrt" (base·√B, better below 1,024 images or for few epochs) or "none".
+
+    Returns:
+      The rate, a Python float.
+
+    Raises:
+      ValueError: if `scaling` is unknown.
+
+    Reference:
+      Chen et al. 2020, section 2.2 and appendix B.1.
+    """
+    return _known("scaling", scaling, SCALINGS)(base, batch_size)
+
+
+def excluded_from_decay(params) -> list[str]:
+    """Paths such as "encoder/stem_norm/scale" of the leaves that skip weight decay and adaptation."""
+    paths = [_path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return [path for path in paths if not _is_kernel(path)]
+
+
+def _kernel_mask(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_kernel(_path_name(path)), params)
+
+
+def _path_name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_kernel(path: str) -> bool:
+    return path.rsplit("/", 1)[-1] == "kernel"
+
+
+def _known(what, name, table):
+    """`table[name]`, or a ValueError that lists what there is."""
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {what} {name!r}, known: {', '.join(table)}{hint}")
+    return table[name]

@@ -1,0 +1,78 @@
+"""Devices: the only module that names pmap, device counts and processes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+
+
+def process() -> tuple[int, int]:
+    """Returns this process's index and the number of processes."""
+    return jax.process_index(), jax.process_count()
+
+
+def device_count() -> int:
+    """Returns the number of devices of all processes."""
+    return jax.device_count()
+
+
+def describe() -> str:
+    """Returns the devices in words."""
+    kinds = sorted({device.device_kind for device in jax.devices()})
+    return f"{jax.device_count()} × {', '.join(kinds)}, {jax.process_count()} process{'es' * (jax.process_count() > 1)}"
+
+
+def replicate(tree: Any, devices: list | None = None) -> Any:
+    """Puts a tree on all local devices, whole on each: what a mapped step takes as its state.
+
+    A state that is not there yet would be copied at each step, and cannot be donated on several processes.
+    """
+    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard(batch: Any, devices: list | None = None) -> Any:
+    """Splits the first axis [n, …] of each array over the local devices: [devices, n / devices, …]."""
+    count = len(devices or jax.local_devices())
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+
+
+def map_train_step(step: Callable, devices: list | None = None, **static: Any) -> Callable:
+    """Compiles ``step(state, batch, axis_name=…) -> (state, metrics)`` for all devices; the state is donated.
+
+    The mapped step takes a replicated state and a sharded batch and returns a replicated state and metrics [devices].
+    """
+    mapped = functools.partial(step, axis_name=AXIS, **static)
+    return jax.pmap(mapped, AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0, devices=devices)
+
+
+def map_step(step: Callable, devices: list | None = None, **static: Any) -> Callable:
+    """Compiles ``step(state, batch, axis_name=…) -> values`` for all devices; values gain a leading device axis."""
+    mapped = functools.partial(step, axis_name=AXIS, **static)
+    return jax.pmap(mapped, AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
+
+
+def map_encoder(encode: Callable, variables: Any, **static: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles ``encode(variables, images) -> features`` for all local devices.
+
+    Returns a function from images [n, …] to features [n, …] in NumPy. Any n works; each new one is compiled.
+    """
+    variables, count = replicate(variables), jax.local_device_count()
+    mapped = jax.pmap(functools.partial(encode, **static), AXIS, in_axes=(None, 0))
+
+    def encode_all(images: np.ndarray) -> np.ndarray:
+        padded = np.pad(images, [(0, -len(images) % count), *[(0, 0)] * (images.ndim - 1)])
+        features = np.asarray(mapped(variables, shard(padded)))
+        return features.reshape(-1, *features.shape[2:])[: len(images)]
+
+    return encode_all
+
+
+def first(values: Any) -> dict[str, float]:
+    """Reads values that every device holds alike, as Python floats. Waits for the step that makes them."""
+    return {name: float(value.addressable_shards[0].data.reshape(-1)[0]) for name, value in values.items()}

@@ -1,0 +1,274 @@
+"""The pretraining run, from a config to checkpoints: reads top to bottom in the order of events."""
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from simclr_jax import optim, parallel, schedule, state, steps
+from simclr_jax.augment.recipe import Recipe
+from simclr_jax.checkpoint import Checkpoints, latest_step, note_start, read_config, write_config
+from simclr_jax.data import pipeline, sources
+from simclr_jax.models import SimCLR, create_model
+from simclr_jax.writer import Writer, say
+
+
+class NonFinite(ArithmeticError):
+    """The loss or its gradient is not a number any more."""
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Pretrains in a workdir, or goes on pretraining there from its newest checkpoint.
+
+    Args:
+      config: as configs/default.py.
+      workdir: RUN; receives config, checkpoints and metrics.
+
+    Raises:
+      ValueError: the config, the data or the workdir does not fit; nothing has been compiled or written then.
+      NonFinite: the loss or its gradient stopped being finite.
+    """
+    parts = prepare(config)
+    first_step = _claim(workdir, config)
+    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    train_state = parallel.replicate(_initial_state(parts))
+    if first_step:
+        train_state = checkpoints.restore(train_state)
+    note_start(workdir, first_step, parallel.describe())
+    _describe(parts, train_state, first_step)
+
+    plan = parts.plan
+    writer = Writer(workdir, first_step=first_step, total_steps=plan.total_steps, views_per_step=2 * plan.batch_size)
+    try:
+        _train(parts, train_state, first_step, checkpoints, writer)
+    finally:
+        writer.close()
+        checkpoints.close()
+    say(f"\n{plan.total_steps:,} steps done. Checkpoints, metrics and TensorBoard files are in {workdir}")
+    say(f"next: python eval_linear.py --workdir={workdir}    or    tensorboard --logdir={workdir}/tensorboard")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything a run is wired from, made from its config alone and checked."""
+
+    config: ConfigDict
+    splits: sources.Splits
+    train: Any
+    validation: Any
+    recipe: Recipe
+    plan: schedule.Schedule
+    model: SimCLR
+    learning_rate: Callable
+    optimizer: optax.GradientTransformation
+    probe: nn.Module | None
+    probe_optimizer: optax.GradientTransformation
+
+    @property
+    def loss(self) -> dict[str, Any]:
+        """The loss's keyword arguments."""
+        return {"temperature": self.config.loss.temperature, "chunk_size": self.config.loss.chunk_size or None}
+
+
+def prepare(config: ConfigDict) -> Parts:
+    """Checks a config and makes a run's parts from it. Writes and compiles nothing; raises ValueError."""
+    schedule.check(config)
+    source = sources.open_source(config.data.source, directory=config.data.dir)
+    splits = sources.Splits(source, **schedule.split_arguments(config.data, config.seed))
+    batch_norm_axis = parallel.AXIS if config.model.global_batch_norm else None
+    model = create_model(**schedule.model_arguments(config), axis_name=batch_norm_axis)
+    train, validation = splits.load("train"), splits.load("validation")
+    sizes = {"num_train": len(train), "num_validation": len(validation), "num_devices": parallel.device_count()}
+    plan = schedule.resolve(config, **sizes)
+    learning_rate = optim.warmup_cosine(
+        plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps
+    )
+    watched = train.labelled and config.online_probe.learning_rate > 0
+    return Parts(
+        config=config,
+        splits=splits,
+        train=train,
+        validation=validation,
+        recipe=schedule.recipe(config),
+        plan=plan,
+        model=model,
+        learning_rate=learning_rate,
+        optimizer=optim.create_optimizer(
+            config.optimizer.name, learning_rate, weight_decay=config.optimizer.weight_decay
+        ),
+        probe=nn.Dense(len(source.class_names)) if watched else None,
+        probe_optimizer=optax.adam(config.online_probe.learning_rate),
+    )
+
+
+def _train(parts: Parts, train_state: state.TrainState, first_step: int, checkpoints: Checkpoints, writer: Writer):
+    """The loop: one step, its bookkeeping, and at its end what the epoch and the checkpoint interval ask for."""
+    plan, config = parts.plan, parts.config
+    train_step = parallel.map_train_step(
+        steps.pretrain_step,
+        model=parts.model,
+        optimizer=parts.optimizer,
+        probe=parts.probe,
+        probe_optimizer=parts.probe_optimizer,
+        **parts.loss,
+    )
+    validate = _validation(parts)
+    batches = pipeline.training_views(
+        parts.train,
+        parts.recipe,
+        batch_size=plan.batch_size,
+        seed=config.seed,
+        first_step=first_step,
+        last_step=plan.total_steps,
+        shard=parallel.process(),
+    )
+    book = _Book(parts, checkpoints, writer)
+    for step, batch in enumerate(batches, first_step + 1):
+        train_state, metrics = train_step(train_state, parallel.shard(batch))
+        book.enter(step, metrics)
+        if plan.ends_epoch(step):
+            book.close_epoch(step, validate(train_state))
+        if plan.saves(step):
+            book.settle()  # a state whose loss is not finite must not be saved
+            checkpoints.save(step, train_state)
+
+
+class _Book:
+    """Reads the steps' metrics, one step behind so that the device never waits, and writes what is due."""
+
+    def __init__(self, parts: Parts, checkpoints: Checkpoints, writer: Writer):
+        self._parts, self._checkpoints, self._writer = parts, checkpoints, writer
+        self._pending: tuple[int, Any] | None = None
+        self._epoch: list[dict[str, float]] = []
+
+    def enter(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes in the metrics of a step that was just started, and settles the step before it.
+
+        Waiting for the step before keeps at most two in flight; forced CPU devices abort on long queues.
+        """
+        self.settle()
+        self._pending = (step, metrics)
+
+    def settle(self) -> None:
+        """Waits for the newest step and writes it down; raises NonFinite."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = parallel.first(metrics) | {"learning_rate": float(self._parts.learning_rate(step - 1))}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+            found = f"loss {values['loss']}, gradient norm {values['gradient_norm']}"
+            last_good = self._checkpoints.last_good() or "none yet"
+            raise NonFinite(f"{found} at step {step}; last good checkpoint: {last_good}")
+        self._epoch.append(values)
+        self._writer.advance(step, values["loss"])
+        plan = self._parts.plan
+        if step % self._parts.config.log.every_steps == 0 or step == plan.total_steps:
+            self._writer.write(step, step / plan.steps_per_epoch, values)
+
+    def close_epoch(self, step: int, held_out: dict[str, float]) -> None:
+        """Writes an epoch's validation and prints its line."""
+        self.settle()
+        epoch = step // self._parts.plan.steps_per_epoch
+        if held_out:
+            self._writer.write(step, epoch, held_out)
+        means = {name: float(np.mean([values[name] for values in self._epoch])) for name in self._epoch[0]}
+        say(_epoch_line(epoch, self._parts.config.train.epochs, means | held_out))
+        self._epoch = []
+
+
+def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
+    """Returns what measures a state on the held-out images; nothing is measured where there are too few."""
+    validation_step = parallel.map_step(steps.validation_step, model=parts.model, probe=parts.probe, **parts.loss)
+
+    def validate(train_state: state.TrainState) -> dict[str, float]:
+        if not parts.plan.validation_batch_size:
+            return {}
+        batches = pipeline.validation_views(
+            parts.validation,
+            parts.recipe,
+            batch_size=parts.plan.validation_batch_size,
+            seed=parts.config.seed,
+            shard=parallel.process(),
+        )
+        rows = [parallel.first(validation_step(train_state, parallel.shard(batch))) for batch in batches]
+        return {f"validation_{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    return validate
+
+
+def _claim(workdir: str, config: ConfigDict) -> int:
+    """Returns the step to go on from; refuses a run of another config, and notes the config in a new run."""
+    step = latest_step(workdir)
+    if step is None:
+        write_config(workdir, config.to_dict())
+        return 0
+    differences = schedule.differences(read_config(workdir), config.to_dict())
+    if differences:
+        raise ValueError(
+            f"{workdir} holds a run with another config ({'; '.join(differences)}); "
+            "use its config to go on with it, or another --workdir"
+        )
+    return step
+
+
+def _initial_state(parts: Parts) -> state.TrainState:
+    return state.create(
+        jax.random.key(parts.config.seed),
+        parts.recipe.image_size,
+        model=parts.model,
+        optimizer=parts.optimizer,
+        probe=parts.probe,
+        probe_optimizer=parts.probe_optimizer,
+    )
+
+
+def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> None:
+    """Prints what is about to happen, with the numbers that were derived from the config."""
+    config, plan = parts.config, parts.plan
+    count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in train_state.params.items()}
+    scaled = f"{config.optimizer.learning_rate:g} by {config.optimizer.scaling} scaling"
+    validation = parts.splits.split_of("validation") or "held out of train"
+    lines = {
+        "data": f"{config.data.source}: {len(parts.train):,} training images, "
+        f"{len(parts.validation):,} validation images ({validation})",
+        "devices": parallel.describe(),
+        "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
+        f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",
+        "batch": f"{plan.batch_size} images, {2 * plan.batch_size - 2} negatives an anchor, τ {config.loss.temperature:g}",
+        "steps": f"{plan.total_steps:,}: {config.train.epochs} epochs of {plan.steps_per_epoch:,}, "
+        f"{plan.warmup_steps:,} of warm-up",
+        "optimizer": f"{config.optimizer.name}, peak learning rate {plan.peak_learning_rate:g} "
+        f"({scaled} for batch {plan.batch_size}), weight decay {config.optimizer.weight_decay:g}",
+        "online probe": "on, behind a stop_gradient" if parts.probe else "off: no labels, or its learning rate is 0",
+    }
+    for name, text in lines.items():
+        say(f"{name + ':':14}{text}")
+    excluded = optim.excluded_from_decay(train_state.params)
+    what = "decay and adaptation" if config.optimizer.name == "lars" else "weight decay"
+    say(f"{config.optimizer.name} leaves {len(excluded)} tensors out of {what}:")
+    say(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
+    if first_step:
+        done = first_step >= plan.total_steps
+        say(
+            f"step {first_step:,} of {plan.total_steps:,} is in the workdir: {'nothing is left to do' if done else 'going on'}"
+        )
+
+
+def _epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
+    shown = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"loss {values['loss']:.4f}"]
+    shown.append(f"contrastive top-1 {100 * values['contrastive_accuracy']:5.1f} %")
+    if "online_top1" in values:
+        shown.append(f"online top-1 {100 * values['online_top1']:5.1f} %")
+    if "validation_loss" in values:
+        shown.append(f"validation: loss {values['validation_loss']:.4f}")
+        shown.append(f"contrastive {100 * values['validation_contrastive_accuracy']:5.1f} %")
+    if "validation_online_top1" in values:
+        shown.append(f"online {100 * values['validation_online_top1']:5.1f} %")
+    return "  ".join(shown)

@@ -1,0 +1,204 @@
+"""From the user's config to plain numbers: checks every value, turns epochs into steps, names what a config changes.
+
+ConfigDicts stop here and in the drivers; everything below takes explicit keyword arguments.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import ml_collections
+from ml_collections import ConfigDict
+
+from simclr_jax import optim
+from simclr_jax.augment.recipe import Recipe
+
+# Keys that may differ when a run resumes: they change where things lie and how often they are written, not the result.
+NOT_MATHEMATICS = (
+    "data.dir",
+    "checkpoint.every_epochs",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "log.every_steps",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The lengths of a run in steps, and its learning rate.
+
+    Attributes:
+      batch_size: images per step over all devices.
+      validation_batch_size: the same for validation; smaller where there are fewer images. 0 = no validation.
+      steps_per_epoch, total_steps, warmup_steps: in steps.
+      peak_learning_rate: the scaled rate that warm-up ends at.
+      checkpoint_every: steps between two checkpoints; 0 = only the last step has one.
+    """
+
+    batch_size: int
+    validation_batch_size: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    peak_learning_rate: float
+    checkpoint_every: int
+
+    def ends_epoch(self, step: int) -> bool:
+        """Tells whether a step, counted from 1, is the last of its epoch."""
+        return step % self.steps_per_epoch == 0
+
+    def saves(self, step: int) -> bool:
+        """Tells whether there is a checkpoint of a step, counted from 1."""
+        return step == self.total_steps or (self.checkpoint_every > 0 and step % self.checkpoint_every == 0)
+
+
+def check_keys(config: ConfigDict, known: ConfigDict) -> None:
+    """Raises ValueError unless ``config`` has exactly the keys of ``known``; names the nearest known key."""
+    have, want = flatten(config), flatten(known)
+    for key in have:
+        if key not in want:
+            near = difflib.get_close_matches(key, want, n=1, cutoff=0.5)
+            raise ValueError(f"config.{key} is not a key" + (f"; did you mean config.{near[0]}?" if near else ""))
+    for key in want:
+        if key not in have:
+            raise ValueError(f"config.{key} is missing; configs/default.py has every key: start from it")
+    for key, value in have.items():
+        _check_type(key, value, want[key])
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for a value that no data set and no machine could make right."""
+    _require(config.seed >= 0, "seed", config.seed, "must be 0 or more")
+    _require(
+        config.loss.temperature > 0, "loss.temperature", config.loss.temperature, "must be above 0; 0.1 to 0.5 is usual"
+    )
+    _require(
+        config.loss.chunk_size >= 0,
+        "loss.chunk_size",
+        config.loss.chunk_size,
+        "must be 0 (all at once) or a number of anchors",
+    )
+    _require(
+        config.train.batch_size >= 2,
+        "train.batch_size",
+        config.train.batch_size,
+        "must be at least 2: negatives are other images",
+    )
+    _require(config.train.epochs >= 1, "train.epochs", config.train.epochs, "must be at least 1")
+    optimizer = config.optimizer
+    _require(optimizer.learning_rate > 0, "optimizer.learning_rate", optimizer.learning_rate, "must be above 0")
+    _require(optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "must be 0 or more")
+    longest = config.train.epochs
+    _require(
+        0 <= optimizer.warmup_epochs < longest,
+        "optimizer.warmup_epochs",
+        optimizer.warmup_epochs,
+        f"must be 0 or more and below train.epochs={longest}",
+    )
+    _require(
+        config.online_probe.learning_rate >= 0,
+        "online_probe.learning_rate",
+        config.online_probe.learning_rate,
+        "must be 0 (none) or more",
+    )
+    for key, value in config.checkpoint.items():
+        _require(
+            value >= (key == "keep"),
+            f"checkpoint.{key}",
+            value,
+            "must be 1 or more" if key == "keep" else "must be 0 (off) or more",
+        )
+    _require(config.log.every_steps >= 1, "log.every_steps", config.log.every_steps, "must be at least 1")
+    recipe(config)
+
+
+def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devices: int) -> Schedule:
+    """Turns epochs into steps.
+
+    Args:
+      config: a checked config.
+      num_train, num_validation: images.
+      num_devices: over all processes.
+
+    Raises:
+      ValueError: the batch does not divide by the devices, or is larger than the data set.
+    """
+    batch = config.train.batch_size
+    if batch % num_devices:
+        below, above = batch // num_devices * num_devices, -(-batch // num_devices) * num_devices
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"train.batch_size={batch} is not divisible by {num_devices} devices; use {nearest}")
+    if batch > num_train:
+        largest = num_train // num_devices * num_devices
+        raise ValueError(
+            f"train.batch_size={batch} is larger than the {num_train} training images; use {largest} or less"
+        )
+    steps_per_epoch = num_train // batch
+    optimizer = config.optimizer
+    return Schedule(
+        batch_size=batch,
+        validation_batch_size=min(batch, num_validation // num_devices * num_devices),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=steps_per_epoch * config.train.epochs,
+        warmup_steps=round(optimizer.warmup_epochs * num_train / batch),
+        peak_learning_rate=optim.scaled_learning_rate(
+            optimizer.learning_rate, batch_size=batch, scaling=optimizer.scaling
+        ),
+        checkpoint_every=config.checkpoint.every_steps or config.checkpoint.every_epochs * steps_per_epoch,
+    )
+
+
+def recipe(config: ConfigDict) -> Recipe:
+    """Returns the views' recipe."""
+    return Recipe(**config.augment)
+
+
+def model_arguments(config: ConfigDict) -> dict[str, Any]:
+    """Returns the keyword arguments of :func:`simclr_jax.models.create_model`, but for the mapped axis."""
+    names = ("encoder", "width", "cifar_stem", "dtype")
+    return {name: config.model[name] for name in names} | {f"head_{name}": value for name, value in config.head.items()}
+
+
+def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
+    """Returns the keyword arguments of :class:`simclr_jax.data.sources.Splits` in a data section, but for the source."""
+    return {
+        "train": data.train_split,
+        "validation": data.validation_split,
+        "test": data.test_split,
+        "holdout_fraction": data.holdout_fraction,
+        "limit": data.limit,
+        "seed": seed,
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Returns "key: old → new" for each key by which two configs give different results."""
+    old, new = flatten(old), flatten(new)
+    keys = [key for key in {**old, **new} if key not in NOT_MATHEMATICS]
+    return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys if _plain(old.get(key)) != _plain(new.get(key))]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {"section.key": value}."""
+    if not isinstance(config, dict | ml_collections.ConfigDict):
+        return {prefix: config}
+    name = f"{prefix}." if prefix else ""
+    return {key: value for child in config for key, value in flatten(config[child], f"{name}{child}").items()}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check_type(key: str, value: Any, example: Any) -> None:
+    allowed = (
+        (int, float) if isinstance(example, float) else (tuple, list) if isinstance(example, tuple) else type(example)
+    )
+    if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(example, bool)):
+        raise ValueError(f"config.{key}={value!r} must be {type(example).__name__}, like {example!r}")
+
+
+def _require(holds: bool, key: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"config.{key}={value} {rule}")

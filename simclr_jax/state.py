@@ -1,0 +1,65 @@
+"""All that a training run carries from step to step, and nothing else."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A run at a step.
+
+    Attributes:
+      step: int32 scalar, steps taken so far. The position in the data and all random keys follow from it.
+      params: {"encoder", "head"}, float32.
+      batch_stats: running means and variances of BatchNorm, float32.
+      opt_state: the optimiser's.
+      probe_params: the online probe, a linear classifier on h; {} without labels.
+      probe_opt_state: the online probe's optimiser.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    probe_params: Any
+    probe_opt_state: Any
+
+
+def create(
+    key: jax.Array,
+    image_size: int,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    probe: nn.Module | None,
+    probe_optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """Returns the state of step 0.
+
+    Args:
+      key: decides the initial parameters; the same key gives the same encoder with any head or probe.
+      image_size: pixels.
+      model, optimizer: what is pretrained, and how.
+      probe, probe_optimizer: the online probe, or None, and how it is trained.
+    """
+    variables = initial_variables(key, image_size, model=model)
+    probe_params = probe.init(key, jnp.zeros((1, model.encoder.feature_dim)))["params"] if probe else {}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        probe_params=probe_params,
+        probe_opt_state=probe_optimizer.init(probe_params),
+    )
+
+
+def initial_variables(key: jax.Array, image_size: int, *, model: nn.Module) -> dict[str, Any]:
+    """Returns the network as it is before training, {"params", "batch_stats"}."""
+    images = jnp.zeros((1, image_size, image_size, 3))
+    return jax.jit(model.init, static_argnames="train")(key, images, train=False)

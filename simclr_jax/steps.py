@@ -1,0 +1,131 @@
+"""Pure step functions: state and batch in, state and metrics out. No devices, no disk, no config.
+
+With ``axis_name`` they run on one shard of the batch under a mapped axis and reduce over it; without, they are the
+single-device program.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from simclr_jax import losses
+from simclr_jax.state import TrainState
+
+
+def pretrain_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    probe: nn.Module | None,
+    probe_optimizer: optax.GradientTransformation,
+    temperature: float,
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one step of SimCLR (Algorithm 1 of the paper) and one of the online probe.
+
+    Both views go through the network in one forward pass, so that BatchNorm sees both. The online probe learns from
+    h behind a stop_gradient: it watches, and changes nothing.
+
+    Args:
+      state: the run.
+      batch: {"views": float [n, 2, size, size, 3], "labels": int [n], -1 where there is none}, one shard of it.
+      model, optimizer: what is pretrained, and how.
+      probe, probe_optimizer: the online probe; None without labels.
+      temperature, chunk_size: of NT-Xent.
+      axis_name: mapped axis over which the batch is sharded.
+
+    Returns:
+      The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
+      "contrastive_entropy", "gradient_norm" and, with labels, "online_loss" and "online_top1".
+    """
+
+    def loss_fn(params):
+        hiddens, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats}, both_views(batch), train=True, mutable=["batch_stats"]
+        )
+        z1, z2 = jnp.split(hiddens[-1], 2)
+        loss, metrics = losses.nt_xent(z1, z2, temperature=temperature, axis_name=axis_name, chunk_size=chunk_size)
+        return loss, (metrics, updates["batch_stats"], hiddens[0])
+
+    (loss, (metrics, batch_stats, h)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    gradients, batch_stats = _mean((gradients, batch_stats), axis_name)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    metrics = _mean({"loss": loss, **metrics}, axis_name) | {"gradient_norm": optax.global_norm(gradients)}
+    if probe is None:
+        return state, metrics
+    state, probe_metrics = _probe_step(state, h, batch["labels"], probe, probe_optimizer, axis_name)
+    return state, metrics | probe_metrics
+
+
+def validation_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    probe: nn.Module | None,
+    temperature: float,
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> dict[str, jax.Array]:
+    """Returns :func:`pretrain_step`'s loss and accuracies on held-out views, BatchNorm in evaluation mode."""
+    hiddens = model.apply(_variables(state), both_views(batch), train=False)
+    z1, z2 = jnp.split(hiddens[-1], 2)
+    loss, metrics = losses.nt_xent(z1, z2, temperature=temperature, axis_name=axis_name, chunk_size=chunk_size)
+    metrics = _mean({"loss": loss, **metrics}, axis_name)
+    if probe is None:
+        return metrics
+    return metrics | _probe_loss(state.probe_params, hiddens[0], batch["labels"], probe, axis_name)[1]
+
+
+def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: int) -> jax.Array:
+    """Returns layer ``layer`` of [h, head layer 1, …, z] for images [n, size, size, 3], BatchNorm in evaluation mode."""
+    return model.apply(variables, images, train=False)[layer].astype(jnp.float32)
+
+
+def both_views(batch: dict[str, jax.Array]) -> jax.Array:
+    """Returns [2n, size, size, 3]: the first views of all images, then the second."""
+    return jnp.concatenate([batch["views"][:, 0], batch["views"][:, 1]])
+
+
+def _probe_step(state: TrainState, h, labels, probe, probe_optimizer, axis_name):
+    gradient_fn = jax.grad(_probe_loss, has_aux=True)
+    gradients, metrics = gradient_fn(state.probe_params, jax.lax.stop_gradient(h), labels, probe, axis_name)
+    gradients = _sum(gradients, axis_name)
+    updates, probe_opt_state = probe_optimizer.update(gradients, state.probe_opt_state, state.probe_params)
+    probe_params = optax.apply_updates(state.probe_params, updates)
+    return state.replace(probe_params=probe_params, probe_opt_state=probe_opt_state), metrics
+
+
+def _probe_loss(params, h, labels, probe, axis_name):
+    """Returns this shard's part of the mean cross-entropy over labelled views, and the metrics over all of them."""
+    labels = jnp.concatenate([labels, labels])
+    weights = (labels >= 0).astype(jnp.float32)
+    weights = weights / jnp.maximum(_sum(weights.sum(), axis_name), 1.0)
+    logits = probe.apply({"params": params}, h)
+    loss = jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0)))
+    top1 = jnp.sum(weights * (logits.argmax(-1) == labels))
+    return loss, _sum({"online_loss": loss, "online_top1": top1}, axis_name)
+
+
+def _variables(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _mean(tree, axis_name: str | None):
+    return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+
+def _sum(tree, axis_name: str | None):
+    return jax.lax.psum(tree, axis_name) if axis_name else tree
