@@ -27,7 +27,7 @@ _PACKAGES = (
     "tensorflow",
     "tensorflow-cpu",
 )
-_ITEM = "default"  # Orbax's folder for the only item of a checkpoint
+_ITEM = "default"  # Orbax's name for the only item of a checkpoint
 
 
 class Checkpoints:
@@ -122,17 +122,17 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
     if step is not None and step not in steps:
         raise ValueError(f"{run_or_checkpoint} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     step = steps[-1] if step is None else step
-    return config, step, _read_network(_directory(run_or_checkpoint) / str(step))
+    return config, step, _read_network(_directory(run_or_checkpoint), step)
 
 
-def _read_network(path: epath.Path) -> dict[str, Any]:
-    checkpointer = ocp.PyTreeCheckpointer()
+def _read_network(directory: epath.Path, step: int) -> dict[str, Any]:
+    handler, path = ocp.PyTreeCheckpointHandler(), directory / str(step)
     try:
-        stored = checkpointer.metadata(path / _ITEM).item_metadata.tree
+        stored = handler.metadata(path / _ITEM).tree
         wanted = {name: stored[name] for name in ("params", "batch_stats")}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
-        return checkpointer.restore(path / _ITEM, args=arguments)
+        return handler.restore(path / _ITEM, args=arguments)
     except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
         raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
 

@@ -1,6 +1,5 @@
 """Command lines: what the user typed becomes a checked config, and what went wrong becomes one line."""
 
-import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 
 
 def launch(main: Callable[[ConfigDict, str], object], *, known: ConfigDict) -> None:
-    """Parses the flags --config and --workdir, which the calling program has defined, and runs ``main(config, workdir)``.
+    """Runs ``main(config, workdir)`` with the flags --config and --workdir, which the calling program has defined.
 
     A ValueError or ArithmeticError ends the program with its message and exit code 1; ``--verbosity=1`` adds the
     traceback.
@@ -33,8 +32,10 @@ def launch(main: Callable[[ConfigDict, str], object], *, known: ConfigDict) -> N
         except (flags.Error, ValueError) as error:
             return _stop(error)
 
-    def drive(_: list[str]) -> None:
+    def drive(argv: list[str]) -> None:
         try:
+            if argv[1:]:
+                raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
             config = _config(known)
             if not flags.FLAGS.workdir:
                 raise ValueError("--workdir=RUN is missing: the folder for this run's config, checkpoints and metrics")
@@ -53,9 +54,8 @@ def _check_overrides(argv: list[str], known: ConfigDict) -> None:
     keys = schedule.flatten(known)
     for argument in argv:
         key = argument.removeprefix(_PREFIX).split("=")[0]
-        if argument.startswith(_PREFIX) and key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-            raise ValueError(f"config.{key} is not a key" + (f"; did you mean config.{near[0]}?" if near else ""))
+        if argument.startswith(_PREFIX):
+            schedule.check_key(key, keys)
 
 
 def _config(known: ConfigDict) -> ConfigDict:

@@ -241,7 +241,8 @@ def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> N
         "devices": parallel.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",
-        "batch": f"{plan.batch_size} images, {2 * plan.batch_size - 2} negatives an anchor, τ {config.loss.temperature:g}",
+        "batch": f"{plan.batch_size} images, {2 * plan.batch_size - 2} negatives an anchor, "
+        f"temperature {config.loss.temperature:g}",
         "steps": f"{plan.total_steps:,}: {config.train.epochs} epochs of {plan.steps_per_epoch:,}, "
         f"{plan.warmup_steps:,} of warm-up",
         "optimizer": f"{config.optimizer.name}, peak learning rate {plan.peak_learning_rate:g} "
@@ -255,10 +256,8 @@ def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> N
     say(f"{config.optimizer.name} leaves {len(excluded)} tensors out of {what}:")
     say(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
     if first_step:
-        done = first_step >= plan.total_steps
-        say(
-            f"step {first_step:,} of {plan.total_steps:,} is in the workdir: {'nothing is left to do' if done else 'going on'}"
-        )
+        what_now = "going on" if first_step < plan.total_steps else "nothing is left to do"
+        say(f"step {first_step:,} of {plan.total_steps:,} is in the workdir: {what_now}")
 
 
 def _epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:

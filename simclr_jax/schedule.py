@@ -5,6 +5,8 @@ ConfigDicts stop here and in the drivers; everything below takes explicit keywor
 
 import dataclasses
 import difflib
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
@@ -21,6 +23,24 @@ NOT_MATHEMATICS = (
     "checkpoint.keep",
     "log.every_steps",
 )
+
+_NOT_NEGATIVE = (lambda value: value >= 0, "must be 0 or more")
+_POSITIVE = (lambda value: value > 0, "must be above 0")
+_RULES = {
+    "seed": _NOT_NEGATIVE,
+    "loss.temperature": (lambda value: value > 0, "must be above 0; 0.1 to 0.5 is usual"),
+    "loss.chunk_size": (lambda value: value >= 0, "must be 0 (all anchors at once) or more"),
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.warmup_epochs": _NOT_NEGATIVE,
+    "train.batch_size": (lambda value: value >= 2, "must be at least 2: the negatives are the other images"),
+    "train.epochs": _POSITIVE,
+    "online_probe.learning_rate": (lambda value: value >= 0, "must be 0 (no online probe) or more"),
+    "checkpoint.every_epochs": (lambda value: value >= 0, "must be 0 (only the last) or more"),
+    "checkpoint.every_steps": (lambda value: value >= 0, "must be 0 (every_epochs counts) or more"),
+    "checkpoint.keep": _POSITIVE,
+    "log.every_steps": _POSITIVE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +72,18 @@ class Schedule:
         return step == self.total_steps or (self.checkpoint_every > 0 and step % self.checkpoint_every == 0)
 
 
+def check_key(key: str, known: Iterable[str]) -> None:
+    """Raises ValueError unless a key is among the known ones; names the nearest."""
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        raise ValueError(f"config.{key} is not a key" + (f"; did you mean config.{near[0]}?" if near else ""))
+
+
 def check_keys(config: ConfigDict, known: ConfigDict) -> None:
     """Raises ValueError unless ``config`` has exactly the keys of ``known``; names the nearest known key."""
     have, want = flatten(config), flatten(known)
     for key in have:
-        if key not in want:
-            near = difflib.get_close_matches(key, want, n=1, cutoff=0.5)
-            raise ValueError(f"config.{key} is not a key" + (f"; did you mean config.{near[0]}?" if near else ""))
+        check_key(key, want)
     for key in want:
         if key not in have:
             raise ValueError(f"config.{key} is missing; configs/default.py has every key: start from it")
@@ -68,47 +93,13 @@ def check_keys(config: ConfigDict, known: ConfigDict) -> None:
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for a value that no data set and no machine could make right."""
-    _require(config.seed >= 0, "seed", config.seed, "must be 0 or more")
-    _require(
-        config.loss.temperature > 0, "loss.temperature", config.loss.temperature, "must be above 0; 0.1 to 0.5 is usual"
-    )
-    _require(
-        config.loss.chunk_size >= 0,
-        "loss.chunk_size",
-        config.loss.chunk_size,
-        "must be 0 (all at once) or a number of anchors",
-    )
-    _require(
-        config.train.batch_size >= 2,
-        "train.batch_size",
-        config.train.batch_size,
-        "must be at least 2: negatives are other images",
-    )
-    _require(config.train.epochs >= 1, "train.epochs", config.train.epochs, "must be at least 1")
-    optimizer = config.optimizer
-    _require(optimizer.learning_rate > 0, "optimizer.learning_rate", optimizer.learning_rate, "must be above 0")
-    _require(optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "must be 0 or more")
-    longest = config.train.epochs
-    _require(
-        0 <= optimizer.warmup_epochs < longest,
-        "optimizer.warmup_epochs",
-        optimizer.warmup_epochs,
-        f"must be 0 or more and below train.epochs={longest}",
-    )
-    _require(
-        config.online_probe.learning_rate >= 0,
-        "online_probe.learning_rate",
-        config.online_probe.learning_rate,
-        "must be 0 (none) or more",
-    )
-    for key, value in config.checkpoint.items():
-        _require(
-            value >= (key == "keep"),
-            f"checkpoint.{key}",
-            value,
-            "must be 1 or more" if key == "keep" else "must be 0 (off) or more",
-        )
-    _require(config.log.every_steps >= 1, "log.every_steps", config.log.every_steps, "must be at least 1")
+    values = flatten(config)
+    for key, (holds, rule) in _RULES.items():
+        if not (math.isfinite(values[key]) and holds(values[key])):
+            raise ValueError(f"config.{key}={values[key]} {rule}")
+    warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
+    if warmup >= epochs:
+        raise ValueError(f"config.optimizer.warmup_epochs={warmup} must be below config.train.epochs={epochs}")
     recipe(config)
 
 
@@ -160,7 +151,7 @@ def model_arguments(config: ConfigDict) -> dict[str, Any]:
 
 
 def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
-    """Returns the keyword arguments of :class:`simclr_jax.data.sources.Splits` in a data section, but for the source."""
+    """Returns the keyword arguments that a data section gives to :class:`simclr_jax.data.sources.Splits`."""
     return {
         "train": data.train_split,
         "validation": data.validation_split,
@@ -192,13 +183,6 @@ def _plain(value: Any) -> Any:
 
 
 def _check_type(key: str, value: Any, example: Any) -> None:
-    allowed = (
-        (int, float) if isinstance(example, float) else (tuple, list) if isinstance(example, tuple) else type(example)
-    )
+    allowed = {float: (int, float), tuple: (tuple, list)}.get(type(example), type(example))
     if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(example, bool)):
         raise ValueError(f"config.{key}={value!r} must be {type(example).__name__}, like {example!r}")
-
-
-def _require(holds: bool, key: str, value: Any, rule: str) -> None:
-    if not holds:
-        raise ValueError(f"config.{key}={value} {rule}")

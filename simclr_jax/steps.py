@@ -62,7 +62,7 @@ def pretrain_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    metrics = _mean({"loss": loss, **metrics}, axis_name) | {"gradient_norm": optax.global_norm(gradients)}
+    metrics = _mean({"loss": loss, **metrics}, axis_name) | {"gradient_norm": optax.tree.norm(gradients)}
     if probe is None:
         return state, metrics
     state, probe_metrics = _probe_step(state, h, batch["labels"], probe, probe_optimizer, axis_name)
@@ -90,7 +90,7 @@ def validation_step(
 
 
 def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: int) -> jax.Array:
-    """Returns layer ``layer`` of [h, head layer 1, …, z] for images [n, size, size, 3], BatchNorm in evaluation mode."""
+    """Returns layer ``layer`` of [h, head layer 1, …, z] for images [n, H, W, 3], BatchNorm in evaluation mode."""
     return model.apply(variables, images, train=False)[layer].astype(jnp.float32)
 
 

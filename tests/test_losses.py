@@ -161,11 +161,9 @@ def test_only_directions_matter():
     np.testing.assert_allclose(scaled_loss, loss, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ("contrastive_accuracy", "contrastive_entropy"))
-def test_metrics_carry_no_gradient(name):
-    z1, z2 = views()
-    assert not np.any(jax.grad(lambda z: nt_xent(z, z2)[1][name])(z1))
-    assert not np.any(jax.grad(lambda z: nt_xent(z1, z)[1][name])(z2))
+def test_metrics_carry_no_gradient():
+    gradient = jax.jit(jax.grad(lambda z: sum(nt_xent(z[0], z[1])[1].values())))(jnp.stack(views()))
+    np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
 
 
 @pytest.mark.parametrize("chunk_size", (None, 1))

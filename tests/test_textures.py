@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from simclr_jax.data import textures
 
@@ -18,9 +18,9 @@ def splits():
 
 
 def probe(features, splits):
-    """Per test image, whether a linear classifier on features [n, d] of the training images is right."""
+    """Per test image, whether one Gaussian per class, fitted to features [n, d] of the training images, is right."""
     (train, train_labels), (test, test_labels) = splits["train"], splits["test"]
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+    model = make_pipeline(PCA(30, random_state=0), QuadraticDiscriminantAnalysis(reg_param=0.01))
     return model.fit(features(train), train_labels).predict(features(test)) == test_labels
 
 
@@ -31,13 +31,13 @@ def joint_histogram(images):
 
 
 def brightness_order(images):
-    """[n, 18]: quantiles of the brightness, which hold the areas of light and dark but not where they are."""
-    return np.sort(images.mean(-1).reshape(len(images), -1), axis=1)[:, ::32]
+    """[n, 36]: quantiles of the brightness, which hold the areas of light and dark but not where they are."""
+    return np.sort(images.mean(-1).reshape(len(images), -1), axis=1)[:, ::16]
 
 
 def spectrum(images):
     """[n, d]: the strength of every spatial frequency; blind to colour, position and which part is brighter."""
-    grey = images.mean(-1)
+    grey = images @ [0.299, 0.587, 0.114]  # the conversion to grey that views use must leave the class standing
     grey = grey - grey.mean((1, 2), keepdims=True)
     grey /= grey.std((1, 2), keepdims=True) + 1e-6
     window = np.hanning(images.shape[1])
@@ -113,9 +113,9 @@ def test_raw_pixels_say_little_about_the_class(splits):
 
 def test_the_pattern_says_the_class(splits):
     labels, hits = splits["test"][1], probe(spectrum, splits)
-    assert hits.mean() > 0.9
+    assert hits.mean() > 0.95
     for label, name in enumerate(textures.CLASSES):
-        assert hits[labels == label].mean() > 0.7, name
+        assert hits[labels == label].mean() > 0.85, name
 
 
 @pytest.mark.parametrize("row, column", [(0, 0), (5, 5), (9, 0)])
@@ -123,14 +123,14 @@ def test_a_third_of_an_image_still_says_its_class(row, column, splits):
     def cropped(images):
         return spectrum(images[:, row : row + 14, column : column + 14])
 
-    assert probe(cropped, splits).mean() > 0.7
+    assert probe(cropped, splits).mean() > 0.85
 
 
 def test_a_mirrored_image_keeps_its_class(splits):
     def mirrored_test(images):
         return spectrum(images[:, :, ::-1] if images is splits["test"][0] else images)
 
-    assert probe(mirrored_test, splits).mean() > 0.9
+    assert probe(mirrored_test, splits).mean() > 0.95
 
 
 def test_two_crops_of_an_image_share_their_colours():

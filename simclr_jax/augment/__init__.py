@@ -1,0 +1,1 @@
+"""One image to a view: the recipe, and what renders it."""

@@ -1,15 +1,19 @@
 """SimCLR views on the host: TensorFlow ops for a `tf.data` map, one image in, views out.
 
-What a view looks like depends on (seed, epoch, image id, view) alone: `view_seed` folds these into a stateless seed,
-`draw` turns it into parameters by the rule in `recipe`, `render` makes the pixels. Images are uint8 `[H, W, 3]` or
-the bytes of an encoded file (JPEG, PNG, BMP, GIF; first frame; no alpha). Reading, order and batches are the
-pipeline's.
+What a view looks like depends on (seed, epoch, image id, view) alone: `view_seed` folds these into a
+stateless seed, `draw` turns it into parameters by the rule in `recipe`, `render` makes the pixels. Images are
+uint8 `[H, W, 3]` or the bytes of an encoded file (JPEG, PNG, BMP, GIF; first frame; no alpha). Reading, order
+and batches are the pipeline's.
 
-Pixels are worked on as colour planes `[3, S, S]`: hue and saturation in closed form over whole planes take a third of
-the time of `tf.image`'s loops over pixels, and the blur becomes two plain matrix products.
+Shapes stop varying after the resize, so the rest of a view is compiled by XLA into one op, as is the rule of
+the parameters: at 32 pixels the arithmetic of a view costs less than the scheduling of its many small ops.
+Parallelism is the map's, over images. A process that calls
+`tf.config.threading.set_intra_op_parallelism_threads(1)` first takes half the time: the resize otherwise hands
+pieces of one image to other threads.
 """
 
-import numpy as np
+import functools
+
 import tensorflow as tf
 
 from simclr_jax.augment import recipe as rules
@@ -19,7 +23,12 @@ NUM_VIEWS = 2
 EVALUATION_CROP = 0.875  # of the shorter side; Google's simclr CROP_PROPORTION
 SMALL_SIDE = 32  # images up to this are evaluated whole, as CIFAR is
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as tf.image.rgb_to_grayscale rounds them
-WHOLE_NUMBERS = ("y", "x", "height", "width", "order")
+BOX = ("y", "x", "height", "width")
+FINISHING = {
+    **dict.fromkeys(("flip", "jitter", "grayscale", "blur"), tf.bool),
+    **dict.fromkeys(("brightness", "contrast", "saturation", "hue", "sigma"), tf.float32),
+    "order": tf.int32,
+}
 
 
 def view_seed(seed, epoch, image_id, view) -> tf.Tensor:
@@ -54,12 +63,12 @@ def draw(recipe: Recipe, seed: tf.Tensor, height, width) -> dict[str, tf.Tensor]
 def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
     """One view of an image, from its parameters.
 
-    Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur; clipped to [0, 1] wherever
-    an operation can leave it. (Chen et al. 2020, section 3 and appendix A.)
+    Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur; clipped to [0, 1]
+    after each. (Chen et al. 2020, section 3 and appendix A.)
 
     Args:
       recipe: the recipe that the parameters were drawn from.
-      image: uint8 `[H, W, 3]`, or a scalar string: an encoded image, of which a JPEG is decoded inside the crop only.
+      image: uint8 `[H, W, 3]`, or a scalar string: an encoded image; of a JPEG only the crop is decoded.
       parameters: from `draw`, for this image's height and width.
 
     Returns:
@@ -68,15 +77,12 @@ def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -
     Raises:
       ValueError: the image is neither uint8 nor string.
     """
-    if _is_encoded(image):
+    image = _checked(image)
+    if image.dtype == tf.string:
         image, (parameters,) = _decode(image, lambda height, width: [parameters])
-    planes = _crop_and_resize(recipe.image_size, image, parameters)
-    planes = tf.cond(parameters["flip"], lambda: tf.reverse(planes, [2]), lambda: planes)
-    planes = tf.cond(parameters["jitter"], lambda: _jitter(planes, parameters), lambda: planes)
-    planes = tf.cond(parameters["grayscale"], lambda: _grayscale(planes), lambda: planes)
-    if rules.blur_kernel_size(recipe.image_size) > 1:
-        planes = tf.cond(parameters["blur"], lambda: _blur(planes, parameters["sigma"]), lambda: planes)
-    return tf.transpose(_clip(planes), [1, 2, 0])
+    pixels = _crop_and_resize(recipe.image_size, image, parameters)
+    # Tensors, or every new value of a Python number would compile the program anew.
+    return _finish(pixels, {name: tf.cast(parameters[name], dtype) for name, dtype in FINISHING.items()})
 
 
 def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Tensor:
@@ -95,12 +101,13 @@ def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Ten
     Raises:
       ValueError: the image is neither uint8 nor string.
     """
+    image = _checked(image)
     seeds = [view_seed(seed, epoch, image_id, view) for view in range(NUM_VIEWS)]
 
     def draw_views(height, width):
         return _draw_views(recipe, seeds, height, width)
 
-    if _is_encoded(image):
+    if image.dtype == tf.string:
         image, views = _decode(image, draw_views)
     else:
         views = draw_views(*_size(image))
@@ -110,8 +117,8 @@ def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Ten
 def central_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """The evaluation view: the central square, resized (bicubic with antialias).
 
-    The square has 0.875 of the shorter side (Google's simclr); an image of at most 32 × 32 keeps all of its shorter
-    side, so that a CIFAR image at size 32 is neither cropped nor resized.
+    The square has 0.875 of the shorter side (Google's simclr); an image of at most 32 × 32 keeps all of its
+    shorter side, so that a CIFAR image at size 32 is neither cropped nor resized.
 
     Args:
       image: uint8 `[H, W, 3]`, or a scalar string: an encoded image.
@@ -123,11 +130,12 @@ def central_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
     Raises:
       ValueError: the image is neither uint8 nor string.
     """
-    if _is_encoded(image):
+    image = _checked(image)
+    if image.dtype == tf.string:
         image, (box,) = _decode(image, lambda height, width: [_central_square(height, width)])
     else:
         box = _central_square(*_size(image))
-    return tf.transpose(_crop_and_resize(image_size, image, box), [1, 2, 0])
+    return _clip(_crop_and_resize(image_size, image, box) / 255)
 
 
 def _central_square(height, width) -> dict[str, tf.Tensor]:
@@ -140,19 +148,31 @@ def _central_square(height, width) -> dict[str, tf.Tensor]:
 
 
 def _draw_views(recipe: Recipe, seeds: list, height, width) -> list[dict[str, tf.Tensor]]:
-    """The parameters of several views; drawn together, for a graph op costs more than the arithmetic in it."""
+    """The parameters of several views of one image."""
     draws = [tf.random.stateless_uniform([rules.NUM_UNIFORMS], seed, alg="philox") for seed in seeds]
     size = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    drawn = rules.view_parameters(recipe, tf.stack(draws, axis=1), *size, tf)
-    drawn |= {name: tf.cast(drawn[name], tf.int32) for name in WHOLE_NUMBERS}
-    columns = {name: tf.unstack(values, len(seeds)) for name, values in drawn.items()}
-    return [{name: column[view] for name, column in columns.items()} for view in range(len(seeds))]
+    return _compiled_rule(recipe)(tf.stack(draws, axis=1), *size)
 
 
-def _is_encoded(image: tf.Tensor) -> bool:
+@functools.cache
+def _compiled_rule(recipe: Recipe):
+    """`view_parameters` of this recipe: uniforms `[NUM_UNIFORMS, views]` to a list of dicts of scalars."""
+
+    def rule(uniforms, height, width):
+        drawn = rules.view_parameters(recipe, uniforms, height, width, tf)
+        drawn |= {name: tf.cast(drawn[name], tf.int32) for name in (*BOX, "order")}
+        columns = {name: tf.unstack(values) for name, values in drawn.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    return tf.function(rule, jit_compile=True, autograph=False)
+
+
+def _checked(image) -> tf.Tensor:
+    """The image as a tensor of one of the two accepted dtypes."""
+    image = tf.convert_to_tensor(image)
     if image.dtype not in (tf.uint8, tf.string):
-        raise ValueError(f"image has dtype {tf.as_dtype(image.dtype).name}; pass uint8 pixels or encoded bytes")
-    return image.dtype == tf.string
+        raise ValueError(f"image has dtype {image.dtype.name}; pass uint8 pixels or encoded bytes")
+    return image
 
 
 def _size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -163,7 +183,7 @@ def _size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _decode(encoded: tf.Tensor, boxes_of) -> tuple[tf.Tensor, list[dict]]:
     """Pixels that hold every box, and the boxes moved to where they lie in these pixels.
 
-    `boxes_of(height, width)` returns the boxes (dicts with y, x, height, width, and whatever else) for an image size.
+    `boxes_of(height, width)` returns the boxes for an image size: dicts with y, x, height, width, or more.
     """
 
     def jpeg():
@@ -179,44 +199,61 @@ def _decode(encoded: tf.Tensor, boxes_of) -> tuple[tf.Tensor, list[dict]]:
 
 
 def _decode_jpeg(encoded: tf.Tensor, shape: tf.Tensor, boxes: list[dict]) -> tuple[tf.Tensor, list[dict]]:
-    """Decode the smallest rectangle around all boxes, once: the entropy coding has to be read through anyway."""
+    """Decode the smallest rectangle around all boxes, once: a JPEG has to be read from its start anyway."""
     top = tf.reduce_min([box["y"] for box in boxes])
     left = tf.reduce_min([box["x"] for box in boxes])
     bottom = tf.reduce_max([box["y"] + box["height"] for box in boxes])
     right = tf.reduce_max([box["x"] + box["width"] for box in boxes])
-    # One column more than needed: libjpeg interpolates chroma towards it, and without it the last column would
-    # differ from that of a full decode.
+    # One column more than needed: libjpeg interpolates chroma towards it, and without it the last column
+    # would differ from that of a full decode.
     right = tf.minimum(right + 1, shape[1])
     pixels = tf.io.decode_and_crop_jpeg(encoded, [top, left, bottom - top, right - left], channels=3)
     return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]
 
 
 def _crop_and_resize(image_size: int, image: tf.Tensor, box: dict) -> tf.Tensor:
-    """The box of a uint8 image as planes `[3, image_size, image_size]` in [0, 1]."""
-    y, x, height, width = box["y"], box["x"], box["height"], box["width"]
+    """The box of a uint8 image as float32 `[image_size, image_size, 3]`, 0 … 255 and a little beyond."""
+    y, x, height, width = (box[name] for name in BOX)
     crop = image[y : y + height, x : x + width]
     pixels = tf.image.resize(crop, [image_size, image_size], method="bicubic", antialias=True)
-    planes = tf.transpose(tf.ensure_shape(pixels, [image_size, image_size, 3]), [2, 0, 1])
-    return _clip(planes * (1 / 255))  # a bicubic overshoots beside an edge
+    return tf.ensure_shape(pixels, [image_size, image_size, 3])
 
 
-def _clip(planes: tf.Tensor) -> tf.Tensor:
-    # The raw op is one pass over the pixels; tf.clip_by_value makes it two.
-    return tf.raw_ops.ClipByValue(t=planes, clip_value_min=0.0, clip_value_max=1.0)
+@tf.function(jit_compile=True, autograph=False)
+def _finish(pixels: tf.Tensor, parameters: dict) -> tf.Tensor:
+    """All that follows the resize; works on colour planes `[3, S, S]`, the layout of whole-plane arithmetic."""
+    planes = _clip(tf.transpose(pixels, [2, 0, 1]) / 255)  # a bicubic overshoots beside an edge
+    planes = _maybe(parameters["flip"], lambda: tf.reverse(planes, [2]), planes)
+    planes = _maybe(parameters["jitter"], lambda: _jitter(planes, parameters), planes)
+    planes = _maybe(parameters["grayscale"], lambda: _grayscale(planes), planes)
+    if rules.blur_kernel_size(planes.shape[-1]) > 1:
+        planes = _maybe(parameters["blur"], lambda: _blur(planes, parameters["sigma"]), planes)
+    return tf.transpose(_clip(planes), [1, 2, 0])
 
 
 def _jitter(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
-    """The four colour operations in the drawn order."""
-    operations = [_brightness, _contrast, _saturation, _hue]
+    """The four colour operations in the drawn order; a loop, since XLA would compile each unrolled round again."""
+    operations = {
+        "brightness": _brightness,
+        "contrast": _contrast,
+        "saturation": _saturation,
+        "hue": _hue,
+    }
     order = tf.gather(tf.constant(rules.JITTER_ORDERS), parameters["order"])
-    for which in tf.unstack(order):
-        # Four choices of four rather than one of 24: the graph stays small, and an op not taken still costs a little.
-        planes = tf.switch_case(which, [_bind(f, planes, parameters) for f in operations])
-    return planes
+
+    def round_(place, planes):
+        branches = [functools.partial(operations[name], planes, parameters[name]) for name in rules.JITTER_OPS]
+        return place + 1, tf.switch_case(order[place], branches)
+
+    return tf.while_loop(lambda place, _: place < len(rules.JITTER_OPS), round_, (0, planes))[1]
 
 
-def _bind(operation, planes, parameters):
-    return lambda: operation(planes, parameters[operation.__name__.removeprefix("_")])
+def _maybe(happens: tf.Tensor, operation, planes: tf.Tensor) -> tf.Tensor:
+    return tf.cond(happens, operation, lambda: planes)
+
+
+def _clip(planes: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(planes, 0.0, 1.0)
 
 
 def _brightness(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -224,7 +261,7 @@ def _brightness(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def _contrast(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Scale around each channel's own mean, as tf.image.adjust_contrast (Google); torchvision's is the gray mean."""
+    """Scale around each channel's mean, as tf.image.adjust_contrast (Google); torchvision's is the gray mean."""
     mean = tf.reduce_mean(planes, [1, 2], keepdims=True)
     return _clip((planes - mean) * factor + mean)
 
@@ -242,7 +279,7 @@ def _hue(planes: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
     """Turn H of HSV by `shift` of the circle, S and V kept, as tf.image.adjust_hue; stays in [0, 1]."""
     value, chroma = _value_and_chroma(planes)
     red, green, blue = tf.unstack(planes)
-    # In sixths of the circle, red at 0, green at 2, blue at 4 (Smith 1978); where chroma is 0 any hue gives gray.
+    # In sixths of the circle: red 0, green 2, blue 4 (Smith 1978). Where chroma is 0 any hue gives gray.
     sixth = tf.where(value == red, green - blue, tf.where(value == green, blue - red, red - green))
     origin = tf.where(value == red, 0.0, tf.where(value == green, 2.0, 4.0))
     hue = tf.math.divide_no_nan(sixth, chroma) + origin + 6 * shift
@@ -267,13 +304,14 @@ def _grayscale(planes: tf.Tensor) -> tf.Tensor:
 def _blur(planes: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Separable Gaussian as two matrix products.
 
-    Taps outside the view are left out and the others rescaled to sum to 1, so a constant image stays constant.
-    (Google pads with zeros, which darkens the border.)
+    Taps outside the view are left out and the others rescaled to sum to 1, so a constant image stays
+    constant. (Google pads with zeros, which darkens the border.)
     """
     side = planes.shape[-1]
-    distance = np.subtract.outer(np.arange(side), np.arange(side)).astype(np.float32)
-    inside = (np.abs(distance) <= rules.blur_kernel_size(side) // 2).astype(np.float32)
-    weights = tf.exp(tf.square(distance) * (-0.5 / tf.square(sigma))) * inside
+    position = tf.range(side, dtype=tf.float32)
+    distance = tf.abs(position[:, None] - position)
+    weights = tf.exp(-0.5 * tf.square(distance / sigma))
+    weights = tf.where(distance <= rules.blur_kernel_size(side) // 2, weights, 0.0)
     weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
-    rows = tf.reshape(tf.matmul(tf.reshape(planes, [3 * side, side]), weights, transpose_b=True), [3, side, side])
-    return tf.matmul(weights, rows)
+    rows = tf.matmul(tf.reshape(planes, [3 * side, side]), weights, transpose_b=True)
+    return tf.matmul(tf.broadcast_to(weights, [3, side, side]), tf.reshape(rows, [3, side, side]))

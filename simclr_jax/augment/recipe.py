@@ -1,9 +1,9 @@
 """The SimCLR view recipe: every strength and probability, and what the parameters of one view are.
 
 A view is a pure function of an image and a few named numbers, and those numbers are a pure function of
-`NUM_UNIFORMS` uniform draws. That second function, `view_parameters`, is written once, in the arithmetic that NumPy,
-jax.numpy and TensorFlow spell alike, so that views made anywhere follow one rule. Nothing here touches a pixel or
-draws a number: that is left to `host` and to whoever holds the generator.
+`NUM_UNIFORMS` uniform draws. That second function, `view_parameters`, is written once, in the arithmetic that
+NumPy, jax.numpy and TensorFlow spell alike, so that views made anywhere follow one rule. Nothing here touches a
+pixel or draws a number: that is left to `host` and to whoever holds the generator.
 """
 
 import dataclasses
@@ -80,8 +80,8 @@ class Recipe:
             self._check_interval(key)
         if self.hue * self.jitter_strength > 0.5:
             raise ValueError(
-                f"augment.hue {self.hue} times augment.jitter_strength {self.jitter_strength} must be at most 0.5, "
-                f"half the colour circle; use augment.hue <= {0.5 / self.jitter_strength:.4g}"
+                f"augment.hue {self.hue} times augment.jitter_strength {self.jitter_strength} must be at "
+                f"most 0.5, half the colour circle; use augment.hue <= {0.5 / self.jitter_strength:.4g}"
             )
 
     def _check_image_size(self) -> None:
@@ -101,7 +101,7 @@ class Recipe:
 
 
 def blur_kernel_size(image_size: int) -> int:
-    """Taps of the Gaussian blur for a view of this side: a tenth of it, made odd upwards (23 at 224, 1 below 20).
+    """Taps of the Gaussian blur for a view of this side: a tenth, even made odd upwards (23 at 224, 1 below 20).
 
     A size of 1 is no blur at all. The rule is 2·⌊⌊side / 10⌋ / 2⌋ + 1, as in Google's simclr `data_util.py`.
     """
@@ -111,8 +111,7 @@ def blur_kernel_size(image_size: int) -> int:
 def view_parameters(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: Any) -> dict[str, Any]:
     """The parameters of views, from uniform draws; identical in NumPy, jax.numpy and TensorFlow.
 
-    The libraries' float32 `exp` may differ in the last bit, so a crop side may, rarely, differ by a pixel between
-    them. Everything else agrees to float32 rounding.
+    Their float32 arithmetic may differ in the last bit, so that, rarely, a crop side differs by a pixel.
 
     Args:
       recipe: strengths and probabilities.

@@ -1,5 +1,7 @@
 """``folder:PATH``: JPEG, PNG, BMP or GIF files, in split and class sub-folders or in a flat pile."""
 
+import collections
+
 import numpy as np
 from etils import epath
 
@@ -19,19 +21,19 @@ class Folder:
     """Image files below a folder, laid out in one of three ways.
 
     ``PATH/{train,validation,test}/CLASS/*`` (``val`` and ``valid`` also mean validation), ``PATH/CLASS/*`` or
-    ``PATH/*``. Without class folders there are no labels. Classes are numbered in the order of their names.
+    ``PATH/*``. Without class folders there are no labels. Classes are numbered in the order of their names. Names
+    that begin with a dot are passed over, and so is what lies beside split folders.
 
     Raises:
-      ValueError: no such folder, no images in it, or a class that the training split does not have.
+      ValueError: no such folder, no images in it, folders that may be splits or classes, or a class that the
+        training split does not have.
     """
 
     def __init__(self, path: str):
         root = epath.Path(path).expanduser()
         if not root.is_dir():
             raise ValueError(f"folder:{path} is not a folder")
-        folders = {SPLIT_FOLDERS[child.name]: child for child in _folders(root) if child.name in SPLIT_FOLDERS}
-        self._files = {name: _files_by_class(folder) for name, folder in (folders or {"train": root}).items()}
-        self._files = {name: files for name, files in self._files.items() if files}
+        self._files = _by_split_and_class(root)
         if not self._files:
             raise ValueError(f"folder:{path} holds no images ({', '.join(SUFFIXES)})")
         self.split_names = tuple(self._files)
@@ -41,7 +43,7 @@ class Folder:
     def load(self, name: str) -> Split:
         """Lists the files of one split; they are read when they are needed."""
         number = {label: index for index, label in enumerate(self.class_names)}
-        pairs = [(str(file), number.get(label, -1)) for label, files in self._files[name].items() for file in files]
+        pairs = [(path, number.get(label, -1)) for label, files in self._files[name].items() for path in files]
         paths, labels = zip(*pairs, strict=True)
         labelled = any(label >= 0 for label in labels)
         return Split.whole(np.array(paths), np.array(labels, np.int64) if labelled else None)
@@ -56,15 +58,42 @@ class Folder:
                 )
 
 
-def _folders(folder: epath.Path) -> list[epath.Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+def _by_split_and_class(root: epath.Path) -> dict[str, dict[str, list[str]]]:
+    """Returns {split: {class: paths}}; an image that lies in no class folder has the class ""."""
+    images = _images(root)
+    splits = {folders[0] for folders, _ in images if folders} & SPLIT_FOLDERS.keys()
+    if splits:
+        _check_splits(root, splits, [folders for folders, _ in images])
+        images = [(folders, path) for folders, path in images if folders and folders[0] in splits]
+    else:
+        images = [(("train", *folders), path) for folders, path in images]
+    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    for (split, *classes), path in images:
+        found[SPLIT_FOLDERS[split]][classes[0] if classes else ""].append(path)
+    return found
 
 
-def _images(folder: epath.Path, pattern: str) -> list[epath.Path]:
-    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() in SUFFIXES)
+def _check_splits(root: epath.Path, splits: set[str], placed: list[tuple[str, ...]]):
+    twice = sorted(splits & {"val", "valid", "validation"})
+    if len(twice) > 1:
+        raise ValueError(f"folder:{root} has more than one folder of validation images: {', '.join(twice)}; keep one")
+    beside = sorted({"/".join(folders[:1]) or "images" for folders in placed if not splits & {*folders[:1]}})
+    if beside and all(len(folders) == 1 for folders in placed if splits & {*folders[:1]}):
+        raise ValueError(
+            f"folder:{root} has {', '.join(sorted(splits))} beside {', '.join(beside[:5])}: if these are classes, "
+            f"put all of them into {root}/train; if not, move what is no split elsewhere"
+        )
 
 
-def _files_by_class(folder: epath.Path) -> dict[str, list[epath.Path]]:
-    """Returns {class name: files}; files that lie in no class folder have the class name ""."""
-    found = {child.name: _images(child, "**/*") for child in _folders(folder)}
-    return {label: files for label, files in ({"": _images(folder, "*")} | found).items() if files}
+def _images(folder: epath.Path, inside: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
+    """Lists (folders on the way, path) of the images at any depth, by name; enters linked folders too."""
+    found = []
+    for child in sorted(folder.iterdir(), key=lambda child: child.name):
+        name = child.name
+        if name.startswith("."):
+            continue
+        if name.lower().endswith(SUFFIXES):
+            found.append((inside, f"{folder}/{name}"))
+        elif child.is_dir():
+            found += _images(child, (*inside, name))
+    return found

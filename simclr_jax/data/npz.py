@@ -1,6 +1,7 @@
 """``npz:PATH``: uint8 images in one NumPy archive, ``x_SPLIT`` and, where there are labels, ``y_SPLIT``."""
 
 import zipfile
+import zlib
 
 import numpy as np
 from etils import epath
@@ -14,7 +15,7 @@ class Npz:
     Images are uint8 [n, H, W, 3]; [n, H, W] and [n, H, W, 1] are grey and are repeated to three channels.
 
     Raises:
-      ValueError: no such file, not an archive, no ``x_…`` in it, or arrays of another type or shape.
+      ValueError: no such file, not an archive, no ``x_…`` in it, or arrays of another type, shape or length.
     """
 
     def __init__(self, path: str):
@@ -23,31 +24,44 @@ class Npz:
         self.split_names = tuple(name[2:] for name in names if name.startswith("x_"))
         if not self.split_names:
             raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}; images must be named x_train, x_test, …")
-        self._labelled = {name for name in self.split_names if f"y_{name}" in names}
-        largest = max((int(self._read(f"y_{name}").max()) for name in self._labelled), default=-1)
+        self._labels = {name: self._read_labels(name) for name in self.split_names if f"y_{name}" in names}
+        largest = max((int(labels.max(initial=-1)) for labels in self._labels.values()), default=-1)
         self.class_names = tuple(str(label) for label in range(largest + 1))
 
     def load(self, name: str) -> Split:
         """Reads one split."""
         images = _as_rgb(self._read(f"x_{name}"), f"x_{name} of {self._path}")
-        labels = self._read(f"y_{name}").reshape(-1).astype(np.int64) if name in self._labelled else None
+        labels = self._labels.get(name)
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"{self._path} has {len(images)} images x_{name} but {len(labels)} labels y_{name}")
         return Split.whole(images, labels)
 
+    def _read_labels(self, name: str) -> np.ndarray:
+        labels = self._read(f"y_{name}")
+        if labels.dtype.kind not in "iu" or labels.shape[1:] not in ((), (1,)):
+            found = f"{labels.dtype} {list(labels.shape)}"
+            raise ValueError(
+                f"y_{name} of {self._path} is {found}; labels must be class numbers, integers [n] or [n, 1]"
+            )
+        return labels.reshape(-1).astype(np.int64)
+
     def _read(self, name: str) -> np.ndarray:
-        with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return archive[name]
+        try:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return archive[name]
+        except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{name} of {self._path} cannot be read: {error}") from error
 
 
 def _array_names(path: epath.Path) -> list[str]:
-    if not path.exists():
+    if not path.is_file():
         raise ValueError(f"npz:{path} does not exist")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"npz:{path} is not a NumPy .npz archive; np.savez(path, x_train=…, y_train=…) makes one")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
             return list(archive.files)
-    except (ValueError, AttributeError, zipfile.BadZipFile, OSError) as error:
-        raise ValueError(
-            f"npz:{path} is not a NumPy .npz archive; np.savez(path, x_train=…, y_train=…) makes one"
-        ) from error
 
 
 def _as_rgb(images: np.ndarray, what: str) -> np.ndarray:

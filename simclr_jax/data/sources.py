@@ -5,10 +5,13 @@ belong to :mod:`simclr_jax.data.pipeline`; pixels to :mod:`simclr_jax.augment`.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from simclr_jax.data import folder, npz, textures
 from simclr_jax.data.split import Split
+
+if TYPE_CHECKING:
+    from simclr_jax.data.tfds import Stream
 
 ROLES = ("train", "validation", "test")
 
@@ -19,8 +22,8 @@ class Source(Protocol):
     split_names: tuple[str, ...]
     class_names: tuple[str, ...]
 
-    def load(self, name: str) -> Split:
-        """Reads one split."""
+    def load(self, name: str) -> "Split | Stream":
+        """Reads one split, or returns a stream of one that is too large to be held in memory."""
 
 
 class Textures:
@@ -41,10 +44,14 @@ class Splits:
     Args:
       source: the opened source.
       train, validation, test: split names; "" means the split of the role's own name if there is one that no other
-        role uses, else a hold-out.
+        role uses, else a hold-out. ``train`` must be named.
       holdout_fraction: share of the training split that each hold-out takes, 0 < fraction < 0.5.
       limit: use only the first ``limit`` training images; 0 = all.
       seed: decides which images are held out.
+
+    Raises:
+      ValueError: a split that does not exist or has two roles, a fraction or limit out of range, or, from ``load``,
+        too few images to hold any out.
     """
 
     source: Source
@@ -62,9 +69,15 @@ class Splits:
             raise ValueError(f"data.limit={self.limit} must be 0 (all images) or a number of images")
         for role in ROLES:
             name = getattr(self, role)
-            if name and name not in self.source.split_names:
+            if (name or role == "train") and name not in self.source.split_names:
                 known = ", ".join(self.source.split_names)
                 raise ValueError(f"data.{role}_split={name!r} does not exist in this source; it has: {known}")
+        named = [name for name in (self.train, self.validation, self.test) if name]
+        if len(set(named)) < len(named):
+            raise ValueError(
+                f"data.train_split, validation_split and test_split are {', '.join(named)}: the same images would "
+                'train and judge; leave one "" to hold images out of train for it'
+            )
 
     def split_of(self, role: str) -> str:
         """Returns the source's split for a role, or "" where the role is a hold-out of train."""
@@ -72,7 +85,7 @@ class Splits:
         named = getattr(self, role)
         return named or (role if role in self.source.split_names and role not in taken else "")
 
-    def load(self, role: str) -> Split:
+    def load(self, role: str) -> "Split | Stream":
         """Reads the images of a role: "train", "validation" or "test"."""
         name = self.split_of(role)
         if name and role != "train":
@@ -80,7 +93,7 @@ class Splits:
         parts = self._parts()
         return parts["train"].first(self.limit) if role == "train" else parts[role]
 
-    def _parts(self) -> dict[str, Split]:
+    def _parts(self) -> dict[str, "Split | Stream"]:
         """Cuts the training split into what trains and what is held out."""
         whole = self.source.load(self.train)
         held = [role for role in ROLES[1:] if not self.split_of(role)]

@@ -45,7 +45,8 @@ Array = np.ndarray
 Rng = np.random.Generator
 
 
-# A field gives every pixel a height; painting then colours the highest. u, v: pixel positions in periods.
+# A field gives every pixel a height; painting then colours the highest. u, v: pixel positions in periods. The
+# factors in the fields bring their grains to a common size, so that scale tells as little as colour.
 
 
 def _horizontal(u: Array, v: Array, rng: Rng) -> Array:
@@ -70,7 +71,7 @@ def _dots(u: Array, v: Array, rng: Rng) -> Array:
 
 def _triangles(u: Array, v: Array, rng: Rng) -> Array:
     """Three plane waves, 120 degrees apart, whose phases make the bright cells triangles."""
-    a, b = 0.8 * _TAU * v, 0.8 * _TAU * (0.866 * u - 0.5 * v)
+    a, b = 0.8 * _TAU * v, 0.8 * _TAU * (np.sqrt(0.75) * u - 0.5 * v)
     return np.sin(a) + np.sin(b) - np.sin(a + b)
 
 
@@ -86,11 +87,12 @@ def _bricks(u: Array, v: Array, rng: Rng) -> Array:
     """The distance to the mortar: rows one period high, every other row half a brick on."""
     length = 1.8
     along = u / length + 0.5 * (np.floor(v) % 2)
-    return np.minimum(np.abs(np.abs(v % 1 - 0.5) - 0.5), length * np.abs(np.abs(along % 1 - 0.5) - 0.5))
+    return np.minimum(0.5 - np.abs(v % 1 - 0.5), length * (0.5 - np.abs(along % 1 - 0.5)))
 
 
 def _zigzag(u: Array, v: Array, rng: Rng) -> Array:
-    return np.sin(_TAU * (v + 1.1 * np.abs(u / 1.7 % 1 - 0.5) * 1.7))
+    slope, length = 1.1, 1.7
+    return np.sin(_TAU * (v + slope * length * np.abs(u / length % 1 - 0.5)))
 
 
 def _basket(u: Array, v: Array, rng: Rng) -> Array:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read at import; the start-up notes of TensorFlow are noise here
 
@@ -32,7 +33,7 @@ class Tfds:
         features = self._builder.info.features
         if "image" not in features:
             raise ValueError(f"tfds:{name} has no feature 'image'; it has: {', '.join(features)}")
-        label = features.get("label")
+        label = features["label"] if "label" in features else None
         self.split_names = tuple(self._builder.info.splits)
         self.class_names = tuple(label.names) if isinstance(label, tensorflow_datasets.features.ClassLabel) else ()
 
@@ -66,11 +67,13 @@ class Stream:
         """Returns the first ``limit`` images; all of them for 0."""
         return self._slice(0, limit) if limit else self
 
-    def cut(self, sizes: list[int], *, seed: int) -> list["Stream"]:
+    def cut(self, sizes: Sequence[int], *, seed: int) -> list["Stream"]:
         """Cuts off contiguous parts of these sizes at a seeded place; the last returned stream is what remains.
 
         TFDS shuffles the images of a data set when it prepares it, so contiguous is random enough, and cheap to read.
         """
+        if not sizes:
+            return [self]
         total, held = len(self), sum(sizes)
         start = int(np.random.default_rng([seed, total]).integers(total - held + 1))
         bounds = np.cumsum([start, *sizes]).tolist()
@@ -79,9 +82,8 @@ class Stream:
         return [*parts, dataclasses.replace(self, ranges=rest)]
 
     def shard(self, index: int, count: int) -> "Stream":
-        """Returns part ``index`` of ``count`` parts of equal size."""
-        size = len(self) // count
-        return self._slice(index * size, (index + 1) * size)
+        """Returns part ``index`` of ``count`` parts, which differ by one image where they cannot be equal."""
+        return self._slice(index * len(self) // count, (index + 1) * len(self) // count)
 
     def read(self, *, shuffle_seed: int | None) -> tf.data.Dataset:
         """Returns encoded records {"image", "label", "id"}, shuffled by a seed or, for None, in their stored order."""
@@ -101,7 +103,7 @@ class Stream:
     def in_memory(self) -> Split:
         """Reads the encoded images and the labels into a split."""
         batches = list(self.read(shuffle_seed=None).batch(1024).as_numpy_iterator())
-        images = np.concatenate([batch["image"] for batch in batches]).astype(object)
+        images = np.concatenate([batch["image"] for batch in batches])
         labels = np.concatenate([batch["label"] for batch in batches])
         return Split.whole(images, labels if self.labelled else None)
 
@@ -122,13 +124,15 @@ class Stream:
 def _prepared_builder(name: str, directory: str) -> tensorflow_datasets.core.DatasetBuilder:
     try:
         builder = tensorflow_datasets.builder(name, data_dir=directory or None, try_gcs=False)
-    except tensorflow_datasets.core.registered.DatasetNotFoundError:
+    except tensorflow_datasets.core.DatasetNotFoundError:
         near = difflib.get_close_matches(name, tensorflow_datasets.list_builders(), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"tfds:{name} is not a TFDS data set{hint}") from None
+    except (ValueError, AssertionError) as error:  # a name that cannot be parsed, no such config or version
+        raise ValueError(f"tfds:{name} cannot be opened: {' '.join(str(error).split())}") from error
     if not builder.info.splits:
         where = f" --data_dir={directory}" if directory else ""
         raise ValueError(
-            f"tfds:{name} is not prepared in {builder.data_path.parent}; prepare it with: tfds build {name}{where}"
+            f"tfds:{name} is not prepared in {builder.data_path}; prepare it with: tfds build {name}{where}"
         )
     return builder

@@ -1,0 +1,1 @@
+"""What an encoder learned: features and probes on them."""

@@ -1,0 +1,131 @@
+"""The import rule and the rooms: who may import whom, and which names belong to one module alone."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "simclr_jax"
+
+# Rooms of each level in the order in which they may import one another; a package is one room.
+LEVELS = [
+    ["losses", "optim", "models", "augment"],
+    ["data", "state", "steps"],
+    ["parallel", "checkpoint", "writer", "schedule", "evaluate"],
+    ["pretrain", "linear_eval", "encoder", "command_line"],
+]
+ORDERED = {1}  # levels whose rooms may import those before them; in the others siblings never import each other
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def place(name: str) -> tuple[int, int]:
+    return next((level, rooms.index(name)) for level, rooms in enumerate(LEVELS) if name in rooms)
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Full names of all modules and members that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def packages(path: pathlib.Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def rooms_imported(path: pathlib.Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("simclr_jax.")}
+
+
+def may_import(importer: str, imported: str) -> bool:
+    (high, i), (low, j) = place(importer), place(imported)
+    return importer == imported or low < high or (low == high and high in ORDERED and j < i)
+
+
+def names(path: pathlib.Path) -> set[str]:
+    """Every identifier and attribute that a file uses."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_lies_below_it(path):
+    wrong = [other for other in rooms_imported(path) if not may_import(room(path), other)]
+    assert not wrong, f"{path.name} must not import {wrong}"
+
+
+def test_the_rule_refuses_what_it_must():
+    assert may_import("steps", "losses") and may_import("steps", "state") and may_import("pretrain", "steps")
+    assert not may_import("losses", "steps")
+    assert not may_import("losses", "optim")
+    assert not may_import("state", "steps")
+    assert not may_import("pretrain", "linear_eval")
+    assert not may_import("checkpoint", "parallel")
+
+
+def owners(test) -> set[str]:
+    return {str(path.relative_to(PACKAGE)) for path in FILES if test(path)}
+
+
+def test_tensorflow_stays_in_the_input():
+    users = owners(lambda path: packages(path) & {"tensorflow", "tensorflow_datasets"})
+    assert users == {"augment/host.py", "data/pipeline.py", "data/tfds.py"}
+
+
+def test_jax_stays_out_of_the_input():
+    assert not owners(lambda path: room(path) == "data" and packages(path) & {"jax", "flax", "optax"})
+
+
+def test_devices_are_named_in_parallel_alone():
+    names_of_devices = {"pmap", "device_count", "local_device_count", "process_index", "distributed", "local_devices"}
+    users = owners(lambda path: "jax" in packages(path) and names(path) & names_of_devices)
+    assert users - {"pretrain.py"} == {"parallel.py"}
+    assert "jax.device_count" not in (PACKAGE / "pretrain.py").read_text()
+
+
+def test_orbax_is_named_in_checkpoint_alone():
+    assert owners(lambda path: "orbax" in packages(path)) == {"checkpoint.py"}
+
+
+def test_config_dicts_stop_at_schedule_and_the_drivers():
+    users = owners(lambda path: "ml_collections" in packages(path))
+    assert users <= {"schedule.py", *(f"{name}.py" for name in LEVELS[3])}
+
+
+def test_configs_hold_values_only():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert packages(path) <= {"ml_collections", "configs"}, path
+
+
+def test_modules_are_small_and_have_names():
+    for path in [*FILES, ROOT / "train.py", ROOT / "eval_linear.py"]:
+        assert path.stem not in ("utils", "helpers", "common"), path
+        assert len(path.read_text().splitlines()) <= 350, path
+    assert len((ROOT / "train.py").read_text().splitlines()) <= 60
+    assert len((ROOT / "eval_linear.py").read_text().splitlines()) <= 60
+
+
+def test_all_but_the_input_imports_without_tensorflow():
+    modules = [
+        ".".join(["simclr_jax", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+        for path in FILES
+        if not packages(path) & {"tensorflow", "tensorflow_datasets"}
+        and not path.stem.startswith(("pretrain", "linear_eval"))
+    ]
+    blocked = "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
+    code = blocked + "\n".join(f"import {module}" for module in modules)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "simclr_jax.steps" in modules and "simclr_jax.encoder" in modules and "simclr_jax.data.sources" in modules

@@ -1,0 +1,262 @@
+"""The real configs, made small: pretrain, resume, probe and load, as a user would."""
+
+import importlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import simclr_jax
+from configs import default, linear
+from simclr_jax import checkpoint, linear_eval, pretrain, schedule
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "default", "linear"))
+SIZE, BATCH, TRAIN, CLASSES = 8, 16, 40, 2
+
+
+@pytest.fixture(scope="session", name="compilation_cache", autouse=True)
+def make_compilation_cache(tmp_path_factory):
+    """Runs of the same program compile it once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.5)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+def red_or_blue(n, seed):
+    """Images of one colour with noise; the label is the colour."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % CLASSES
+    images = rng.integers(0, 60, (n, SIZE, SIZE, 3), np.uint8)
+    images[np.arange(n), :, :, 2 * labels] += 180
+    return images, labels
+
+
+@pytest.fixture(scope="session", name="archive")
+def make_archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    arrays = {}
+    for seed, (name, n) in enumerate({"train": TRAIN, "test": 24}.items()):
+        arrays[f"x_{name}"], arrays[f"y_{name}"] = red_or_blue(n, seed)
+    np.savez(path, **arrays)
+    return path
+
+
+def shrink(config, source, **changes):
+    """Makes any config one of seconds, and leaves alone what it is about: recipe, head, loss and optimiser."""
+    config.update_from_flattened_dict(
+        {
+            "data.source": source,
+            "data.train_split": "train",
+            "data.validation_split": "",
+            "data.test_split": "",
+            "augment.image_size": SIZE,
+            "model.encoder": "resnet_tiny",
+            "model.width": 1,
+            "model.cifar_stem": True,
+            "optimizer.warmup_epochs": 1.0,
+            "train.batch_size": BATCH,
+            "train.epochs": 3,
+            "log.every_steps": 1,
+            **changes,
+        }
+    )
+    return config
+
+
+def small(source, **changes):
+    return shrink(importlib.import_module("configs.quickstart").get_config(), source, **changes)
+
+
+def probe_config(**changes):
+    config = linear.get_config()
+    config.update_from_flattened_dict({"epochs": 20, "batch_size": 16, **changes})
+    return config
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="session", name="run")
+def make_run(tmp_path_factory, archive):
+    """A finished run: 6 steps in 3 epochs, checkpoints after steps 3 and 6, so one in the middle of an epoch."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = small(f"npz:{archive}", **{"checkpoint.every_steps": 3, "augment.jitter_probability": 0.0})
+    pretrain.run(config, str(workdir))
+    return workdir, config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_trains(name, archive, tmp_path):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config = shrink(config, f"npz:{archive}", **{"train.epochs": 2})
+    pretrain.run(config, str(tmp_path))
+    losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
+    assert len(losses) == 4 and np.isfinite(losses).all()
+    assert checkpoint.latest_step(str(tmp_path)) == 4
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config.to_json_best_effort())
+
+
+def test_a_run_leaves_what_it_promises(run):
+    workdir, _ = run
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "6"]
+    assert (workdir / "versions.jsonl").exists() and list((workdir / "tensorboard").iterdir())
+    training = [row for row in rows(workdir) if "loss" in row]
+    held_out = [row for row in rows(workdir) if "validation_loss" not in row or True]
+    assert [row["step"] for row in training] == [1, 2, 3, 4, 5, 6]
+    assert {"contrastive_accuracy", "contrastive_entropy", "learning_rate", "online_top1"} <= set(training[0])
+    assert len(held_out) >= len(training)
+
+
+def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_bits(run, tmp_path):
+    workdir, config = run
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    pretrain.run(config, str(tmp_path))
+    for part in (1, 2):  # the step and the network
+        assert_same_bits(checkpoint.load_variables(str(workdir))[part], checkpoint.load_variables(str(tmp_path))[part])
+    assert rows(tmp_path) == rows(workdir)
+
+
+def test_a_finished_run_has_nothing_left_to_do(run, capsys):
+    workdir, config = run
+    before = (workdir / "metrics.jsonl").read_bytes()
+    pretrain.run(config, str(workdir))
+    assert "nothing is left to do" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_workdir_of_another_config_is_refused(run):
+    workdir, config = run
+    other = config.copy_and_resolve_references()
+    other.loss.temperature = 0.9
+    before = sorted(path for path in workdir.rglob("*"))
+    with pytest.raises(ValueError, match="loss.temperature: .* → 0.9"):
+        pretrain.run(other, str(workdir))
+    assert sorted(path for path in workdir.rglob("*")) == before
+
+
+def test_the_probe_finds_what_colour_blind_views_leave(run):
+    workdir, _ = run
+    result = linear_eval.run(probe_config(), str(workdir))
+    assert result == json.loads((workdir / "eval" / "linear.json").read_text())
+    assert result["top1"] >= 0.9  # red against blue, and no colour distortion to forget it
+    assert {"untrained_top1", "top5", "untrained_top5", "validation_top1"} <= set(result)
+    assert result["chance_top1"] == 0.5
+    assert result["images"] == {"train": 36, "validation": 4, "test": 24}
+
+
+def test_the_probe_reads_any_layer_and_any_source(run, tmp_path):
+    workdir, _ = run
+    for label, colour in enumerate(((250, 20, 20), (20, 20, 250))):
+        for split in ("train", "test"):
+            folder = tmp_path / split / str(label)
+            folder.mkdir(parents=True)
+            for i in range(12):
+                Image.new("RGB", (12 + i, 20), colour).save(folder / f"{i}.png")
+    for layer in (1, -1):
+        result = linear_eval.run(probe_config(layer=layer, **{"data.source": f"folder:{tmp_path}"}), str(workdir))
+        assert result["layer"] == layer % 3
+        assert result["top1"] == 1.0
+    with pytest.raises(ValueError, match=r"config.layer=3 does not exist; this run has 0 = h to 2 = z"):
+        linear_eval.run(probe_config(layer=3), str(workdir))
+
+
+def test_load_encoder_gives_the_features_of_the_checkpoint(run):
+    workdir, config = run
+    encoder = simclr_jax.load_encoder(str(workdir))
+    images, _ = red_or_blue(5, 3)
+    found = encoder(images)
+    assert found.shape == (5, encoder.feature_dim) and found.dtype == np.float32
+    parts = pretrain.prepare(config)
+    _, _, variables = checkpoint.load_variables(str(workdir))
+    expected = jax.jit(parts.model.apply, static_argnames="train")(variables, images / 255.0, train=False)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(simclr_jax.load_encoder(str(workdir / "checkpoints" / "6"))(images), found)
+    assert not np.allclose(simclr_jax.load_encoder(str(workdir), step=3)(images), found)
+
+
+def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path):
+    pile = tmp_path / "pile"
+    pile.mkdir()
+    for i, image in enumerate(red_or_blue(TRAIN, 0)[0]):
+        Image.fromarray(image).save(pile / f"{i}.jpg", quality=95)
+    pretrain.run(small(f"folder:{pile}", **{"train.epochs": 2}), str(tmp_path / "run"))
+    assert all("online_top1" not in row for row in rows(tmp_path / "run"))
+    with pytest.raises(ValueError, match="has no labels; give the probe a source with labels"):
+        linear_eval.run(probe_config(), str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "eval").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(archive, tmp_path):
+    config = small(f"npz:{archive}", **{"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1})
+    with pytest.raises(pretrain.NonFinite, match=r"at step \d; last good checkpoint: .*/checkpoints/\d"):
+        pretrain.run(config, str(tmp_path))
+    last = checkpoint.latest_step(str(tmp_path))
+    _, _, variables = checkpoint.load_variables(str(tmp_path), last)
+    assert last < 6
+    assert np.isfinite(rows(tmp_path)[-1].get("loss", 0.0))
+
+
+def bad(key, value):
+    return small("textures", **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.source", "imagenet", "textures, npz:PATH, folder:PATH or tfds:NAME"),
+        ("data.source", "folder:/nowhere", "is not a folder"),
+        ("data.train_split", "unlabelled", "it has: train, validation, test"),
+        ("train.batch_size", 12, "not divisible by 8 devices; use 8 or 16"),
+        ("train.batch_size", 8000, "larger than the 6000 training images"),
+        ("model.encoder", "resnet19", "resnet18"),
+        ("head.kind", "mlp", "nonlinear"),
+        ("optimizer.name", "adam", "adamw"),
+        ("optimizer.scaling", "cubic", "linear"),
+        ("model.dtype", "float16", "bfloat16"),
+    ],
+)
+def test_bad_input_gets_one_line_before_anything_is_written(key, value, message, tmp_path):
+    with pytest.raises(ValueError) as error:
+        pretrain.run(bad(key, value), str(tmp_path / "run"))
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "message"),
+    [
+        ("train.py", ["--config=configs/quickstart.py", "--config.train.epoch=3"], "did you mean config.train.epochs?"),
+        ("train.py", ["--config=configs/quickstart.py", "--config.train.epochs=x"], "config.train.epochs=x"),
+        ("train.py", ["--config=configs/none.py"], "does not exist"),
+        ("train.py", ["--config=configs/quickstart.py"], "--workdir=RUN is missing"),
+        ("eval_linear.py", ["--workdir=nowhere"], "is not a run"),
+    ],
+)
+def test_a_bad_command_line_ends_with_one_line(program, flags, message):
+    result = subprocess.run([sys.executable, program, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+def test_help_answers():
+    result = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "--workdir" in result.stdout and "configs/NAME.py" in result.stdout
+
+
+def test_the_default_config_is_the_reference_of_all():
+    assert schedule.flatten(default.get_config()).keys() == schedule.flatten(small("textures")).keys()

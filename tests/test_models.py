@@ -1,0 +1,341 @@
+"""Encoders and heads against a NumPy forward pass, published sizes, and what dtype and mode must not change."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.models import ENCODERS, ProjectionHead, SimCLR, create_encoder
+from simclr_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
+
+BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+
+
+class NumpyResNet:
+    """The forward pass written out in float64; collects the batch statistics that it meets, by path."""
+
+    def __init__(self, variables, train):
+        self.params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+        self.running = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["batch_stats"])
+        self.train = train
+
+    def conv(self, x, kernel, stride):
+        side = kernel.shape[0]
+        pad = (side - 1) // 2
+        x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        height, width = ((size - side) // stride + 1 for size in x.shape[1:3])
+        out = np.zeros((len(x), height, width, kernel.shape[-1]))
+        for i in range(height):
+            for j in range(width):
+                patch = x[:, i * stride : i * stride + side, j * stride : j * stride + side]
+                out[:, i, j] = np.tensordot(patch, kernel, axes=3)
+        return out
+
+    def norm(self, x, params, running):
+        mean, var = running["mean"], running["var"]
+        if self.train:
+            axes = tuple(range(x.ndim - 1))
+            mean, var = x.mean(axes), x.var(axes)
+            running["mean"] = 0.9 * running["mean"] + 0.1 * mean
+            running["var"] = 0.9 * running["var"] + 0.1 * var
+        return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params.get("bias", 0.0)
+
+    def max_pool(self, x):
+        """3×3, stride 2, SAME: an even side is padded after its end only."""
+        height, width = x.shape[1] // 2, x.shape[2] // 2
+        x = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
+        out = np.zeros((len(x), height, width, x.shape[-1]))
+        for i in range(height):
+            for j in range(width):
+                out[:, i, j] = x[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2))
+        return out
+
+    def block(self, x, name, strides):
+        params, running = self.params[name], self.running[name]
+        y = x
+        for i, stride in enumerate(strides, start=1):
+            y = self.conv(y, params[f"conv{i}"]["kernel"], stride)
+            y = self.norm(y, params[f"norm{i}"], running[f"norm{i}"])
+            y = np.maximum(y, 0) if i < len(strides) else y
+        if name.endswith("block1"):
+            x = self.conv(x, params["shortcut_conv"]["kernel"], max(strides))
+            x = self.norm(x, params["shortcut_norm"], running["shortcut_norm"])
+        return np.maximum(x + y, 0)
+
+    def __call__(self, x, stage_sizes, cifar_stem, bottleneck):
+        x = self.conv(x, self.params["stem_conv"]["kernel"], 1 if cifar_stem else 2)
+        x = np.maximum(self.norm(x, self.params["stem_norm"], self.running["stem_norm"]), 0)
+        x = x if cifar_stem else self.max_pool(x)
+        for stage, blocks in enumerate(stage_sizes, start=1):
+            for index in range(1, blocks + 1):
+                stride = 2 if stage > 1 and index == 1 else 1
+                strides = (1, stride, 1) if bottleneck else (stride, 1)
+                x = self.block(x, f"stage{stage}_block{index}", strides)
+        return x.mean(axis=(1, 2))
+
+
+def images(count=3, side=16, seed=0):
+    """Faint images, so that BatchNorm's epsilon counts beside the variance of the stem."""
+    return 0.02 * np.random.default_rng(seed).uniform(size=(count, side, side, 3)).astype(np.float32)
+
+
+def variable_shapes(module, x):
+    return jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
+
+
+def random_variables(module, x, seed=0):
+    """Drawn by NumPy, which spares the compilation of `init`; no gamma and no mean is 0, variances are positive."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return (rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(np.float32)
+        base = 0.8 if path[-1].key in ("scale", "var") else -0.2
+        return base + rng.uniform(0.0, 0.4, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, variable_shapes(module, x))
+
+
+def initial_leaves(module, x, wanted):
+    """What `init` gives for the wanted paths alone; XLA drops the rest, most of whose time is compilation."""
+
+    def leaves(key):
+        flat = jax.tree_util.tree_leaves_with_path(module.init(key, x, train=False)["params"])
+        paths = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+        return {path: leaf for path, leaf in paths.items() if wanted(path)}
+
+    return jax.jit(leaves)(jax.random.key(0))
+
+
+@functools.cache
+def tiny(dtype="float32"):
+    """An encoder, random variables for it, and its compiled forward pass in evaluation mode."""
+    module = create_encoder("resnet_tiny", cifar_stem=True, dtype=dtype)
+    return module, random_variables(module, images()), jax.jit(functools.partial(module.apply, train=False))
+
+
+@pytest.mark.parametrize("cifar_stem", (True, False))
+@pytest.mark.parametrize("block", BLOCKS)
+def test_forward_pass_and_running_statistics_equal_numpy(block, cifar_stem):
+    stage_sizes = (1, 2)
+    module = ResNet(block=BLOCKS[block], stage_sizes=stage_sizes, base_width=4, cifar_stem=cifar_stem)
+    variables = random_variables(module, images())
+    h, updates = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))(variables, images())
+    by_hand = NumpyResNet(variables, train=True)
+    want = by_hand(images(), stage_sizes, cifar_stem, block == "bottleneck")
+    np.testing.assert_allclose(h, want, rtol=1e-3, atol=1e-4)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), updates["batch_stats"], by_hand.running
+    )
+
+
+def test_evaluation_reads_the_running_statistics():
+    _, variables, forward = tiny()
+    want = NumpyResNet(variables, train=False)(images(), (1, 1, 1), cifar_stem=True, bottleneck=False)
+    np.testing.assert_allclose(forward(variables, images()), want, rtol=1e-4, atol=1e-4)
+
+
+def count_parameters(name, **keywords):
+    module = create_encoder(name, **keywords)
+    shapes = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "cifar_stem", "parameters"),
+    [
+        # Counted in Google's code.
+        ("resnet18", 1, False, 11_180_736),
+        ("resnet18", 1, True, 11_173_056),
+        ("resnet50", 1, False, 23_508_032),
+        ("resnet50", 1, True, 23_500_352),
+        ("resnet50", 2, False, 93_907_072),
+        ("resnet50", 4, False, 375_378_176),
+        # torchvision's (200: timm's) less its classifier; the 34 has a projection more, 64·64 + 2·64.
+        ("resnet34", 1, False, 21_797_672 - 513_000 + 4_224),
+        ("resnet101", 1, False, 44_549_160 - 2_049_000),
+        ("resnet152", 1, False, 60_192_808 - 2_049_000),
+        ("resnet200", 1, False, 64_673_832 - 2_049_000),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name, width, cifar_stem, parameters):
+    assert count_parameters(name, width=width, cifar_stem=cifar_stem) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "feature_dim"),
+    [("resnet_tiny", 1, 64), ("resnet_tiny", 3, 192), ("resnet34", 1, 512), ("resnet50", 1, 2048)],
+)
+@pytest.mark.parametrize("cifar_stem", (True, False))
+def test_feature_dim_is_the_length_of_h(name, width, feature_dim, cifar_stem):
+    module = create_encoder(name, width=width, cifar_stem=cifar_stem)
+    h, _ = jax.eval_shape(functools.partial(module.init_with_output, train=False), jax.random.key(0), images())
+    assert h.shape == (3, feature_dim) and module.feature_dim == feature_dim
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_fresh_residual_branch_adds_nothing(block):
+    module = ResNet(block=BLOCKS[block], stage_sizes=(2,), base_width=4, cifar_stem=True)
+    forward = jax.jit(functools.partial(module.apply, train=False))
+    fresh = initial_leaves(module, images(), lambda path: not path.endswith("kernel"))
+
+    def h(other_kernels=()):
+        def leaf(path, plain, other):
+            name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+            return fresh.get(name, other if path[-2].key in other_kernels else plain)
+
+        variables = [random_variables(module, images(), seed) for seed in (0, 1)]
+        return forward(jax.tree_util.tree_map_with_path(leaf, *variables), images())
+
+    np.testing.assert_array_equal(h(("conv1", "conv2", "conv3")), h())
+    assert not np.allclose(h(("shortcut_conv",)), h())
+    assert not np.allclose(h(("stem_conv",)), h())
+
+
+def test_initial_kernels_have_their_variance():
+    path = "stage3_block1/conv1/kernel"
+    kernel = initial_leaves(create_encoder("resnet_tiny", cifar_stem=True), images(), lambda p: p == path)[path]
+    deviation = 1 / np.sqrt(3 * 3 * 32)
+    np.testing.assert_allclose(np.std(kernel), deviation, rtol=0.02)
+    # Cut at two deviations of a normal that is widened to make up for the cut.
+    assert np.abs(kernel).max() < 2 * deviation / 0.8796
+
+
+def test_evaluation_reads_each_image_alone_and_training_does_not():
+    module, variables, forward = tiny()
+    batch = images()
+    np.testing.assert_allclose(forward(variables, batch)[:1], forward(variables, batch[:1]), rtol=1e-5, atol=1e-6)
+    train = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
+    assert not np.allclose(train(variables, batch)[0][:1], train(variables, batch[:1])[0], rtol=1e-2)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32():
+    module, variables, forward = tiny("bfloat16")
+    h = forward(variables, images())
+    _, updates = jax.eval_shape(
+        functools.partial(module.apply, train=True, mutable=["batch_stats"]), variables, images()
+    )
+    assert {x.dtype for x in jax.tree.leaves((variable_shapes(module, images()), updates, h))} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(h, tiny()[2](variables, images()), rtol=0.05, atol=0.01)
+
+    def intermediate_dtypes(dtype):
+        shapes = functools.partial(tiny(dtype)[0].apply, train=False, capture_intermediates=True)
+        captured = jax.eval_shape(shapes, variables, images())[1]["intermediates"]
+        return {x.dtype for path, x in jax.tree_util.tree_leaves_with_path(captured) if len(path) > 2}
+
+    assert intermediate_dtypes("bfloat16") == {jnp.dtype("bfloat16")}
+    assert intermediate_dtypes("float32") == {jnp.dtype("float32")}
+
+
+def test_the_pool_of_a_bfloat16_encoder_averages_in_float32():
+    _, variables, forward = tiny("bfloat16")
+    h = forward(variables, images())
+    assert np.any(h != h.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def numpy_head(variables, h, layers, train):
+    """[h, layer 1 after ReLU, ..., z] and the new running statistics."""
+    by_hand = NumpyResNet(variables, train)
+    hiddens = [np.asarray(h, np.float64)]
+    for i in range(1, layers + 1):
+        x = hiddens[-1] @ by_hand.params[f"dense{i}"]["kernel"]
+        x = by_hand.norm(x, by_hand.params[f"norm{i}"], by_hand.running[f"norm{i}"])
+        hiddens.append(x if i == layers else np.maximum(x, 0))
+    return hiddens, by_hand.running
+
+
+@pytest.mark.parametrize(("kind", "layers", "depth"), [("nonlinear", 3, 3), ("nonlinear", 2, 2), ("linear", 2, 1)])
+def test_head_equals_numpy(kind, layers, depth):
+    h = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    head = ProjectionHead(kind=kind, layers=layers, dim=4)
+    variables = random_variables(head, h)
+    hiddens, updates = jax.jit(functools.partial(head.apply, train=True, mutable=["batch_stats"]))(variables, h)
+    want, running = numpy_head(variables, h, depth, train=True)
+    check = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(check, (hiddens, updates["batch_stats"]), (want, running))
+    assert [x.shape for x in hiddens] == [(6, 5)] * depth + [(6, 4)]
+    jax.tree.map(check, head.apply(variables, h, train=False), numpy_head(variables, h, depth, train=False)[0])
+
+
+def test_head_parameters():
+    h = jnp.ones((2, 64))
+    params = initial_leaves(ProjectionHead(layers=3), h, lambda path: True)
+    shapes = {path: leaf.shape for path, leaf in params.items()}
+    kernels = {"dense1/kernel": (64, 64), "dense2/kernel": (64, 64), "dense3/kernel": (64, 128)}
+    scales = {"norm1/scale": (64,), "norm2/scale": (64,), "norm3/scale": (128,)}
+    assert shapes == kernels | scales | {"norm1/bias": (64,), "norm2/bias": (64,)}
+    for i in (1, 2, 3):
+        np.testing.assert_allclose(np.std(params[f"dense{i}/kernel"]), 0.01, rtol=0.05)
+        np.testing.assert_array_equal(params[f"norm{i}/scale"], 1.0)
+
+
+def test_a_linear_head_is_a_nonlinear_one_of_one_layer():
+    h = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    linear, nonlinear = ProjectionHead(kind="linear", layers=2), ProjectionHead(kind="nonlinear", layers=1)
+    assert variable_shapes(linear, h) == variable_shapes(nonlinear, h)
+    variables = random_variables(linear, h)
+    z, other = (head.apply(variables, h, train=False)[-1] for head in (linear, nonlinear))
+    np.testing.assert_array_equal(z, other)
+
+
+def test_no_head_hands_h_on_and_has_no_parameters():
+    h = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    hiddens, variables = ProjectionHead(kind="none").init_with_output(jax.random.key(0), h, train=True)
+    assert len(hiddens) == 1 and hiddens[0] is h and not variables
+
+
+def test_a_bfloat16_head_multiplies_in_bfloat16_and_returns_float32():
+    h = np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32)
+    head = ProjectionHead(layers=2, dtype="bfloat16")
+    variables = random_variables(head, h)
+    hiddens = head.apply(variables, h, train=False)
+    assert {x.dtype for x in jax.tree.leaves((variables, hiddens))} == {jnp.dtype("float32")}
+    exact = ProjectionHead(layers=2).apply(variables, h, train=False)
+    np.testing.assert_allclose(hiddens[-1], exact[-1], rtol=0.05, atol=0.5)
+    assert not np.array_equal(hiddens[-1], exact[-1])
+    assert np.any(hiddens[-1] != hiddens[-1].astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def test_simclr_chains_encoder_and_head_which_also_work_alone():
+    encoder, _, encode = tiny()
+    head = ProjectionHead(layers=2, dim=8)
+    model = SimCLR(encoder, head)
+    variables = random_variables(model, images())
+    hiddens = jax.jit(functools.partial(model.apply, train=False))(variables, images())
+    for collection in ("params", "batch_stats"):
+        assert sorted(variables[collection]) == ["encoder", "head"]
+    parts = {part: {name: tree[part] for name, tree in variables.items()} for part in ("encoder", "head")}
+    h = encode(parts["encoder"], images())
+    want = head.apply(parts["head"], h, train=False)
+    assert [x.shape for x in hiddens] == [(3, 64), (3, 64), (3, 8)]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), hiddens, want)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: create_encoder("resnet51"), "unknown encoder 'resnet51', known: .*resnet200; did you mean 'resnet"),
+        (lambda: create_encoder("vit"), "unknown encoder 'vit', known: " + ", ".join(ENCODERS) + "$"),
+        (lambda: create_encoder("resnet18", dtype="bf16"), "unknown dtype 'bf16', known: float32, bfloat16"),
+        (lambda: create_encoder("resnet18", width=0), "width 0 must be at least 1"),
+        (lambda: ProjectionHead(kind="mlp"), "unknown head kind 'mlp', known: nonlinear, linear, none"),
+        (lambda: ProjectionHead(dtype="float16"), "unknown dtype 'float16', known: .*did you mean 'bfloat16'"),
+        (lambda: ProjectionHead(layers=0), "head layers 0 must be at least 1"),
+        (lambda: ProjectionHead(dim=0), "head dim 0 must be at least 1"),
+    ],
+)
+def test_refuses_what_it_cannot_build(build, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "batch", (np.ones((2, 8, 8, 3), np.uint8), np.ones((8, 8, 3), np.float32), np.ones((2, 8, 8, 1), np.float32))
+)
+def test_refuses_what_is_no_batch_of_float_images(batch):
+    module, variables, _ = tiny()
+    with pytest.raises(ValueError, match=r"images .* must be float \[batch, height, width, 3\]"):
+        module.apply(variables, batch, train=False)

@@ -1,0 +1,127 @@
+"""Configs: every key is read and checked, and epochs become the steps they should."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from configs import default, linear
+from simclr_jax import schedule
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "linear"))
+
+
+def changed(**changes):
+    config = default.get_config()
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_is_complete_and_right(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    schedule.check_keys(config, default.get_config())
+    schedule.check(config)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "linear"])
+def test_every_docstring_says_command_time_and_result(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    if name != "default":
+        assert re.search(r"python (train|eval_linear)\.py --", text)
+        assert "Time:" in text and "Result:" in text
+
+
+def test_every_key_is_read_somewhere():
+    code = "".join(path.read_text() for path in (ROOT / "simclr_jax").rglob("*.py"))
+    for key in [*schedule.flatten(default.get_config()), *schedule.flatten(linear.get_config())]:
+        if key.startswith(("augment.", "head.")):
+            continue  # handed over whole to a dataclass, which refuses a name that it does not have
+        assert re.search(rf"\b{key.rsplit('.', 1)[-1]}\b", code), f"nothing reads {key}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("loss.temperature", 0.0, "loss.temperature=0.0 must be above 0"),
+        ("loss.temperature", float("nan"), "loss.temperature=nan"),
+        ("loss.chunk_size", -1, "loss.chunk_size=-1"),
+        ("optimizer.learning_rate", -0.1, "must be above 0"),
+        ("optimizer.warmup_epochs", 100.0, "must be below config.train.epochs=100"),
+        ("train.batch_size", 1, "must be at least 2"),
+        ("train.epochs", 0, "must be above 0"),
+        ("checkpoint.keep", 0, "must be above 0"),
+        ("augment.flip_probability", 1.5, "flip_probability"),
+        ("augment.image_size", 0, "image_size"),
+    ],
+)
+def test_a_value_that_cannot_be_right_is_refused(key, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        schedule.check(changed(**{key.replace(".", "__"): value}))
+
+
+def test_unknown_missing_and_mistyped_keys_are_named():
+    known = default.get_config()
+    config = default.get_config()
+    with config.unlocked():
+        config.train.epoch = 3
+    with pytest.raises(ValueError, match=r"config.train.epoch is not a key; did you mean config.train.epochs\?"):
+        schedule.check_keys(config, known)
+    config = default.get_config()
+    with config.unlocked():
+        del config.loss.temperature
+    with pytest.raises(ValueError, match="config.loss.temperature is missing"):
+        schedule.check_keys(config, known)
+    config = default.get_config()
+    with config.ignore_type():
+        config.train.epochs = "many"
+    with pytest.raises(ValueError, match="config.train.epochs='many' must be int"):
+        schedule.check_keys(config, known)
+
+
+def test_epochs_become_steps():
+    config = changed(train__batch_size=512, train__epochs=10, optimizer__warmup_epochs=2.0, optimizer__learning_rate=1.0)
+    plan = schedule.resolve(config, num_train=50_000, num_validation=5_001, num_devices=4)
+    assert plan.steps_per_epoch == 97  # the last, short batch of an epoch is dropped
+    assert plan.total_steps == 970
+    assert plan.warmup_steps == 195  # round(2 · 50,000 / 512)
+    assert plan.peak_learning_rate == 2.0
+    assert plan.validation_batch_size == 512
+    assert [step for step in range(1, 971) if plan.ends_epoch(step)] == list(range(97, 971, 97))
+
+
+@pytest.mark.parametrize(
+    ("changes", "saved"),
+    [
+        ({"checkpoint__every_epochs": 1}, [4, 8, 12]),
+        ({"checkpoint__every_epochs": 2}, [8, 12]),
+        ({"checkpoint__every_epochs": 0}, [12]),
+        ({"checkpoint__every_steps": 5}, [5, 10, 12]),
+    ],
+)
+def test_checkpoints_come_when_asked_and_always_last(changes, saved):
+    config = changed(train__batch_size=10, train__epochs=3, optimizer__warmup_epochs=0.0, **changes)
+    plan = schedule.resolve(config, num_train=49, num_validation=0, num_devices=1)
+    assert [step for step in range(1, plan.total_steps + 1) if plan.saves(step)] == saved
+
+
+def test_a_batch_that_does_not_fit_names_those_that_do():
+    config = changed(train__batch_size=500)
+    with pytest.raises(ValueError, match="500 is not divisible by 8 devices; use 496 or 504"):
+        schedule.resolve(config, num_train=1000, num_validation=0, num_devices=8)
+    with pytest.raises(ValueError, match="larger than the 450 training images; use 448 or less"):
+        schedule.resolve(changed(train__batch_size=512), num_train=450, num_validation=0, num_devices=8)
+
+
+def test_validation_takes_what_there_is():
+    plan = schedule.resolve(changed(train__batch_size=64), num_train=99, num_validation=21, num_devices=8)
+    assert plan.validation_batch_size == 16
+
+
+def test_differences_name_what_changes_the_result_and_only_that():
+    old = default.get_config().to_dict()
+    assert schedule.differences(old, changed(checkpoint__keep=9, log__every_steps=7, data__dir="/x").to_dict()) == []
+    new = changed(train__epochs=7, loss__temperature=0.5).to_dict()
+    assert schedule.differences(old, new) == ["loss.temperature: 0.1 → 0.5", "train.epochs: 100 → 7"]
