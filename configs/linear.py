@@ -2,7 +2,7 @@
 
     python eval_linear.py --workdir=RUN
 
-Time: features of 60,000 images at 32 pixels with a tiny encoder, about a minute on 2 CPU cores; the probes
+Time: the features of 60,000 images at 32 pixels with a tiny encoder, about a minute on 2 CPU cores; the probes
 themselves seconds to a minute. Result: RUN/eval/linear.json, and a table beside the untrained encoder and chance.
 """
 

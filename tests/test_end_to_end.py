@@ -57,6 +57,7 @@ def shrink(config, source, **changes):
             "data.train_split": "train",
             "data.validation_split": "",
             "data.test_split": "",
+            "data.holdout_fraction": 0.2,
             "augment.image_size": SIZE,
             "model.encoder": "resnet_tiny",
             "model.width": 1,
@@ -114,10 +115,11 @@ def test_a_run_leaves_what_it_promises(run):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "6"]
     assert (workdir / "versions.jsonl").exists() and list((workdir / "tensorboard").iterdir())
     training = [row for row in rows(workdir) if "loss" in row]
-    held_out = [row for row in rows(workdir) if "validation_loss" not in row or True]
+    held_out = [row for row in rows(workdir) if "validation_loss" in row]
     assert [row["step"] for row in training] == [1, 2, 3, 4, 5, 6]
     assert {"contrastive_accuracy", "contrastive_entropy", "learning_rate", "online_top1"} <= set(training[0])
-    assert len(held_out) >= len(training)
+    assert [row["step"] for row in held_out] == [2, 4, 6]
+    assert {"validation_contrastive_accuracy", "validation_online_top1"} <= set(held_out[0])
 
 
 def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_bits(run, tmp_path):
@@ -155,7 +157,7 @@ def test_the_probe_finds_what_colour_blind_views_leave(run):
     assert result["top1"] >= 0.9  # red against blue, and no colour distortion to forget it
     assert {"untrained_top1", "top5", "untrained_top5", "validation_top1"} <= set(result)
     assert result["chance_top1"] == 0.5
-    assert result["images"] == {"train": 36, "validation": 4, "test": 24}
+    assert result["images"] == {"train": 32, "validation": 8, "test": 24}
 
 
 def test_the_probe_reads_any_layer_and_any_source(run, tmp_path):

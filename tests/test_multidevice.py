@@ -15,7 +15,7 @@ from simclr_jax.models.resnet import BasicBlock, ResNet
 
 AXIS = "batch"
 IMAGES = 16
-TOLERANCE = 1e-4  # of the largest entry of a leaf: what float32 sums in another order may differ by
+TOLERANCE = 3e-4  # of the largest entry of a leaf: what float32 sums in another order may differ by
 DEVICE_COUNTS = (1, 2, 4, 8)
 
 
@@ -90,10 +90,12 @@ def divided_by_the_devices(gathered, own):
 
 @pytest.mark.parametrize("broken", (dropped, own_rows_only, divided_by_the_devices))
 def test_a_gather_with_a_wrong_gradient_would_be_noticed(broken, monkeypatch):
+    want_value, want_gradient = loss_of_one_device()  # before the patch, which it would obey too
     gather = losses._gather
     monkeypatch.setattr(losses, "_gather", lambda z, axis_name: broken(gather(z, axis_name), z))
-    value, gradient = on_devices(loss_step, 4)(WEIGHTS, split(VECTORS, 4))
-    want_value, want_gradient = loss_of_one_device()
+    # A new function each time: jax would reuse the program that it compiled for another gather.
+    step = on_devices(lambda weights, vectors: loss_step(weights, vectors), 4)
+    value, gradient = step(WEIGHTS, split(VECTORS, 4))
     assert_equal_everywhere(value, want_value)  # which is why only the gradient can tell
     assert relative_error(gradient[0], want_gradient) > 100 * TOLERANCE
 

@@ -5,6 +5,7 @@ belong to :mod:`simclr_jax.data.pipeline`; pixels to :mod:`simclr_jax.augment`.
 """
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Protocol
 
 from simclr_jax.data import folder, npz, textures
@@ -33,8 +34,12 @@ class Textures:
     class_names = textures.CLASSES
 
     def load(self, name: str) -> Split:
-        """Draws one split."""
-        return Split.whole(*textures.splits()[name])
+        """Draws all splits when the first is asked for, and returns one."""
+        return Split.whole(*self._drawn[name])
+
+    @functools.cached_property
+    def _drawn(self) -> dict:
+        return textures.splits()
 
 
 @dataclasses.dataclass(frozen=True)

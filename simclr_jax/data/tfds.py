@@ -30,10 +30,10 @@ class Tfds:
     def __init__(self, name: str, directory: str = "", memory_limit: int = MEMORY_LIMIT_BYTES):
         self._builder = _prepared_builder(name, directory)
         self._memory_limit = memory_limit
-        features = self._builder.info.features
+        features = dict(self._builder.info.features.items())  # it has no get of its own
         if "image" not in features:
             raise ValueError(f"tfds:{name} has no feature 'image'; it has: {', '.join(features)}")
-        label = features["label"] if "label" in features else None
+        label = features.get("label")
         self.split_names = tuple(self._builder.info.splits)
         self.class_names = tuple(label.names) if isinstance(label, tensorflow_datasets.features.ClassLabel) else ()
 

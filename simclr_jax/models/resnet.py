@@ -124,7 +124,7 @@ class ResNet(nn.Module):
 
 
 def _conv(filters, kernel_side, stride, *, dtype, name):
-    # Explicit and symmetric: with a stride, SAME would pad even sides at the bottom right only.
+    # Explicit, to be symmetric: with a stride, SAME would pad even sides more at the bottom right.
     return nn.Conv(
         filters,
         (kernel_side, kernel_side),

@@ -1,0 +1,31 @@
+"""Your own JPEG or PNG files, with or without class folders, on one GPU.
+
+    python train.py --config=configs/imagefolder.py --workdir=runs/mine --config.data.source=folder:PATH
+    python eval_linear.py --workdir=runs/mine          (with class folders)
+
+PATH holds train/CLASS/, validation/CLASS/ and test/CLASS/, or CLASS/, or just image files; what is missing is held
+out of train. Without labels, load the features with simclr_jax.load_encoder, or probe on another source.
+
+Time: decoding decides; two CPU cores make some hundred views a second from photographs, so 100 epochs of 10,000 images
+take hours there and an evening with 16 cores.
+Result: depends on the images. With fewer than some 10,000, train for more epochs; not measured yet.
+Recipe: the paper's, with square-root scaling, which it recommends for small batches (appendix B.1).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """Returns what differs from the default."""
+    config = default.get_config()
+    config.data.source = "folder:images"
+    config.augment.image_size = 128
+    config.model.encoder = "resnet18"
+    config.model.dtype = "bfloat16"
+    config.optimizer.learning_rate = 0.075
+    config.optimizer.scaling = "sqrt"
+    config.train.batch_size = 256
+    config.checkpoint.every_epochs = 5
+    return config
