@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.data.train_split = "train"
     config.data.validation_split = ""  # "" = the split named validation, else a hold-out of the training split
     config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split
-    config.data.holdout_fraction = 0.1  # of the training split, for each hold-out
+    config.data.holdout_fraction = 0.1  # of the training split, for each hold-out; 0 = none, and no validation
     config.data.limit = 0  # use only the first n training images; 0 = all
 
     config.augment = ConfigDict()

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from logging import getLogger
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -24,6 +25,7 @@ def launch(main: Callable[[ConfigDict, str], object], *, known: ConfigDict) -> N
       known: a config with every key there is.
     """
     logging.set_verbosity(logging.WARNING)
+    getLogger("tensorflow").setLevel("ERROR")  # TFDS uses what TensorFlow calls deprecated, line after line
 
     def parse(argv: list[str]) -> list[str]:
         try:

@@ -105,6 +105,10 @@ def _open(data: ConfigDict, seed: int) -> sources.Splits:
         raise ValueError(f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…")
     splits = sources.Splits(source, **schedule.split_arguments(data, seed))
     for role in ("train", "validation"):
+        if not len(splits.load(role)):
+            raise ValueError(
+                f"no {role} images: the run held none out; name the source again: --config.data.source={data.source}"
+            )
         if not splits.load(role).labelled:
             raise ValueError(
                 f"the {role} split of {data.source} has no labels; choose another: --config.data.{role}_split=…"

@@ -129,7 +129,7 @@ def torchvision_box(uniforms, height, width):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-@pytest.mark.parametrize("size", [(300, 300), (400, 300), (333, 500), (60, 200), (7, 3), (1, 500), (500, 1)])
+@pytest.mark.parametrize("size", [(300, 300), (400, 300), (60, 200), (7, 3), (1, 500), (900, 30), (30, 900)])
 def test_crop_is_torchvisions(size):
     uniforms = np.random.default_rng(0).random((rules.NUM_UNIFORMS, 1000), dtype=np.float32)
     drawn = rules.view_parameters(Recipe(SIZE), uniforms, *np.float32(size), np)
@@ -159,6 +159,24 @@ def test_crop_lies_in_the_image(size):
         assert drawn[start].min() >= 0
         assert drawn[length].min() >= 1
         assert (drawn[start] + drawn[length]).max() <= side
+
+
+@pytest.mark.parametrize(("size", "aspects"), [((5, 1), (3.0, 4.0)), ((1, 5), (0.2, 0.3))])
+def test_crop_has_a_pixel_even_where_no_aspect_is_possible(size, aspects):
+    drawn = draws(Recipe(SIZE, min_aspect=aspects[0], max_aspect=aspects[1]), *size, count=50)
+    assert set(drawn["height"]) == set(drawn["width"]) == {1}
+
+
+def test_each_parameter_has_its_own_slot():
+    """What a seed means would change with the slots."""
+    names = ("y", "x", "flip", "jitter", *rules.JITTER_OPS, "order", "grayscale", "blur", "sigma")
+    size = np.float32(100), np.float32(100)
+    low = np.full(rules.NUM_UNIFORMS, 0.1, np.float32)
+    base = rules.view_parameters(Recipe(SIZE), low, *size, np)
+    for slot, name in enumerate(names, start=20):
+        high = np.where(np.arange(len(low)) == slot, np.float32(0.99), low)
+        other = rules.view_parameters(Recipe(SIZE), high, *size, np)
+        assert [key for key in base if base[key] != other[key]] == [name]
 
 
 def test_each_crop_position_is_equally_likely():
@@ -231,6 +249,12 @@ def test_parameters_are_independent_of_each_other(square_draws):
 def test_identity_crop_is_pillows_bicubic_resize(size):
     pixels = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
     np.testing.assert_allclose(render(pixels), pillow_resize(pixels), atol=2e-4)
+
+
+def test_the_overshoot_of_the_resize_is_clipped_before_colour():
+    pixels = np.random.default_rng(3).integers(0, 2, (20, 20, 3), dtype=np.uint8) * 255
+    expected = pillow_resize(pixels) * 0.5
+    np.testing.assert_allclose(render(pixels, jitter=True, brightness=0.5), expected, atol=2e-4)
 
 
 def test_identity_recipe_returns_the_resized_image():

@@ -106,4 +106,7 @@ def test_every_start_is_noted(tmp_path):
     for step in (0, 10):
         checkpoint.note_start(str(tmp_path), step, "1 × cpu")
     lines = (tmp_path / "versions.jsonl").read_text().splitlines()
-    assert [f'"step": {step}' in line and f'"jax": "{jax.__version__}"' in line for step, line in zip((0, 10), lines, strict=True)] == [True, True]
+    assert [
+        f'"step": {step}' in line and f'"jax": "{jax.__version__}"' in line
+        for step, line in zip((0, 10), lines, strict=True)
+    ] == [True, True]

@@ -17,7 +17,9 @@ from configs import default, linear
 from simclr_jax import checkpoint, linear_eval, pretrain, schedule
 
 ROOT = pathlib.Path(__file__).parent.parent
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "default", "linear"))
+NAMES = sorted(
+    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "default", "linear")
+)
 SIZE, BATCH, TRAIN, CLASSES = 8, 16, 40, 2
 
 
@@ -25,7 +27,7 @@ SIZE, BATCH, TRAIN, CLASSES = 8, 16, 40, 2
 def make_compilation_cache(tmp_path_factory):
     """Runs of the same program compile it once."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     yield
     jax.config.update("jax_compilation_cache_dir", None)
 
@@ -195,7 +197,7 @@ def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path):
     pile.mkdir()
     for i, image in enumerate(red_or_blue(TRAIN, 0)[0]):
         Image.fromarray(image).save(pile / f"{i}.jpg", quality=95)
-    pretrain.run(small(f"folder:{pile}", **{"train.epochs": 2}), str(tmp_path / "run"))
+    pretrain.run(small(f"folder:{pile}"), str(tmp_path / "run"))
     assert all("online_top1" not in row for row in rows(tmp_path / "run"))
     with pytest.raises(ValueError, match="has no labels; give the probe a source with labels"):
         linear_eval.run(probe_config(), str(tmp_path / "run"))
@@ -203,7 +205,9 @@ def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(archive, tmp_path):
-    config = small(f"npz:{archive}", **{"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1})
+    config = small(
+        f"npz:{archive}", **{"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1}
+    )
     with pytest.raises(pretrain.NonFinite, match=r"at step \d; last good checkpoint: .*/checkpoints/\d"):
         pretrain.run(config, str(tmp_path))
     last = checkpoint.latest_step(str(tmp_path))
@@ -256,7 +260,9 @@ def test_a_bad_command_line_ends_with_one_line(program, flags, message):
 
 
 def test_help_answers():
-    result = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert "--workdir" in result.stdout and "configs/NAME.py" in result.stdout
 
 

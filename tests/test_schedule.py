@@ -82,7 +82,9 @@ def test_unknown_missing_and_mistyped_keys_are_named():
 
 
 def test_epochs_become_steps():
-    config = changed(train__batch_size=512, train__epochs=10, optimizer__warmup_epochs=2.0, optimizer__learning_rate=1.0)
+    config = changed(
+        train__batch_size=512, train__epochs=10, optimizer__warmup_epochs=2.0, optimizer__learning_rate=1.0
+    )
     plan = schedule.resolve(config, num_train=50_000, num_validation=5_001, num_devices=4)
     assert plan.steps_per_epoch == 97  # the last, short batch of an epoch is dropped
     assert plan.total_steps == 970

@@ -12,11 +12,10 @@ import tensorflow as tf
 import tensorflow_datasets
 from tensorflow_datasets import features
 
-from simclr_jax.data import sources
+from simclr_jax.data import sources, tfds
 from simclr_jax.data.npz import Npz
 from simclr_jax.data.sources import Splits, open_source
 from simclr_jax.data.split import Split
-from simclr_jax.data.tfds import Tfds
 
 CLASSES = ("ant", "bee", "cat")
 REAL = os.environ.get("SIMCLR_TEST_DATA", "")
@@ -71,6 +70,7 @@ def test_hold_outs_and_train_are_disjoint_and_complete():
     parts = {role: ids(splits, role) for role in sources.ROLES}
     assert {role: len(part) for role, part in parts.items()} == {"train": 30, "validation": 10, "test": 10}
     assert sorted(sum(parts.values(), [])) == list(range(50))
+    assert all(part == sorted(part) for part in parts.values()), "the stored order is kept"
 
 
 def test_hold_outs_are_the_same_for_the_same_seed_and_others_for_another():
@@ -441,7 +441,7 @@ def rows(images, labels):
 
 
 def stream(prepared, name="train"):
-    return Tfds("tiny", prepared, memory_limit=0).load(name)
+    return tfds.Tfds("tiny", prepared, memory_limit=0).load(name)
 
 
 def positions(stream):
@@ -468,12 +468,12 @@ def test_tfds_gives_the_prepared_images_and_labels(prepared, name, images):
 def test_tfds_without_labels_has_none(prepared):
     source = open_source("tfds:tiny_unlabelled", directory=prepared)
     assert source.class_names == () and source.load("train").labels is None
-    records_of = Tfds("tiny_unlabelled", prepared, memory_limit=0).load("train").read(shuffle_seed=None)
+    records_of = tfds.Tfds("tiny_unlabelled", prepared, memory_limit=0).load("train").read(shuffle_seed=None)
     assert {int(record["label"]) for record in records_of.as_numpy_iterator()} == {-1}
 
 
 def test_a_stream_holds_what_memory_would_hold(prepared):
-    split, read = Tfds("tiny", prepared).load("train"), records(stream(prepared))
+    split, read = tfds.Tfds("tiny", prepared).load("train"), records(stream(prepared))
     assert len(stream(prepared)) == len(split) == len(read) == 50
     assert [record["image"] for record in read] == split.images.tolist()
     assert [record["label"] for record in read] == split.labels.tolist()
@@ -522,8 +522,15 @@ def test_a_stream_is_shuffled_by_its_seed_alone(prepared):
     assert sorted(first) == sorted(other) == sorted(stored)
 
 
+def test_a_stream_is_shuffled_both_by_file_and_within_a_buffer(prepared, monkeypatch):
+    within = stream(prepared).first(10)  # of the first file's twelve
+    assert idents(within, 1) != idents(within, 2)
+    monkeypatch.setattr(tfds, "SHUFFLE_BUFFER", 1)
+    assert len({tuple(idents(stream(prepared), seed)) for seed in range(3)}) > 1
+
+
 def test_roles_of_a_stream_are_disjoint_and_complete(prepared):
-    splits = Splits(Tfds("tiny", prepared, memory_limit=0), holdout_fraction=0.2)
+    splits = Splits(tfds.Tfds("tiny", prepared, memory_limit=0), holdout_fraction=0.2)
     train, validation = (idents(splits.load(role)) for role in ("train", "validation"))
     assert len(train) == 40 and len(validation) == 10
     assert sorted(train + validation) == sorted(idents(stream(prepared)))

@@ -125,7 +125,9 @@ def test_both_views_of_an_image_are_rows_apart_by_the_batch():
 
 
 def test_validation_uses_running_statistics_and_leaves_them_alone():
-    mapped = parallel.map_step(steps.validation_step, **{k: parts(parallel.AXIS)[k] for k in ("model", "probe")}, temperature=0.5)
+    mapped = parallel.map_step(
+        steps.validation_step, **{k: parts(parallel.AXIS)[k] for k in ("model", "probe")}, temperature=0.5
+    )
     batch = next(batches())
     single = steps.validation_step(
         initial_state(), batch, **{k: parts(None)[k] for k in ("model", "probe")}, temperature=0.5
@@ -133,7 +135,9 @@ def test_validation_uses_running_statistics_and_leaves_them_alone():
     values = parallel.first(mapped(parallel.replicate(initial_state()), parallel.shard(batch)))
     assert_close(values, jax.tree.map(float, single))
     hiddens = parts(None)["model"].apply(
-        {"params": initial_state().params, "batch_stats": initial_state().batch_stats}, steps.both_views(batch), train=False
+        {"params": initial_state().params, "batch_stats": initial_state().batch_stats},
+        steps.both_views(batch),
+        train=False,
     )
     z = np.asarray(hiddens[-1], np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True)

@@ -4,13 +4,11 @@ The order of images and the look of every view are functions of the seed and the
 asks for the batches from its step on and nothing of the input has to be stored.
 """
 
+import contextlib
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read at import; the start-up notes of TensorFlow are noise here
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +20,10 @@ from simclr_jax.data.split import Split
 if TYPE_CHECKING:
     from simclr_jax.data.tfds import Stream
 
-tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
+with contextlib.suppress(RuntimeError):  # raised where the program has used TensorFlow before; it keeps its settings
+    tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
+    # Many images are made side by side; threads within one only get in their way: 2× at 32 pixels, 1.1× at 224.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
 
 VALIDATION_EPOCH = -1  # no epoch of training has this number, so validation views are their own and never change
 

@@ -6,6 +6,7 @@ belong to :mod:`simclr_jax.data.pipeline`; pixels to :mod:`simclr_jax.augment`.
 
 import dataclasses
 import functools
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from simclr_jax.data import folder, npz, textures
@@ -50,7 +51,7 @@ class Splits:
       source: the opened source.
       train, validation, test: split names; "" means the split of the role's own name if there is one that no other
         role uses, else a hold-out. ``train`` must be named.
-      holdout_fraction: share of the training split that each hold-out takes, 0 < fraction < 0.5.
+      holdout_fraction: share of the training split that each hold-out takes, below 0.5; 0 holds nothing out.
       limit: use only the first ``limit`` training images; 0 = all.
       seed: decides which images are held out.
 
@@ -68,8 +69,8 @@ class Splits:
     seed: int = 0
 
     def __post_init__(self):
-        if not 0 < self.holdout_fraction < 0.5:
-            raise ValueError(f"data.holdout_fraction={self.holdout_fraction} must lie between 0 and 0.5")
+        if not 0 <= self.holdout_fraction < 0.5:
+            raise ValueError(f"data.holdout_fraction={self.holdout_fraction} must be 0 or more and below 0.5")
         if self.limit < 0:
             raise ValueError(f"data.limit={self.limit} must be 0 (all images) or a number of images")
         for role in ROLES:
@@ -95,14 +96,18 @@ class Splits:
         name = self.split_of(role)
         if name and role != "train":
             return self.source.load(name)
-        parts = self._parts()
-        return parts["train"].first(self.limit) if role == "train" else parts[role]
+        if role not in self._parts:
+            raise ValueError("a source without labels has no test images; probe on one with labels")
+        part = self._parts[role]
+        return part.first(self.limit) if role == "train" else part
 
+    @functools.cached_property
     def _parts(self) -> dict[str, "Split | Stream"]:
         """Cuts the training split into what trains and what is held out."""
         whole = self.source.load(self.train)
-        held = [role for role in ROLES[1:] if not self.split_of(role)]
-        size = max(1, round(len(whole) * self.holdout_fraction))
+        judged = ROLES[1:] if self.source.class_names else ("validation",)  # without labels nothing is tested
+        held = [role for role in judged if not self.split_of(role)]
+        size = math.ceil(len(whole) * self.holdout_fraction)
         if len(whole) <= size * len(held):
             raise ValueError(f"{len(whole)} training images are too few to hold out {size} for each of {held}")
         pieces = whole.cut([size] * len(held), seed=self.seed)

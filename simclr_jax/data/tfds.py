@@ -2,10 +2,7 @@
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Sequence
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read at import; the start-up notes of TensorFlow are noise here
 
 import numpy as np
 import tensorflow as tf
