@@ -80,6 +80,28 @@ def test_hold_outs_are_the_same_for_the_same_seed_and_others_for_another():
         assert ids(first, role) != ids(other, role)
 
 
+def test_nothing_is_held_out_where_nothing_is_asked_for():
+    splits = Splits(Numbers(train=20, test=5), holdout_fraction=0.0)
+    assert [len(splits.load(role)) for role in sources.ROLES] == [20, 0, 5]
+
+
+def test_images_without_labels_are_not_held_out_for_a_test():
+    source = Numbers(train=20)
+    source.class_names = ()
+    splits = Splits(source, holdout_fraction=0.1)
+    assert [len(splits.load(role)) for role in ("train", "validation")] == [18, 2]
+    with pytest.raises(ValueError, match="no test images; probe on one with labels"):
+        splits.load("test")
+
+
+def test_the_training_split_is_read_once_for_all_roles():
+    source = Numbers(train=50)
+    splits = Splits(source)
+    for role in sources.ROLES:
+        splits.load(role)
+    assert source.read == ["train"]
+
+
 def test_a_hold_out_is_no_end_of_the_training_split():
     held = ids(Splits(Numbers(train=400), holdout_fraction=0.1), "validation")
     assert 100 < np.mean(held) < 300 and np.ptp(held) > 300
@@ -143,7 +165,7 @@ def test_the_test_split_is_read_for_the_test_alone():
         ({"validation": "val"}, "data.validation_split='val'.*train, test"),
         ({"validation": "test", "test": "test"}, "train, test, test"),
         ({"validation": "train"}, "train, train"),
-        ({"holdout_fraction": 0.0}, "holdout_fraction=0.0"),
+        ({"holdout_fraction": -0.1}, "holdout_fraction=-0.1"),
         ({"holdout_fraction": 0.5}, "holdout_fraction=0.5"),
         ({"holdout_fraction": float("nan")}, "holdout_fraction=nan"),
         ({"limit": -1}, "limit=-1"),
