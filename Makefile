@@ -1,10 +1,10 @@
-# make quickstart | make test | make lint: each sets up .venv first when it has to.
+# make quickstart | make test | make lint | make bench-input: each sets up .venv first when it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint constraints clean
+.PHONY: quickstart test lint bench-input constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -16,6 +16,10 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Compares with torchvision where it is installed; benchmarks/RESULTS.md says how.
+bench-input: $(VENV)/.installed
+	$(BIN)/python benchmarks/input.py $(BENCH_FLAGS)
 
 $(VENV)/.installed: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("simclr_jax needs Python 3.11 or newer; $(PYTHON) is %d.%d. Use: make PYTHON=python3.12 ..." % sys.version_info[:2])'

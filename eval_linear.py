@@ -18,4 +18,4 @@ config_flags.DEFINE_config_file("config", CONFIG, "How to probe. Any key: --conf
 flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
 
 if __name__ == "__main__":
-    command_line.launch(linear_eval.run, known=linear.get_config())
+    command_line.launch(linear_eval.run, known=linear.get_config(), arguments=["workdir"])

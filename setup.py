@@ -14,10 +14,12 @@ setup(
         "flax>=0.12.8",  # Linen modules
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
         "jax>=0.10.2",
+        "matplotlib",  # pictures of views and features
         "ml-collections",  # configs that are Python files with command-line overrides
         "numpy",
         "optax>=0.2.8",  # LARS, SGD, AdamW
         "orbax-checkpoint>=0.12",  # asynchronous, atomic checkpoints
+        "pillow",  # decodes what TensorFlow cannot: TIFF, a BMP with a palette, animations
         "tensorboardX",  # TensorBoard files without TensorFlow
         # The input pipeline. The CPU build is enough: the accelerator belongs to JAX.
         'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',
@@ -26,10 +28,10 @@ setup(
         "tqdm",  # progress bars
     ],
     extras_require={
+        "bench": ["torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "test": [
-            "pillow",  # independent oracle for resizing and colour; writes test images
             "pytest",
             "ruff",
             "scikit-image",  # independent oracle for HSV and blur

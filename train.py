@@ -15,4 +15,4 @@ config_flags.DEFINE_config_file("config", None, "What to train: configs/NAME.py.
 flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
 
 if __name__ == "__main__":
-    command_line.launch(pretrain.run, known=default.get_config())
+    command_line.launch(pretrain.run, known=default.get_config(), arguments=["workdir"])

@@ -19,8 +19,11 @@ def get_config() -> ConfigDict:
     config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split
     config.data.holdout_fraction = 0.1  # of the training split, for each hold-out; 0 = none, and no validation
     config.data.limit = 0  # use only the first n training images; 0 = all
+    config.data.cache = "host"  # or device: it holds the training images, if they are of one size and fit
+    config.data.max_corrupt_fraction = 0.01  # of a split's images; the run stops when more cannot be read
 
     config.augment = ConfigDict()
+    config.augment.placement = "host"  # where views are made, or device: all but reading and cropping files is there
     config.augment.image_size = 224  # pixels; side of a view
     config.augment.min_area = 0.08  # of the image, that a random crop covers
     config.augment.max_area = 1.0

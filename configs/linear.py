@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.data.test_split = ""
     config.data.holdout_fraction = 0.1
     config.data.limit = 0
+    config.data.max_corrupt_fraction = 0.01
 
     config.batch_size = 256  # images a step, of the features' computation and of the probe
     config.epochs = 100

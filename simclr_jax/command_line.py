@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import getLogger
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -14,8 +15,8 @@ _PREFIX = "--config."
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 
 
-def launch(main: Callable[[ConfigDict, str], object], *, known: ConfigDict) -> None:
-    """Runs ``main(config, workdir)`` with the flags --config and --workdir, which the calling program has defined.
+def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequence[str]) -> None:
+    """Runs ``main(config, **arguments)`` from flags: --config and ``arguments``, which the calling program has defined.
 
     A ValueError or ArithmeticError ends the program with its message and exit code 1; ``--verbosity=1`` adds the
     traceback.
@@ -23,6 +24,7 @@ def launch(main: Callable[[ConfigDict, str], object], *, known: ConfigDict) -> N
     Args:
       main: the driver.
       known: a config with every key there is.
+      arguments: names of further flags; one without a value is refused.
     """
     logging.set_verbosity(logging.WARNING)
     getLogger("tensorflow").setLevel("ERROR")  # TFDS uses what TensorFlow calls deprecated, line after line
@@ -39,9 +41,7 @@ def launch(main: Callable[[ConfigDict, str], object], *, known: ConfigDict) -> N
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
             config = _config(known)
-            if not flags.FLAGS.workdir:
-                raise ValueError("--workdir=RUN is missing: the folder for this run's config, checkpoints and metrics")
-            main(config, flags.FLAGS.workdir)
+            main(config, **{name: _value(name) for name in arguments})
         except (ValueError, ArithmeticError) as error:
             _stop(error)
         except KeyboardInterrupt:
@@ -49,6 +49,13 @@ def launch(main: Callable[[ConfigDict, str], object], *, known: ConfigDict) -> N
             sys.exit(_INTERRUPTED)
 
     app.run(drive, flags_parser=parse)
+
+
+def _value(name: str) -> Any:
+    flag = flags.FLAGS[name]
+    if flag.value in (None, ""):
+        raise ValueError(f"--{name} is missing: {flag.help}")
+    return flag.value
 
 
 def _check_overrides(argv: list[str], known: ConfigDict) -> None:

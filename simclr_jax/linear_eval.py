@@ -8,8 +8,9 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax import checkpoint, parallel, schedule, state, steps
-from simclr_jax.data import pipeline, sources
+from simclr_jax import checkpoint, parallel, placement, schedule, state, steps
+from simclr_jax.data import sources
+from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate import features, linear
 from simclr_jax.models import SimCLR, create_model
 from simclr_jax.writer import progress, say
@@ -42,8 +43,16 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     networks = {
         name: _encode(model, layer, network) for name, network in (("pretrained", variables), ("untrained", untrained))
     }
-    train, train_labels = _features(networks, splits, "train", image_size, config.batch_size)
-    validation, validation_labels = _features(networks, splits, "validation", image_size, config.batch_size)
+    read = functools.partial(
+        _features,
+        networks,
+        splits,
+        image_size=pretraining.augment.image_size,
+        batch_size=config.batch_size,
+        max_corrupt_fraction=config.data.max_corrupt_fraction,
+    )
+    train, train_labels = read("train")
+    validation, validation_labels = read("validation")
     probes = {
         name: linear.fit(
             (train[name], train_labels),
@@ -59,7 +68,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         for name in networks
     }
     # The test split is read here, once, after everything has been chosen.
-    test, test_labels = _features(networks, splits, "test", image_size, config.batch_size)
+    test, test_labels = read("test")
     scores = {name: linear.accuracies(probe.logits(test[name]), test_labels) for name, probe in probes.items()}
     chance = linear.chance(train_labels, test_labels, num_classes)
     result = {
@@ -121,13 +130,23 @@ def _encode(model: SimCLR, layer: int, variables: dict[str, Any]) -> features.En
 
 
 def _features(
-    networks: dict[str, features.Encode], splits: sources.Splits, role: str, image_size: int, batch_size: int
+    networks: dict[str, features.Encode],
+    splits: sources.Splits,
+    role: str,
+    *,
+    image_size: int,
+    batch_size: int,
+    max_corrupt_fraction: float,
 ):
     """Returns {network: features} and labels of one role's images."""
     split = splits.load(role)
-    batches = pipeline.central_views(split, image_size, batch_size=batch_size)
+    unreadable = Unreadable(len(split), max_corrupt_fraction)
+    batches = placement.central_views(split, image_size, batch_size=batch_size, unreadable=unreadable)
     bar = progress(batches, total=-(-len(split) // batch_size), desc=f"features of {role}", unit="batch")
-    return features.extract(networks, bar, batch_size)
+    found = features.extract(networks, bar, batch_size)
+    if unreadable:
+        say(f"{len(unreadable)} of {len(split):,} {role} images could not be read and are left out")
+    return found
 
 
 def _write(workdir: str, result: dict[str, Any]) -> epath.Path:

@@ -1,6 +1,7 @@
 """Devices: the only module that names pmap, device counts and processes."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,15 @@ def process() -> tuple[int, int]:
 def device_count() -> int:
     """Returns the number of devices of all processes."""
     return jax.device_count()
+
+
+def free_bytes() -> int:
+    """Returns the memory that data held on each local device may take: half of what one device has free."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return (stats["bytes_limit"] - stats["bytes_in_use"]) // 2
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a CPU's devices share the machine's memory
+    return free // jax.local_device_count() // 2
 
 
 def describe() -> str:
@@ -43,18 +53,19 @@ def shard(batch: Any, devices: list | None = None) -> Any:
 
 
 def map_train_step(step: Callable, devices: list | None = None, **static: Any) -> Callable:
-    """Compiles ``step(state, batch, axis_name=…) -> (state, metrics)`` for all devices; the state is donated.
+    """Compiles ``step(state, batch, resident, axis_name=…) -> (state, metrics)`` for all devices; donates the state.
 
-    The mapped step takes a replicated state and a sharded batch and returns a replicated state and metrics [devices].
+    The mapped step takes a replicated state, a sharded batch and replicated resident arrays (or None), and returns a
+    replicated state and metrics [devices].
     """
     mapped = functools.partial(step, axis_name=AXIS, **static)
-    return jax.pmap(mapped, AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0, devices=devices)
+    return jax.pmap(mapped, AXIS, in_axes=(None, 0, None), out_axes=(None, 0), donate_argnums=0, devices=devices)
 
 
 def map_step(step: Callable, devices: list | None = None, **static: Any) -> Callable:
-    """Compiles ``step(state, batch, axis_name=…) -> values`` for all devices; values gain a leading device axis."""
+    """Compiles ``step(state, batch, resident, axis_name=…) -> values`` likewise; values gain a leading device axis."""
     mapped = functools.partial(step, axis_name=AXIS, **static)
-    return jax.pmap(mapped, AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
+    return jax.pmap(mapped, AXIS, in_axes=(None, 0, None), out_axes=0, devices=devices)
 
 
 def map_encoder(encode: Callable, variables: Any, **static: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -12,10 +12,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from simclr_jax import optim, parallel, schedule, state, steps
-from simclr_jax.augment.recipe import Recipe
+from simclr_jax import optim, parallel, placement, schedule, state, steps
 from simclr_jax.checkpoint import Checkpoints, latest_step, note_start, read_config, write_config
-from simclr_jax.data import pipeline, sources
+from simclr_jax.data import sources
 from simclr_jax.models import SimCLR, create_model
 from simclr_jax.writer import Writer, say
 
@@ -38,7 +37,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     parts = prepare(config)
     first_step = _claim(workdir, config)
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    train_state = parallel.replicate(_initial_state(parts))
+    train_state = parallel.replicate(initial_state(parts))
     if first_step:
         train_state = checkpoints.restore(train_state)
     note_start(workdir, first_step, parallel.describe())
@@ -63,7 +62,7 @@ class Parts:
     splits: sources.Splits
     train: Any
     validation: Any
-    recipe: Recipe
+    feed: placement.Feed
     plan: schedule.Schedule
     model: SimCLR
     learning_rate: Callable
@@ -87,6 +86,19 @@ def prepare(config: ConfigDict) -> Parts:
     train, validation = splits.load("train"), splits.load("validation")
     sizes = {"num_train": len(train), "num_validation": len(validation), "num_devices": parallel.device_count()}
     plan = schedule.resolve(config, **sizes)
+    views = {"placement": config.augment.placement, "cache": config.data.cache}
+    placement.check(train, **views, free_bytes=parallel.free_bytes())
+    feed = placement.create(
+        train,
+        validation,
+        schedule.recipe(config),
+        **views,
+        batch_size=plan.batch_size,
+        validation_batch_size=plan.validation_batch_size,
+        seed=config.seed,
+        shard=parallel.process(),
+        max_corrupt_fraction=config.data.max_corrupt_fraction,
+    )
     learning_rate = optim.warmup_cosine(
         plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps
     )
@@ -96,7 +108,7 @@ def prepare(config: ConfigDict) -> Parts:
         splits=splits,
         train=train,
         validation=validation,
-        recipe=schedule.recipe(config),
+        feed=feed,
         plan=plan,
         model=model,
         learning_rate=learning_rate,
@@ -110,9 +122,10 @@ def prepare(config: ConfigDict) -> Parts:
 
 def _train(parts: Parts, train_state: state.TrainState, first_step: int, checkpoints: Checkpoints, writer: Writer):
     """The loop: one step, its bookkeeping, and at its end what the epoch and the checkpoint interval ask for."""
-    plan, config = parts.plan, parts.config
+    plan, feed = parts.plan, parts.feed
     train_step = parallel.map_train_step(
         steps.pretrain_step,
+        views_of=feed.views_of,
         model=parts.model,
         optimizer=parts.optimizer,
         probe=parts.probe,
@@ -120,24 +133,18 @@ def _train(parts: Parts, train_state: state.TrainState, first_step: int, checkpo
         **parts.loss,
     )
     validate = _validation(parts)
-    batches = pipeline.training_views(
-        parts.train,
-        parts.recipe,
-        batch_size=plan.batch_size,
-        seed=config.seed,
-        first_step=first_step,
-        last_step=plan.total_steps,
-        shard=parallel.process(),
-    )
+    resident = parallel.replicate(feed.resident)
     book = _Book(parts, checkpoints, writer)
-    for step, batch in enumerate(batches, first_step + 1):
-        train_state, metrics = train_step(train_state, parallel.shard(batch))
+    for step, batch in enumerate(feed.training(first_step, plan.total_steps), first_step + 1):
+        train_state, metrics = train_step(train_state, parallel.shard(batch), resident)
         book.enter(step, metrics)
         if plan.ends_epoch(step):
             book.close_epoch(step, validate(train_state))
         if plan.saves(step):
             book.settle()  # a state whose loss is not finite must not be saved
             checkpoints.save(step, train_state)
+    if feed.unreadable:
+        say(f"{len(feed.unreadable)} of {len(parts.train):,} training images could not be read; others stood in")
 
 
 class _Book:
@@ -161,7 +168,7 @@ class _Book:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        values = parallel.first(metrics) | {"learning_rate": float(self._parts.learning_rate(step - 1))}
+        values = parallel.first(metrics)
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
             found = f"loss {values['loss']}, gradient norm {values['gradient_norm']}"
             last_good = self._checkpoints.last_good() or "none yet"
@@ -170,7 +177,8 @@ class _Book:
         self._writer.advance(step, values["loss"])
         plan = self._parts.plan
         if step % self._parts.config.log.every_steps == 0 or step == plan.total_steps:
-            self._writer.write(step, step / plan.steps_per_epoch, values)
+            rate = float(self._parts.learning_rate(step - 1))
+            self._writer.write(step, step / plan.steps_per_epoch, values | {"learning_rate": rate})
 
     def close_epoch(self, step: int, held_out: dict[str, float]) -> None:
         """Writes an epoch's validation and prints its line."""
@@ -185,19 +193,17 @@ class _Book:
 
 def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
     """Returns what measures a state on the held-out images; nothing is measured where there are too few."""
-    validation_step = parallel.map_step(steps.validation_step, model=parts.model, probe=parts.probe, **parts.loss)
+    feed = parts.feed
+    validation_step = parallel.map_step(
+        steps.validation_step, views_of=feed.views_of, model=parts.model, probe=parts.probe, **parts.loss
+    )
 
     def validate(train_state: state.TrainState) -> dict[str, float]:
         if not parts.plan.validation_batch_size:
             return {}
-        batches = pipeline.validation_views(
-            parts.validation,
-            parts.recipe,
-            batch_size=parts.plan.validation_batch_size,
-            seed=parts.config.seed,
-            shard=parallel.process(),
-        )
-        rows = [parallel.first(validation_step(train_state, parallel.shard(batch))) for batch in batches]
+        rows = [
+            parallel.first(validation_step(train_state, parallel.shard(batch), None)) for batch in feed.validation()
+        ]
         return {f"validation_{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
     return validate
@@ -218,10 +224,11 @@ def _claim(workdir: str, config: ConfigDict) -> int:
     return step
 
 
-def _initial_state(parts: Parts) -> state.TrainState:
+def initial_state(parts: Parts) -> state.TrainState:
+    """Returns the state that a new run begins with."""
     return state.create(
         jax.random.key(parts.config.seed),
-        parts.recipe.image_size,
+        parts.config.augment.image_size,
         model=parts.model,
         optimizer=parts.optimizer,
         probe=parts.probe,

@@ -18,6 +18,8 @@ from simclr_jax.augment.recipe import Recipe
 # Keys that may differ when a run resumes: they change where things lie and how often they are written, not the result.
 NOT_MATHEMATICS = (
     "data.dir",
+    "data.cache",
+    "data.max_corrupt_fraction",
     "checkpoint.every_epochs",
     "checkpoint.every_steps",
     "checkpoint.keep",
@@ -26,8 +28,13 @@ NOT_MATHEMATICS = (
 
 _NOT_NEGATIVE = (lambda value: value >= 0, "must be 0 or more")
 _POSITIVE = (lambda value: value > 0, "must be above 0")
+_CHOICES = {
+    "augment.placement": ("host", "device"),
+    "data.cache": ("host", "device"),
+}
 _RULES = {
     "seed": _NOT_NEGATIVE,
+    "data.max_corrupt_fraction": (lambda value: 0 <= value < 1, "must be 0 (no image may be unreadable) to below 1"),
     "loss.temperature": (lambda value: value > 0, "must be above 0; 0.1 to 0.5 is usual"),
     "loss.chunk_size": (lambda value: value >= 0, "must be 0 (all anchors at once) or more"),
     "optimizer.learning_rate": _POSITIVE,
@@ -97,6 +104,9 @@ def check(config: ConfigDict) -> None:
     for key, (holds, rule) in _RULES.items():
         if not (math.isfinite(values[key]) and holds(values[key])):
             raise ValueError(f"config.{key}={values[key]} {rule}")
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise ValueError(f"config.{key}={values[key]!r} must be {' or '.join(choices)}")
     warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
     if warmup >= epochs:
         raise ValueError(f"config.optimizer.warmup_epochs={warmup} must be below config.train.epochs={epochs}")
@@ -141,7 +151,7 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
 
 def recipe(config: ConfigDict) -> Recipe:
     """Returns the views' recipe."""
-    return Recipe(**config.augment)
+    return Recipe(**{name: value for name, value in config.augment.items() if name != "placement"})
 
 
 def model_arguments(config: ConfigDict) -> dict[str, Any]:

@@ -4,6 +4,7 @@ With ``axis_name`` they run on one shard of the batch under a mapped axis and re
 single-device program.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,11 +15,20 @@ import optax
 from simclr_jax import losses
 from simclr_jax.state import TrainState
 
+ViewsOf = Callable[[Any, Any], dict[str, jax.Array]]
+
+
+def given(batch: Any, resident: Any) -> Any:
+    """Returns a batch whose views the host has made."""
+    return batch
+
 
 def pretrain_step(
     state: TrainState,
-    batch: dict[str, jax.Array],
+    batch: Any,
+    resident: Any = None,
     *,
+    views_of: ViewsOf = given,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     probe: nn.Module | None,
@@ -34,7 +44,9 @@ def pretrain_step(
 
     Args:
       state: the run.
-      batch: {"views": float [n, 2, size, size, 3], "labels": int [n], -1 where there is none}, one shard of it.
+      batch, resident: one shard of a batch and what the device holds, which ``views_of`` makes into
+        {"views": float [n, 2, size, size, 3], "labels": int [n], -1 where there is none}.
+      views_of: makes the views on the device; by default the batch holds them.
       model, optimizer: what is pretrained, and how.
       probe, probe_optimizer: the online probe; None without labels.
       temperature, chunk_size: of NT-Xent.
@@ -44,6 +56,8 @@ def pretrain_step(
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
       "contrastive_entropy", "gradient_norm" and, with labels, "online_loss" and "online_top1".
     """
+
+    batch = views_of(batch, resident)
 
     def loss_fn(params):
         hiddens, updates = model.apply(
@@ -71,8 +85,10 @@ def pretrain_step(
 
 def validation_step(
     state: TrainState,
-    batch: dict[str, jax.Array],
+    batch: Any,
+    resident: Any = None,
     *,
+    views_of: ViewsOf = given,
     model: nn.Module,
     probe: nn.Module | None,
     temperature: float,
@@ -80,6 +96,7 @@ def validation_step(
     axis_name: str | None = None,
 ) -> dict[str, jax.Array]:
     """Returns :func:`pretrain_step`'s loss and accuracies on held-out views, BatchNorm in evaluation mode."""
+    batch = views_of(batch, resident)
     hiddens = model.apply(_variables(state), both_views(batch), train=False)
     z1, z2 = jnp.split(hiddens[-1], 2)
     loss, metrics = losses.nt_xent(z1, z2, temperature=temperature, axis_name=axis_name, chunk_size=chunk_size)

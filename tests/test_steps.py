@@ -62,7 +62,7 @@ def on_devices(count, **changes):
     current = parallel.replicate(jax.tree.map(np.array, initial_state()), devices)
     rows = []
     for batch in batches():
-        current, metrics = step(current, parallel.shard(batch, devices))
+        current, metrics = step(current, parallel.shard(batch, devices), None)
         rows.append(parallel.first(metrics))
     return current, rows
 
@@ -132,7 +132,7 @@ def test_validation_uses_running_statistics_and_leaves_them_alone():
     single = steps.validation_step(
         initial_state(), batch, **{k: parts(None)[k] for k in ("model", "probe")}, temperature=0.5
     )
-    values = parallel.first(mapped(parallel.replicate(initial_state()), parallel.shard(batch)))
+    values = parallel.first(mapped(parallel.replicate(initial_state()), parallel.shard(batch), None))
     assert_close(values, jax.tree.map(float, single))
     hiddens = parts(None)["model"].apply(
         {"params": initial_state().params, "batch_stats": initial_state().batch_stats},

@@ -2,8 +2,8 @@
 
 What a view looks like depends on (seed, epoch, image id, view) alone: `view_seed` folds these into a
 stateless seed, `draw` turns it into parameters by the rule in `recipe`, `render` makes the pixels. Images are
-uint8 `[H, W, 3]` or the bytes of an encoded file (JPEG, PNG, BMP, GIF; first frame; no alpha). Reading, order
-and batches are the pipeline's.
+uint8 `[H, W, 3]` or the bytes of an encoded file (JPEG, PNG, and slower whatever Pillow reads; first frame; no
+alpha). Reading, order and batches are the pipeline's.
 
 Shapes stop varying after the resize, so the rest of a view is compiled by XLA into one op, as is the rule of
 the parameters: at 32 pixels the arithmetic of a view costs less than the scheduling of its many small ops.
@@ -13,15 +13,16 @@ other threads, which takes twice the processor time at 32 pixels and a fifth mor
 """
 
 import functools
+from typing import Any
 
 import tensorflow as tf
 
+from simclr_jax.augment import decode
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
 
 NUM_VIEWS = 2
-EVALUATION_CROP = 0.875  # of the shorter side; Google's simclr CROP_PROPORTION
-SMALL_SIDE = 32  # images up to this are evaluated whole, as CIFAR is
+CANVAS = 2  # side of the square in which a crop travels to the devices, in sides of a view
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as tf.image.rgb_to_grayscale rounds them
 BOX = ("y", "x", "height", "width")
 FINISHING = {
@@ -79,7 +80,7 @@ def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -
     """
     image = _checked(image)
     if image.dtype == tf.string:
-        image, (parameters,) = _decode(image, lambda height, width: [parameters])
+        image, (parameters,) = decode.around(image, lambda height, width: [parameters])
     pixels = _crop_and_resize(recipe.image_size, image, parameters)
     # Tensors, or every new value of a Python number would compile the program anew.
     return _finish(pixels, {name: tf.cast(parameters[name], dtype) for name, dtype in FINISHING.items()})
@@ -101,24 +102,35 @@ def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Ten
     Raises:
       ValueError: the image is neither uint8 nor string.
     """
-    image = _checked(image)
-    seeds = [view_seed(seed, epoch, image_id, view) for view in range(NUM_VIEWS)]
-
-    def draw_views(height, width):
-        return _draw_views(recipe, seeds, height, width)
-
-    if image.dtype == tf.string:
-        image, views = _decode(image, draw_views)
-    else:
-        views = draw_views(*_size(image))
+    image, views = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id)
     return tf.stack([render(recipe, image, parameters) for parameters in views])
 
 
-def central_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """The evaluation view: the central square, resized (bicubic with antialias).
+def two_crops(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> dict[str, Any]:
+    """What the devices need to make both views of an image: the crops' pixels and the views' parameters.
 
-    The square has 0.875 of the shorter side (Google's simclr); an image of at most 32 × 32 keeps all of its
-    shorter side, so that a CIFAR image at size 32 is neither cropped nor resized.
+    A crop lies in the corner of a canvas with twice the view's side, which is all that has to travel. One that does
+    not fit there is resized here, and its box becomes the view's square.
+
+    Args:
+      recipe, image, seed, epoch, image_id: as for `two_views`.
+
+    Returns:
+      {"crops": uint8 `[2, 2 * image_size, 2 * image_size, 3]`, "parameters": those of `draw`,
+      each `[2]`, with boxes in the canvases}: what `device.render_pairs` takes.
+
+    Raises:
+      ValueError: the image is neither uint8 nor string.
+    """
+    image, views = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id)
+    crops, boxes = zip(*(_on_canvas(recipe.image_size, image, parameters) for parameters in views), strict=True)
+    views = [{**view, **box} for view, box in zip(views, boxes, strict=True)]
+    parameters = {name: tf.stack([view[name] for view in views]) for name in views[0]}
+    return {"crops": tf.stack(crops), "parameters": parameters}
+
+
+def central_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """The evaluation view: the central square (`recipe.central_square`), resized (bicubic with antialias).
 
     Args:
       image: uint8 `[H, W, 3]`, or a scalar string: an encoded image.
@@ -132,19 +144,16 @@ def central_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """
     image = _checked(image)
     if image.dtype == tf.string:
-        image, (box,) = _decode(image, lambda height, width: [_central_square(height, width)])
+        image, (box,) = decode.around(image, lambda height, width: [_central_square(height, width)])
     else:
-        box = _central_square(*_size(image))
+        box = _central_square(*decode.size(image))
     return _clip(_crop_and_resize(image_size, image, box) / 255)
 
 
 def _central_square(height, width) -> dict[str, tf.Tensor]:
     """The box of the evaluation view, int32."""
-    share = tf.where(tf.maximum(height, width) <= SMALL_SIDE, 1.0, EVALUATION_CROP)
-    side = tf.round(share * tf.cast(tf.minimum(height, width), tf.float32))
-    side = tf.maximum(tf.cast(side, tf.int32), 1)
-    # Google's simclr puts the odd pixel before the crop, not after it.
-    return {"y": (height - side + 1) // 2, "x": (width - side + 1) // 2, "height": side, "width": side}
+    box = rules.central_square(tf.cast(height, tf.float32), tf.cast(width, tf.float32), tf)
+    return {name: tf.cast(value, tf.int32) for name, value in box.items()}
 
 
 def _draw_views(recipe: Recipe, seeds: list, height, width) -> list[dict[str, tf.Tensor]]:
@@ -167,6 +176,32 @@ def _compiled_rule(recipe: Recipe):
     return tf.function(rule, jit_compile=True, autograph=False)
 
 
+def _image_and_parameters(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tuple[tf.Tensor, list[dict]]:
+    """Pixels that hold the crops of both views, and both views' parameters."""
+    seeds = [view_seed(seed, epoch, image_id, view) for view in range(NUM_VIEWS)]
+
+    def draw_views(height, width):
+        return _draw_views(recipe, seeds, height, width)
+
+    if image.dtype == tf.string:
+        return decode.around(image, draw_views)
+    return image, draw_views(*decode.size(image))
+
+
+def _on_canvas(size: int, image: tf.Tensor, box: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """A crop on its canvas, uint8, and the box it has there."""
+    side = CANVAS * size
+    fits = (box["height"] <= side) & (box["width"] <= side)
+
+    def resized():
+        pixels = tf.round(_crop_and_resize(size, image, box))
+        return tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8), size, size
+
+    crop, height, width = tf.cond(fits, lambda: (_crop(image, box), box["height"], box["width"]), resized)
+    canvas = tf.ensure_shape(tf.pad(crop, [[0, side - height], [0, side - width], [0, 0]]), [side, side, 3])
+    return canvas, {"y": tf.constant(0), "x": tf.constant(0), "height": height, "width": width}
+
+
 def _checked(image) -> tf.Tensor:
     """The image as a tensor of one of the two accepted dtypes."""
     image = tf.convert_to_tensor(image)
@@ -175,47 +210,14 @@ def _checked(image) -> tf.Tensor:
     return image
 
 
-def _size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    shape = tf.shape(image)
-    return shape[0], shape[1]
-
-
-def _decode(encoded: tf.Tensor, boxes_of) -> tuple[tf.Tensor, list[dict]]:
-    """Pixels that hold every box, and the boxes moved to where they lie in these pixels.
-
-    `boxes_of(height, width)` returns the boxes for an image size: dicts with y, x, height, width, or more.
-    """
-
-    def jpeg():
-        shape = tf.io.extract_jpeg_shape(encoded)
-        return _decode_jpeg(encoded, shape, boxes_of(shape[0], shape[1]))
-
-    def other():
-        pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        pixels.set_shape([None, None, 3])
-        return pixels, boxes_of(*_size(pixels))
-
-    return tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
-
-
-def _decode_jpeg(encoded: tf.Tensor, shape: tf.Tensor, boxes: list[dict]) -> tuple[tf.Tensor, list[dict]]:
-    """Decode the smallest rectangle around all boxes, once: a JPEG has to be read from its start anyway."""
-    top = tf.reduce_min([box["y"] for box in boxes])
-    left = tf.reduce_min([box["x"] for box in boxes])
-    bottom = tf.reduce_max([box["y"] + box["height"] for box in boxes])
-    right = tf.reduce_max([box["x"] + box["width"] for box in boxes])
-    # One column more on either side: libjpeg interpolates chroma between columns, and at the edge of what it
-    # decodes the outermost column would differ from that of a full decode.
-    left, right = tf.maximum(left - 1, 0), tf.minimum(right + 1, shape[1])
-    pixels = tf.io.decode_and_crop_jpeg(encoded, [top, left, bottom - top, right - left], channels=3)
-    return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]
+def _crop(image: tf.Tensor, box: dict) -> tf.Tensor:
+    y, x, height, width = (box[name] for name in BOX)
+    return image[y : y + height, x : x + width]
 
 
 def _crop_and_resize(image_size: int, image: tf.Tensor, box: dict) -> tf.Tensor:
     """The box of a uint8 image as float32 `[image_size, image_size, 3]`, 0 … 255 and a little beyond."""
-    y, x, height, width = (box[name] for name in BOX)
-    crop = image[y : y + height, x : x + width]
-    pixels = tf.image.resize(crop, [image_size, image_size], method="bicubic", antialias=True)
+    pixels = tf.image.resize(_crop(image, box), [image_size, image_size], method="bicubic", antialias=True)
     return tf.ensure_shape(pixels, [image_size, image_size, 3])
 
 

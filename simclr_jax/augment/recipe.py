@@ -12,6 +12,8 @@ import math
 from typing import Any
 
 CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop
+EVALUATION_CROP = 0.875  # of the shorter side; Google's simclr CROP_PROPORTION
+SMALL_SIDE = 32  # images up to this are evaluated whole, as CIFAR is
 
 # The slots of the vector of uniforms. Their order is part of what a seed means: append, never reorder.
 AREA = slice(0, CROP_ATTEMPTS)
@@ -106,6 +108,29 @@ def blur_kernel_size(image_size: int) -> int:
     A size of 1 is no blur at all. The rule is 2·⌊⌊side / 10⌋ / 2⌋ + 1, as in Google's simclr `data_util.py`.
     """
     return 2 * (image_size // 10 // 2) + 1
+
+
+def central_square(height: Any, width: Any, xp: Any) -> dict[str, Any]:
+    """The box of the evaluation view: the central square with 0.875 of the shorter side (Google's simclr).
+
+    An image of at most 32 × 32 keeps all of its shorter side, so that a CIFAR image is neither cropped nor resized.
+
+    Args:
+      height, width: of the image, pixels; float32 scalars or arrays.
+      xp: the module to compute with: `numpy`, `jax.numpy` or `tensorflow`.
+
+    Returns:
+      y, x, height, width: whole numbers of pixels held in float32.
+    """
+    share = xp.where(xp.maximum(height, width) <= SMALL_SIDE, 1.0, EVALUATION_CROP)
+    side = xp.maximum(xp.round(share * xp.minimum(height, width)), 1.0)
+    # Google's simclr puts the odd pixel before the crop, not after it.
+    return {
+        "y": xp.floor((height - side + 1.0) / 2.0),
+        "x": xp.floor((width - side + 1.0) / 2.0),
+        "height": side,
+        "width": side,
+    }
 
 
 def view_parameters(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: Any) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""``folder:PATH``: JPEG, PNG, BMP or GIF files, in split and class sub-folders or in a flat pile."""
+"""``folder:PATH``: JPEG, PNG, WebP, BMP, GIF or TIFF files, in split and class sub-folders or in a flat pile."""
 
 import collections
+import os
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
 from simclr_jax.data.split import Split
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SPLIT_FOLDERS = {
     "train": "train",
     "val": "validation",
@@ -24,6 +26,12 @@ class Folder:
     ``PATH/*``. Without class folders there are no labels. Classes are numbered in the order of their names. Names
     that begin with a dot are passed over, and so is what lies beside split folders.
 
+    Attributes:
+      split_names, class_names: as of every source.
+      empty_folders: the split and class folders that hold no image.
+      passed_over: {suffix: how many} of the files that are no images by their names.
+      beside: images that lie beside split folders.
+
     Raises:
       ValueError: no such folder, no images in it, folders that may be splits or classes, or a class that the
         training split does not have.
@@ -33,7 +41,12 @@ class Folder:
         root = epath.Path(path).expanduser()
         if not root.is_dir():
             raise ValueError(f"folder:{path} is not a folder")
-        self._files = _by_split_and_class(root)
+        tree = _Tree([], [], collections.Counter())
+        _walk(root, (), tree)
+        self._files = _by_split_and_class(root, tree.images)
+        self.empty_folders = _empty_folders(root, tree)
+        self.passed_over = dict(tree.passed_over.most_common())
+        self.beside = len(tree.images) - sum(len(paths) for split in self._files.values() for paths in split.values())
         if not self._files:
             raise ValueError(f"folder:{path} holds no images ({', '.join(SUFFIXES)})")
         self.split_names = tuple(self._files)
@@ -46,7 +59,9 @@ class Folder:
         pairs = [(path, number.get(label, -1)) for label, files in self._files[name].items() for path in files]
         paths, labels = zip(*pairs, strict=True)
         labelled = any(label >= 0 for label in labels)
-        return Split.whole(np.array(paths), np.array(labels, np.int64) if labelled else None)
+        return Split.whole(
+            np.array([os.fsencode(path) for path in paths]), np.array(labels, np.int64) if labelled else None
+        )
 
     def _check_classes(self, path: str):
         trained = self._files.get("train", {})
@@ -58,9 +73,16 @@ class Folder:
                 )
 
 
-def _by_split_and_class(root: epath.Path) -> dict[str, dict[str, list[str]]]:
+class _Tree(NamedTuple):
+    """What lies below a folder; the folders on the way to it, from there on, as a tuple of names."""
+
+    images: list[tuple[tuple[str, ...], str]]  # (folders on the way, path)
+    folders: list[tuple[str, ...]]
+    passed_over: collections.Counter[str]
+
+
+def _by_split_and_class(root: epath.Path, images: list[tuple[tuple[str, ...], str]]) -> dict[str, dict[str, list[str]]]:
     """Returns {split: {class: paths}}; an image that lies in no class folder has the class ""."""
-    images = _images(root)
     splits = {folders[0] for folders, _ in images if folders} & SPLIT_FOLDERS.keys()
     if splits:
         _check_splits(root, splits, [folders for folders, _ in images])
@@ -85,15 +107,27 @@ def _check_splits(root: epath.Path, splits: set[str], placed: list[tuple[str, ..
         )
 
 
-def _images(folder: epath.Path, inside: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
-    """Lists (folders on the way, path) of the images at any depth, by name; enters linked folders too."""
-    found = []
+def _empty_folders(root: epath.Path, tree: _Tree) -> tuple[str, ...]:
+    """Folders without images where there should be a split's or a class's, the outermost alone."""
+    full = {folders[:depth] for folders, _ in tree.images for depth in range(3)}
+    depth = 2 if any(folders[:1] in full for folders in ((name,) for name in SPLIT_FOLDERS)) else 1
+    return tuple(
+        f"{root}/{'/'.join(folders)}"
+        for folders in tree.folders
+        if len(folders) <= depth and folders not in full and folders[:-1] in full
+    )
+
+
+def _walk(folder: epath.Path, inside: tuple[str, ...], tree: _Tree) -> None:
+    """Takes in what lies in a folder at any depth, by name; enters linked folders too, but none that leads back."""
     for child in sorted(folder.iterdir(), key=lambda child: child.name):
         name = child.name
         if name.startswith("."):
             continue
         if name.lower().endswith(SUFFIXES):
-            found.append((inside, f"{folder}/{name}"))
-        elif child.is_dir():
-            found += _images(child, (*inside, name))
-    return found
+            tree.images.append((inside, f"{folder}/{name}"))
+        elif not child.is_dir():
+            tree.passed_over[os.path.splitext(name)[1].lower()] += 1
+        elif not f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(child)}/"):
+            tree.folders.append((*inside, name))
+            _walk(child, (*inside, name), tree)

@@ -1,21 +1,26 @@
-"""From a split to batches: order, shard, batch, prefetch. What a view looks like belongs to augment/.
+"""From a split to batches: read, decode, render, batch, prefetch. What a view looks like belongs to augment/.
 
-The order of images and the look of every view are functions of the seed and the step alone, so a run that resumes
-asks for the batches from its step on and nothing of the input has to be stored.
+Views depend on (seed, epoch, image id, view) and their order on (seed, epoch), see :mod:`simclr_jax.data.order`, so a
+run that resumes asks for the batches from its step on and nothing of the input has to be stored.
 """
 
 import contextlib
-import functools
+import dataclasses
 import itertools
+import os
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
-from simclr_jax.augment import host
+from simclr_jax.augment import decode, host
 from simclr_jax.augment.recipe import Recipe
+from simclr_jax.data import order as orders
+from simclr_jax.data.order import VALIDATION_EPOCH, Order
 from simclr_jax.data.split import Split
+from simclr_jax.data.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from simclr_jax.data.tfds import Stream
@@ -25,18 +30,23 @@ with contextlib.suppress(RuntimeError):  # raised where the program has used Ten
     # Many images are made side by side; threads within one only get in their way: 2× at 32 pixels, 1.1× at 224.
     tf.config.threading.set_intra_op_parallelism_threads(1)
 
-VALIDATION_EPOCH = -1  # no epoch of training has this number, so validation views are their own and never change
+PREFETCHED = 2  # batches made ahead of the step that asks for them
 
-# What TensorFlow raises for a file that is no image, is gone, may not be read, or is a folder.
+# Images that are looked at ahead, once one in a batch cannot be read: to find the next ones costs less by many at once.
+LOOK_AHEAD = 8192
+
+# What TensorFlow raises for a file that is no image, is gone, may not be read, is a folder, or a broken disk's.
 UNREADABLE = (
     tf.errors.InvalidArgumentError,
     tf.errors.NotFoundError,
     tf.errors.PermissionDeniedError,
     tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,
 )
 
 Batches = Iterator[dict[str, np.ndarray]]
-Order = Callable[[int], tuple[int, np.ndarray]]  # step → (epoch, positions of this host's images)
+Render = Callable[[dict], dict]  # a record to what a batch holds of it
+Upcoming = Callable[[int], Iterator[tuple[int, np.ndarray]]]  # batches done to the (epoch, positions) of those after
 
 
 def training_views(
@@ -48,6 +58,8 @@ def training_views(
     first_step: int,
     last_step: int,
     shard: tuple[int, int] = (0, 1),
+    crops_only: bool = False,
+    unreadable: Unreadable | None = None,
 ) -> Batches:
     """Yields batches of two views of each image, for steps ``first_step`` to ``last_step - 1``.
 
@@ -61,178 +73,276 @@ def training_views(
       first_step: 0, or the step of the checkpoint that a run resumes from. Earlier images are not decoded.
       last_step: where to stop.
       shard: this host's index and the number of hosts.
+      crops_only: leave all but decoding and cropping to the devices.
+      unreadable: takes in images that cannot be read, for which others stand in; None allows none. A stream, whose
+        images TFDS has checked when it prepared them, allows none either.
 
     Yields:
-      {"views": float32 [batch_size / hosts, 2, size, size, 3] in [0, 1], "labels": int64, -1 where there is none}
+      {"views": float32 [batch_size / hosts, 2, size, size, 3] in [0, 1], "labels": int64, -1 where there is none}; with
+      ``crops_only`` "crops" and "parameters", as :func:`simclr_jax.augment.host.two_crops`, in the place of "views".
 
     Raises:
-      ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, an
-        image cannot be read.
+      ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, one
+        image too many cannot be read.
     """
-    if batch_size > len(split):
-        raise ValueError(f"batch_size {batch_size} is larger than the {len(split)} images; use {len(split)} or less")
-    local = _local_batch(batch_size, shard)
-    render = _pair_of_views(recipe, seed)
+    render = _pair(recipe, seed, crops_only)
+    local = batch_size // shard[1]
     if isinstance(split, Split):
-        order = _training_order(len(split), batch_size, seed, shard)
-        return _from_split(split, order, range(first_step, last_step), render, local)
-    epochs = _epochs(first_step, last_step, len(split) // batch_size)
+        order = orders.training_order(len(split), batch_size=batch_size, seed=seed, shard=shard)
+        return _of_steps(split, order, range(first_step, last_step), render, local, unreadable, seed)
+    orders.check_batch(batch_size, len(split), shard)
     mine = split.shard(*shard)
     return itertools.chain.from_iterable(
         _from_stream(mine, _shuffle_seed(seed, epoch), epoch, (start * local, stop * local), render, local)
-        for epoch, start, stop in epochs
+        for epoch, start, stop in orders.epochs(first_step, last_step, len(split) // batch_size)
     )
 
 
 def validation_views(
-    split: "Split | Stream", recipe: Recipe, *, batch_size: int, seed: int, shard: tuple[int, int] = (0, 1)
+    split: "Split | Stream",
+    recipe: Recipe,
+    *,
+    batch_size: int,
+    seed: int,
+    shard: tuple[int, int] = (0, 1),
+    crops_only: bool = False,
+    unreadable: Unreadable | None = None,
 ) -> Batches:
     """Yields one pass over a split in its stored order, with the same two views of an image each time.
 
     Yields and raises as :func:`training_views`; images that do not fill the last batch are left out.
     """
-    local = _local_batch(batch_size, shard)
-    render = _pair_of_views(recipe, seed)
+    orders.check_batch(batch_size, len(split), shard)
+    render = _pair(recipe, seed, crops_only)
+    local = batch_size // shard[1]
     steps = range(len(split) // batch_size)
     if isinstance(split, Split):
-        return _from_split(split, _stored_order(np.arange(len(split)), batch_size, shard), steps, render, local)
+        order = orders.stored_order(np.arange(len(split)), batch_size=batch_size, shard=shard)
+        return _of_steps(split, order, steps, render, local, unreadable, seed)
     return _from_stream(split.shard(*shard), None, VALIDATION_EPOCH, (0, len(steps) * local), render, local)
 
 
 def central_views(
-    split: "Split | Stream", image_size: int, *, batch_size: int, shard: tuple[int, int] = (0, 1)
+    split: "Split | Stream", image_size: int, *, batch_size: int, unreadable: Unreadable | None = None
 ) -> Batches:
     """Yields every image of a split once, in its stored order, as evaluation sees it: the central crop, resized.
 
     Args:
       split: the images.
       image_size: side of the view, pixels.
-      batch_size: images per batch of this host.
-      shard: this host's index and the number of hosts; a host sees its own part of the split.
+      batch_size: images per batch.
+      unreadable: takes in images that cannot be read, which are left out; None allows none.
 
     Yields:
-      {"images": float32 [n, image_size, image_size, 3] in [0, 1], "labels": int64 [n]}, n = batch_size but in the last.
+      {"images": float32 [n, image_size, image_size, 3] in [0, 1], "labels": int64 [n]}, n ≤ batch_size.
 
     Raises:
-      ValueError: when its turn comes, an image cannot be read.
+      ValueError: when its turn comes, one image too many cannot be read.
     """
 
     def render(record):
         return {"images": host.central_view(record["image"], image_size), "labels": record["label"]}
 
-    if isinstance(split, Split):
-        mine = np.array_split(np.arange(len(split)), shard[1])[shard[0]]
-        steps = range(-(-len(mine) // batch_size))
-        return _from_split(split, _stored_order(mine, batch_size), steps, render, batch_size)
-    mine = split.shard(*shard)
-    return _from_stream(mine, None, VALIDATION_EPOCH, (0, len(mine)), render, batch_size)
+    return _one_pass(split, render, batch_size, unreadable)
 
 
-def _local_batch(batch_size: int, shard: tuple[int, int]) -> int:
-    if batch_size % shard[1]:
-        raise ValueError(f"batch_size {batch_size} is not divisible by {shard[1]} hosts")
-    return batch_size // shard[1]
+def image_sizes(split: "Split | Stream", *, batch_size: int, unreadable: Unreadable | None = None) -> Batches:
+    """Decodes every encoded image of a split once.
+
+    Leaves out and raises as :func:`central_views`.
+
+    Yields:
+      {"sizes": int32 [n, 2], height and width, "labels": int64 [n]}; n is ``batch_size`` less what cannot be read.
+    """
+    if not isinstance(split, Split):
+
+        def render(record):
+            return {"sizes": _size(record), "labels": record["label"]}
+
+        yield from _from_stream(split, None, VALIDATION_EPOCH, (0, len(split)), render, batch_size)
+        return
+    unreadable = _none_allowed(split) if unreadable is None else unreadable
+    found = _examine(split, np.arange(len(split)))
+    while batch := list(itertools.islice(found, batch_size)):
+        unreadable.add({position: fault for position, fault in batch if isinstance(fault, str)})
+        sizes = {position: size for position, size in batch if not isinstance(size, str)}
+        labels = _columns(split, VALIDATION_EPOCH, np.array(list(sizes), int))["label"]
+        yield {"sizes": np.array(list(sizes.values()), np.int32).reshape(-1, 2), "labels": labels}
 
 
-def _training_order(n: int, batch_size: int, seed: int, shard: tuple[int, int]) -> Order:
-    @functools.lru_cache(maxsize=1)
-    def shuffled(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch]).permutation(n)
+def _pair(recipe: Recipe, seed: int, crops_only: bool) -> Render:
+    def render(record):
+        image = (record["image"], seed, record["epoch"], record["id"])
+        made = host.two_crops(recipe, *image) if crops_only else {"views": host.two_views(recipe, *image)}
+        return made | {"labels": record["label"]}
 
-    def order(step: int):
-        epoch, index = divmod(step, n // batch_size)
-        return epoch, _batch_of(shuffled(epoch), index, batch_size, shard)
-
-    return order
-
-
-def _stored_order(positions: np.ndarray, batch_size: int, shard: tuple[int, int] = (0, 1)) -> Order:
-    return lambda step: (VALIDATION_EPOCH, _batch_of(positions, step, batch_size, shard))
-
-
-def _batch_of(positions: np.ndarray, index: int, batch_size: int, shard: tuple[int, int]) -> np.ndarray:
-    return np.split(positions[index * batch_size : (index + 1) * batch_size], shard[1])[shard[0]]
-
-
-def _epochs(first_step: int, last_step: int, steps_per_epoch: int) -> Iterator[tuple[int, int, int]]:
-    """Yields (epoch, its first step, its last step + 1), counted from the epoch's start, over a range of steps."""
-    for epoch in range(first_step // steps_per_epoch, -(-last_step // steps_per_epoch)):
-        begin = epoch * steps_per_epoch
-        yield epoch, max(first_step - begin, 0), min(last_step - begin, steps_per_epoch)
+    return render
 
 
 def _shuffle_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
-def _pair_of_views(recipe: Recipe, seed: int) -> Callable[[dict], dict]:
-    def render(record):
-        views = host.two_views(recipe, record["image"], seed, record["epoch"], record["id"])
-        return {"views": views, "labels": record["label"]}
+def _of_steps(
+    split: Split, order: Order, steps: range, render: Render, batch_size: int, unreadable: Unreadable | None, seed: int
+) -> Batches:
+    """Yields the batches of an order's steps, with other images in the place of those that cannot be read.
 
-    return render
+    ``batch_size`` is the number of positions that ``order`` gives for a step.
+    """
+    unreadable = _none_allowed(split) if unreadable is None else unreadable
+
+    def upcoming(done: int):
+        for epoch, positions in map(order, steps[done:]):
+            yield epoch, unreadable.replace(epoch, positions, seed)
+
+    return _from_split(split, upcoming, render, batch_size, unreadable)
 
 
-def _from_split(split: Split, order: Order, steps: range, render: Callable, batch_size: int) -> Batches:
-    """Yields the batch of each step; ``batch_size`` is the number of positions that ``order`` gives for one."""
-    batches = _batches(_fetch(split, order, steps), render, batch_size)
-    for step in steps:
+def _one_pass(split: "Split | Stream", render: Render, batch_size: int, unreadable: Unreadable | None) -> Batches:
+    """Yields all of a split in its stored order, without what cannot be read."""
+    if not isinstance(split, Split):
+        return _from_stream(split, None, VALIDATION_EPOCH, (0, len(split)), render, batch_size)
+    unreadable = _none_allowed(split) if unreadable is None else unreadable
+
+    def upcoming(done: int):
+        left = np.array([position for position in range(len(split)) if position not in unreadable], int)
+        for start in range(done * batch_size, len(left), batch_size):
+            yield VALIDATION_EPOCH, left[start : start + batch_size]
+
+    return _from_split(split, upcoming, render, batch_size, unreadable)
+
+
+def _none_allowed(split: Split) -> Unreadable:
+    return Unreadable(len(split), 0.0)
+
+
+def _from_split(split: Split, upcoming: Upcoming, render: Render, batch_size: int, unreadable: Unreadable) -> Batches:
+    """Yields the batches of ``upcoming(0)``.
+
+    tf.data stops at a batch with an image that cannot be read, and does not say which it is. So it is looked for, and
+    reading goes on with ``upcoming(done)``, which knows what was found and begins after the ``done`` batches so far.
+    """
+    done, stuck = 0, -1
+    batches = _batches(_fetch(split, lambda: upcoming(done)), render, batch_size)  # built once, restarted cheaply
+    while True:
         try:
-            yield next(batches)
+            for batch in batches.as_numpy_iterator():
+                yield batch
+                done += 1
+            return
         except UNREADABLE as error:
-            name = _unreadable(split.take(order(step)[1]))
-            raise ValueError(f"{name} is not an image that can be read; mend or remove it") from error
+            if not _look_ahead(split, upcoming(done), unreadable):
+                if stuck == done:  # the second time, so this is no hiccup of a file system
+                    raise ValueError(f"the images cannot be read: {_reason(error)}") from error
+                stuck = done
+
+
+def _look_ahead(split: Split, upcoming: Iterator[tuple[int, np.ndarray]], unreadable: Unreadable) -> bool:
+    """Examines a batch and, the more was found so far the more, those after it; returns whether any was found."""
+    known = len(unreadable)
+    batches = [positions for _, positions in itertools.islice(upcoming, 1 + known)]
+    ahead = max(len(batches[0]), LOOK_AHEAD)
+    found = _examine(split, np.concatenate(batches)[:ahead])
+    unreadable.add({position: fault for position, fault in found if isinstance(fault, str)})
+    return len(unreadable) > known
 
 
 def _from_stream(
-    stream: "Stream", shuffle_seed: int | None, epoch: int, span: tuple[int, int], render: Callable, batch_size: int
+    stream: "Stream", shuffle_seed: int | None, epoch: int, span: tuple[int, int], render: Render, batch_size: int
 ) -> Batches:
     """Yields the batches of the images that a stream gives from place ``span[0]`` to ``span[1] - 1``."""
     records = stream.read(shuffle_seed=shuffle_seed).skip(span[0]).take(span[1] - span[0])
     records = records.map(lambda record: record | {"epoch": tf.constant(epoch, tf.int64)})
     try:
-        yield from _batches(records, render, batch_size)
+        yield from _batches(records, render, batch_size).as_numpy_iterator()
     except UNREADABLE as error:
-        raise ValueError(f"an image of {stream.name} cannot be read: {error.message.splitlines()[0]}") from error
+        raise ValueError(f"an image of {stream.name} cannot be read: {_reason(error)}") from error
 
 
-def _fetch(split: Split, order: Order, steps: range) -> tf.data.Dataset:
-    """Reads the records of a split in a given order."""
-    shape = split.images.shape[1:]
+def _fetch(split: Split, upcoming: Callable[[], Iterator[tuple[int, np.ndarray]]]) -> tf.data.Dataset:
+    """Reads the records of what is upcoming whenever its reading starts."""
     pixels = split.kind == "pixels"
 
     def generate():
-        for epoch, positions in map(order, steps):
-            part = split.take(positions)
-            n = len(part)
-            labels = np.full(n, -1) if part.labels is None else part.labels
-            images = part.images if pixels else part.images.tolist()
-            yield {"image": images, "label": labels, "id": part.ids, "epoch": np.full(n, epoch)}
+        for epoch, positions in upcoming():
+            yield _columns(split, epoch, positions)
 
     scalar = tf.TensorSpec([None], tf.int64)
-    image = tf.TensorSpec([None, *shape], tf.uint8 if pixels else tf.string)
+    image = tf.TensorSpec([None, *split.images.shape[1:]], tf.uint8 if pixels else tf.string)
     signature = {"image": image, "label": scalar, "id": scalar, "epoch": scalar}
     records = tf.data.Dataset.from_generator(generate, output_signature=signature).unbatch()
     return records.map(_read_file, tf.data.AUTOTUNE) if split.kind == "paths" else records
+
+
+def _columns(split: Split, epoch: int, positions: np.ndarray) -> dict:
+    part = split.take(positions)
+    labels = np.full(len(part), -1) if part.labels is None else part.labels
+    images = part.images if part.kind == "pixels" else part.images.tolist()
+    return {"image": images, "label": labels, "id": part.ids, "epoch": np.full(len(part), epoch)}
 
 
 def _read_file(record: dict) -> dict:
     return record | {"image": tf.io.read_file(record["image"])}
 
 
-def _unreadable(part: Split) -> str:
-    """Names the first image that cannot be read or decoded; tf.data does not say which one it was."""
-    for image, identity in zip(part.images, part.ids, strict=True):
-        try:
-            tf.io.decode_image(tf.io.read_file(image) if part.kind == "paths" else image)
-        except UNREADABLE:
-            return str(image) if part.kind == "paths" else f"image {identity}"
-    return "an image"
+def _examine(split: Split, positions: np.ndarray) -> Iterator[tuple[int, tuple[int, int] | str]]:
+    """Decodes the images at these positions; yields (position, its (height, width) or "name: reason")."""
+    numbered = dataclasses.replace(split, ids=np.arange(len(split)))
+    records = _fetch(
+        numbered, lambda: ((VALIDATION_EPOCH, part) for part in np.array_split(positions, -(-len(positions) // 64)))
+    )
+    sizes = records.map(lambda record: {"position": record["id"], "size": _size(record)}, tf.data.AUTOTUNE)
+    expected = iter(positions.tolist())
+    for batch in sizes.ignore_errors().batch(64).as_numpy_iterator():
+        for position, size in zip(batch["position"].tolist(), batch["size"].tolist(), strict=True):
+            for lost in itertools.takewhile(lambda next_, here=position: next_ != here, expected):
+                yield lost, _fault(split, lost)
+            yield position, tuple(size)
+    for lost in expected:
+        yield lost, _fault(split, lost)
 
 
-def _batches(records: tf.data.Dataset, render: Callable, batch_size: int) -> Batches:
+def _size(record: dict) -> tf.Tensor:
+    return tf.stack(decode.size(decode.whole(record["image"])))
+
+
+def _fault(split: Split, position: int) -> tuple[int, int] | str:
+    """Returns "name: reason" of an image, or its size where it can be read after all."""
+    image = split.images[position]
+    try:
+        return decode.examine(_content(image) if split.kind == "paths" else image)
+    except ValueError as error:
+        return f"{_name(split, position)}: {error}"
+
+
+def _content(path: bytes) -> bytes:
+    """Reads a file; raises ValueError in the operating system's words."""
+    try:
+        return tf.io.read_file(path).numpy()
+    except UNREADABLE as error:
+        link = "a link to nowhere: " if os.path.islink(path) and not os.path.exists(path) else ""
+        raise ValueError(link + _reason(error).rsplit("; ", 1)[-1]) from error
+
+
+def _name(split: Split, position: int) -> str:
+    """An image's path, in one line whatever characters it has, or its id."""
+    if split.kind != "paths":
+        return f"image {split.ids[position]}"
+    path = bytes(split.images[position])
+    name = os.fsdecode(path)
+    return name if name.isprintable() else repr(path)[1:]  # as bash reads it after a $
+
+
+def _reason(error: Exception) -> str:
+    """The part of TensorFlow's message that is about the image."""
+    line = str(getattr(error, "message", error)).strip().splitlines()[0]
+    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*", "", line)
+
+
+def _batches(records: tf.data.Dataset, render: Render, batch_size: int) -> tf.data.Dataset:
     """Renders records in parallel and gives them in their order."""
     options = tf.data.Options()
     options.deterministic = True
     views = records.map(render, num_parallel_calls=tf.data.AUTOTUNE)
-    return views.batch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator()
+    return views.batch(batch_size).prefetch(PREFETCHED).with_options(options)

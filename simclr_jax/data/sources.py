@@ -36,11 +36,12 @@ class Textures:
 
     def load(self, name: str) -> Split:
         """Draws all splits when the first is asked for, and returns one."""
-        return Split.whole(*self._drawn[name])
+        return Split.whole(*_drawn_textures()[name])
 
-    @functools.cached_property
-    def _drawn(self) -> dict:
-        return textures.splits()
+
+@functools.cache
+def _drawn_textures() -> dict:
+    return textures.splits()
 
 
 @dataclasses.dataclass(frozen=True)

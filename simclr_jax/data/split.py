@@ -11,7 +11,7 @@ class Split:
     """Images by position.
 
     Attributes:
-      images: pixels, uint8 [n, H, W, 3]; or paths, str [n]; or encoded images, bytes objects [n].
+      images: pixels, uint8 [n, H, W, 3]; or paths, NumPy's bytes [n]; or encoded images, bytes objects [n].
       labels: int64 [n], or None where the source has no labels. A single image without one has the label -1.
       ids: int64 [n]; an image keeps its id whatever is cut from or taken out of its split.
     """
@@ -38,7 +38,7 @@ class Split:
     @property
     def kind(self) -> str:
         """ "pixels", "paths" or "bytes": what an entry of ``images`` is."""
-        return {"u": "pixels", "U": "paths", "O": "bytes"}[self.images.dtype.kind]
+        return {"u": "pixels", "S": "paths", "O": "bytes"}[self.images.dtype.kind]
 
     def take(self, positions: np.ndarray) -> "Split":
         """Returns the images at these positions, in this order."""

@@ -1,7 +1,11 @@
-"""``tfds:NAME``: a prepared TensorFlow Datasets data set; images stay encoded until a view of them is made."""
+"""``tfds:NAME``: a prepared TensorFlow Datasets data set.
+
+Images of one size that fit in memory are decoded once; all others stay encoded until a view of them is made.
+"""
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +15,7 @@ from tensorflow_datasets.core import ReadInstruction
 
 from simclr_jax.data.split import Split
 
-# Encoded splits up to this size are held in memory, which makes their order independent of files and hosts. STL-10's
+# Splits up to this size are held in memory, which makes their order independent of files and hosts. STL-10's
 # unlabelled 2.5 GiB fit, ImageNet's 140 GiB do not.
 MEMORY_LIMIT_BYTES = 4 * 2**30
 SHUFFLE_BUFFER = 16_384  # images; as encoded JPEGs of ImageNet about 1.8 GiB
@@ -38,7 +42,8 @@ class Tfds:
         """Reads one split into memory, or returns a stream of it where it is too large for that."""
         info = self._builder.info.splits[name]
         stream = Stream(self._builder, name, bool(self.class_names), ((0, info.num_examples),))
-        return stream if info.num_bytes > self._memory_limit else stream.in_memory()
+        pixels = info.num_examples * math.prod(side or 0 for side in self._builder.info.features["image"].shape)
+        return stream if max(info.num_bytes, pixels) > self._memory_limit else stream.in_memory()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Stream:
     name: str
     labelled: bool
     ranges: tuple[tuple[int, int], ...]
+
+    kind = "bytes"  # what an image is, as in Split
 
     def __len__(self) -> int:
         return sum(stop - start for start, stop in self.ranges)
@@ -98,8 +105,12 @@ class Stream:
         return records.map(self._record)
 
     def in_memory(self) -> Split:
-        """Reads the encoded images and the labels into a split."""
-        batches = list(self.read(shuffle_seed=None).batch(1024).as_numpy_iterator())
+        """Reads the images and the labels into a split: pixels if all images have one size, else encoded."""
+        records = self.read(shuffle_seed=None)
+        height, width, channels = self.builder.info.features["image"].shape
+        if height and width and channels in (1, 3):
+            records = records.map(_decoded, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = list(records.batch(1024).as_numpy_iterator())
         images = np.concatenate([batch["image"] for batch in batches])
         labels = np.concatenate([batch["label"] for batch in batches])
         return Split.whole(images, labels if self.labelled else None)
@@ -116,6 +127,10 @@ class Stream:
             ranges += [(first, last)] if first < last else []
             offset += high - low
         return dataclasses.replace(self, ranges=tuple(ranges))
+
+
+def _decoded(record: dict) -> dict:
+    return record | {"image": tf.io.decode_image(record["image"], channels=3, expand_animations=False)}
 
 
 def _prepared_builder(name: str, directory: str) -> tensorflow_datasets.core.DatasetBuilder:

@@ -1,0 +1,59 @@
+"""What is neither training nor probing.
+
+python -m simclr_jax preview --config=configs/NAME.py [--out=preview.png] [--images=8]
+    Draws a contact sheet: images of the training split beside two views of each, with the drawn parameters.
+
+python -m simclr_jax check-data --config=configs/NAME.py
+    Reads every image of every split once and says what is there and what cannot be read.
+
+Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH
+"""
+
+import sys
+
+
+def preview() -> None:
+    """Runs the command of that name."""
+    from absl import flags
+
+    from simclr_jax import preview
+
+    flags.DEFINE_string("out", "preview.png", "The PNG file to write.")
+    flags.DEFINE_integer("images", 8, "How many images to show.", lower_bound=1)
+    _launch(preview.run, ["out", "images"])
+
+
+def check_data() -> None:
+    """Runs the command of that name."""
+    from simclr_jax import check_data
+
+    _launch(check_data.run, [])
+
+
+def _launch(run, arguments: list[str]) -> None:
+    from ml_collections import config_flags
+
+    from configs import default
+    from simclr_jax import command_line
+
+    config_flags.DEFINE_config_file("config", None, "The run: configs/NAME.py. Any key: --config.section.key=value")
+    command_line.launch(run, known=default.get_config(), arguments=arguments)
+
+
+COMMANDS = {"preview": preview, "check-data": check_data}  # each imports what it needs, so that the list is quick
+
+
+def main() -> None:
+    """Runs the command that is named first; without one, says which there are."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in COMMANDS:
+        del sys.argv[1]
+        COMMANDS[name]()
+    elif name in ("", "help", "--help", "-h"):
+        print(__doc__.strip())
+    else:
+        sys.exit(f"error: {name!r} is not a command; there are: {', '.join(COMMANDS)}")
+
+
+if __name__ == "__main__":
+    main()

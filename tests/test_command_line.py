@@ -1,0 +1,48 @@
+"""What the programs say to a user who typed something wrong, or nothing."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def execute(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train.py --config=configs/quickstart.py --config.train.epoch=3", "did you mean config.train.epochs?"),
+        ("train.py --config=configs/quickstart.py --config.train.epochs=x", "config.train.epochs=x"),
+        ("train.py --config=configs/none.py", "does not exist"),
+        ("train.py --config=configs/quickstart.py", "--workdir is missing: RUN, the folder"),
+        ("eval_linear.py --workdir=nowhere", "is not a run"),
+        ("-m simclr_jax preview", "--config=configs/NAME.py is missing"),
+        ("-m simclr_jax preview --config=configs/quickstart.py --images=0", "images"),
+        ("-m simclr_jax check-data --config.data.sauce=x", "did you mean config.data.source?"),
+        ("-m simclr_jax prewiev", "'prewiev' is not a command; there are: preview, check-data"),
+    ],
+)
+def test_a_bad_command_line_ends_with_one_line(command, message):
+    result = execute(*command.split())
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["train.py --help", "-m simclr_jax preview --help"])
+def test_help_answers(command):
+    result = execute(*command.split())
+    assert "--config=configs/NAME.py" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_without_a_command_the_commands_are_listed(arguments):
+    result = execute("-m", "simclr_jax", *arguments)
+    assert result.returncode == 0
+    assert "python -m simclr_jax preview --config" in result.stdout
+    assert "python -m simclr_jax check-data --config" in result.stdout
