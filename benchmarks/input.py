@@ -2,10 +2,9 @@
 
     make bench-input BENCH_FLAGS="--folder=IMAGES --npz=cifar10.npz"
 
-Every program runs in processes of its own, of which all but one are stopped at any time: they take turns, so that
-noise hits all of them, and a ratio is that of two turns of one round. Without --folder and --npz images are generated.
-torchvision is optional, and so is TensorFlow: rows that need what is not installed are left out. The last line is one
-JSON object.
+The programs take turns in one run (turns.py); a ratio is that of two turns of one round. Without --folder and --npz
+images are generated. torchvision is optional, and so is TensorFlow: rows that need what is not installed are left out.
+The last line is one JSON object.
 """
 
 import argparse
@@ -14,17 +13,15 @@ import functools
 import importlib.util
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import platform
 import re
-import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -32,6 +29,8 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from turns import Program, show, spread, take_turns, watch_memory  # noqa: E402
+
 from simclr_jax.augment.recipe import Recipe, blur_kernel_size  # noqa: E402  (a script finds the library itself)
 
 BATCH = {32: 256, 96: 64, 224: 32}  # images, by the side of a view
@@ -39,8 +38,6 @@ STORED = {32: 32, 96: 96, 224: 256}  # side of the pixels in an array that views
 WATCHED = (1, 500, 2500, 5000)  # batches after which memory is read
 WATCHED_BATCH = 4  # images
 BLOCK = 20  # steps in one turn of the quickstart
-
-Program = Callable[[np.ndarray, int, int], Iterator[None]]  # images, size, batch size to one item a batch, for ever
 
 
 # The images
@@ -118,7 +115,11 @@ def from_torchvision(images: np.ndarray, size: int, batch_size: int) -> Iterator
 
     pairs = PairsOfViews(images, size)
     sampler = RandomSampler(pairs, replacement=True, num_samples=10**9)  # no waiting at the ends of epochs
-    for _ in DataLoader(pairs, batch_size, sampler=sampler, num_workers=os.cpu_count()):
+    options = {
+        "num_workers": os.cpu_count(),
+        "multiprocessing_context": "fork",
+    }  # Linux's default, had this not spawned
+    for _ in DataLoader(pairs, batch_size, sampler=sampler, **options):
         yield
 
 
@@ -191,9 +192,9 @@ def has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def programs(kind: str, size: int, only: str) -> dict[str, Program]:
-    """Returns what can be measured here on JPEGs or arrays, by name."""
-    found: dict[str, Program] = {}
+def programs(kind: str, size: int, only: str) -> dict[str, Callable]:
+    """Returns what can be measured here on JPEGs or arrays, by name; each lacks (images, size, batch_size)."""
+    found: dict[str, Callable] = {}
     if has("tensorflow"):
         found["host"] = functools.partial(from_host, placement="host")
     if kind == "arrays":
@@ -208,103 +209,21 @@ def programs(kind: str, size: int, only: str) -> dict[str, Program]:
     return {name: program for name, program in found.items() if re.search(only, f"{size} {kind} {name}")}
 
 
-# Turns
-
-
-class Running:
-    """A program in processes of its own, which are stopped whenever it is not its turn."""
-
-    def __init__(self, program: Program, images: np.ndarray, size: int, batch_size: int):
-        spawn = multiprocessing.get_context("spawn")
-        self._views_a_batch, self._count = 2 * batch_size, spawn.RawValue("q")
-        self._process = spawn.Process(target=_count, args=(self._count, program, images, size, batch_size))
-        self._process.start()
-        self.run_to(1)
-        os.killpg(self._process.pid, signal.SIGSTOP)
-
-    def run_to(self, batches: int) -> None:
-        """Waits for this many batches in all."""
-        while self._count.value < batches:
-            if not self._process.is_alive():
-                raise RuntimeError("a measured program has ended; its error is above")
-            time.sleep(0.001)
-
-    def turn(self, seconds: float) -> tuple[float, float]:
-        """Runs for a time and to the end of a batch; returns views/s, and processor time a view in ms."""
-        before, used, start = self._count.value, self._processor_seconds(), time.perf_counter()
-        os.killpg(self._process.pid, signal.SIGCONT)
-        time.sleep(seconds)
-        self.run_to(self._count.value + 1)
-        elapsed = time.perf_counter() - start
-        os.killpg(self._process.pid, signal.SIGSTOP)
-        views = self._views_a_batch * (self._count.value - before)
-        return views / elapsed, 1000 * (self._processor_seconds() - used) / views
-
-    def resident_mebibytes(self, batches: int) -> float:
-        """Runs to this many batches in all; returns the memory that its first process holds then."""
-        os.killpg(self._process.pid, signal.SIGCONT)
-        self.run_to(batches)
-        pages = int(pathlib.Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    def end(self) -> None:
-        """Kills the program."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.join()
-
-    def _processor_seconds(self) -> float:
-        ticks = 0
-        for file in pathlib.Path("/proc").glob("[0-9]*/stat"):
-            fields = file.read_text().rpartition(")")[2].split()  # from the third on: state, parent, group, …
-            ticks += (int(fields[11]) + int(fields[12])) * (int(fields[2]) == self._process.pid)
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _count(count: Any, program: Program, images: np.ndarray, size: int, batch_size: int) -> None:
-    """Counts the batches of a program for as long as somebody reads the count."""
-    os.setpgid(0, 0)  # before it starts any worker, so that signals reach those too
-    parent = os.getppid()
-    for _ in program(images, size, batch_size):
-        count.value += 1
-        if os.getppid() != parent:
-            os.killpg(0, signal.SIGKILL)
-
-
-def compare(title: str, found: dict[str, Program], images: np.ndarray, size: int, rounds: int, seconds: float) -> dict:
-    """Lets programs take turns; prints and returns {name: {"views/s", "ratio", "processor ms a view"}}."""
-    running: dict[str, Running] = {}
-    try:
-        for name, program in found.items():
-            running[name] = Running(program, images, size, BATCH[size])
-        turns = {name: [] for name in running}
-        for _ in range(rounds + 1):
-            for name, program in running.items():
-                turns[name].append(program.turn(seconds))
-    finally:
-        for program in running.values():
-            program.end()
-    rates, costs = ({name: [t[i] for t in values[1:]] for name, values in turns.items()} for i in (0, 1))
-    print(f"\n{title}: views/s, ratio to torchvision, processor time a view, ms")
-    results = {}
-    for name in found:
-        results[name] = {"views/s": spread(rates[name]), "processor ms a view": spread(costs[name])}
-        line = f"  {name:27}{show(results[name]['views/s'], '9,.0f')}"
+def compare(title: str, found: dict[str, Program], rounds: int, seconds: float, views: int) -> dict[str, dict]:
+    """Lets programs take turns that make ``views`` a batch; prints and returns what their rows hold, by name."""
+    turns = take_turns(found, rounds=rounds, seconds=seconds)
+    rates = {name: [views * turn.rate for turn in values] for name, values in turns.items()}
+    print(f"\n{title}: views/s, ratio to torchvision, processor time a view in ms")
+    rows = {}
+    for name, values in turns.items():
+        cost = statistics.median(1000 * turn.cost / views for turn in values)
+        rows[name] = {"views/s": spread(rates[name]), "processor ms": cost}
+        line = f"  {name:27}{show(rows[name]['views/s'], '9,.0f')}"
         if "torchvision" in rates:
-            results[name]["ratio"] = spread(a / b for a, b in zip(rates[name], rates["torchvision"], strict=True))
-            line += f"   {show(results[name]['ratio'], '5.2f')}"
-        print(f"{line}   {statistics.median(costs[name]):8.3f}", flush=True)
-    return results
-
-
-def spread(values: Iterable[float]) -> list[float]:
-    """Returns min, median and max."""
-    values = sorted(values)
-    return [values[0], statistics.median(values), values[-1]]
-
-
-def show(values: list[float], form: str) -> str:
-    """Returns min – median – max as text."""
-    return " – ".join(format(value, form) for value in values)
+            rows[name]["ratio"] = spread(a / b for a, b in zip(rates[name], rates["torchvision"], strict=True))
+            line += f"   {show(rows[name]['ratio'], '5.2f')}"
+        print(f"{line}   {cost:8.3f}", flush=True)
+    return rows
 
 
 # The other two questions
@@ -351,14 +270,10 @@ def input_bound(rounds: int) -> dict:
 
 def memory(images: dict[str, np.ndarray]) -> dict[str, list[float]]:
     """Watches the memory of a process that makes many batches of host views."""
-    print(f"\nmemory of the input process, MiB, after {', '.join(map('{:,}'.format, WATCHED))} batches")
+    print(f"\nmemory of the input process, MiB, after {', '.join(f'{number:,}' for number in WATCHED)} batches")
     found = {}
     for kind, split in images.items():
-        running = Running(functools.partial(from_host, placement="host"), split, 32, WATCHED_BATCH)
-        try:
-            found[kind] = [running.resident_mebibytes(batches) for batches in WATCHED]
-        finally:
-            running.end()
+        found[kind] = watch_memory(functools.partial(from_host, split, 32, WATCHED_BATCH, placement="host"), WATCHED)
         print(f"  host, {kind:21}" + "".join(f"{size:9,.0f}" for size in found[kind]), flush=True)
     return found
 
@@ -382,7 +297,6 @@ def main() -> None:
     given = arguments()
     everything = not (given.views or given.step or given.memory)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several programs share the accelerator
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that programs are killed on the way out
     if not has("torchvision"):
         print("torchvision is not installed: rates without ratios")
     result: dict[str, Any] = {"date": str(datetime.date.today()), "cores": os.cpu_count()}
@@ -397,8 +311,9 @@ def main() -> None:
             found = programs(kind, size, given.only) if given.views or everything else {}
             if found:
                 images = files if kind == "JPEG" else pixels(size, given.npz, paths)
+                ready = {name: functools.partial(run, images, size, BATCH[size]) for name, run in found.items()}
                 title = f"{size} pixels from {kind}"
-                result[title] = compare(title, found, images, size, given.rounds, given.seconds)
+                result[title] = compare(title, ready, given.rounds, given.seconds, 2 * BATCH[size])
         if given.memory or everything:
             result["memory"] = memory({"JPEG": files, "arrays": pixels(32, given.npz, paths)})
     if given.step or everything:

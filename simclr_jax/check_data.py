@@ -113,7 +113,7 @@ def _oddities(source: sources.Source) -> Iterator[str]:
         kinds = [f"{count:,} × {suffix or 'no suffix'}" for suffix, count in source.passed_over.items()]
         yield f"\npassed over, no image by the file's name: {_some(kinds)}"
     if source.beside:
-        yield f"\npassed over, beside the folders of the splits: {source.beside:,} images"
+        yield f"\npassed over, images beside the folders of the splits: {source.beside:,}"
 
 
 def _some(names: Any) -> str:

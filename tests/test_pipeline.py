@@ -1,6 +1,7 @@
 """From a split to batches: nothing is lost, mixed up or seen twice, and a batch is a function of its step."""
 
 import itertools
+import os
 import pathlib
 
 import numpy as np
@@ -61,7 +62,7 @@ def stored(split, folder):
     paths = [folder / f"{identity}.png" for identity in split.ids]
     for path, content in zip(paths, encoded(split).images, strict=True):
         path.write_bytes(content)
-    return Split(np.array([str(path) for path in paths]), split.labels, split.ids)
+    return Split(np.array([os.fsencode(path) for path in paths]), split.labels, split.ids)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +111,8 @@ def validate(split, recipe=RANDOM, *, seed=0, batch_size=BATCH, shard=(0, 1)):
     return list(validation_views(split, recipe, batch_size=batch_size, seed=seed, shard=shard))
 
 
-def centre(split, *, batch_size=BATCH, shard=(0, 1)):
-    return list(central_views(split, SIZE, batch_size=batch_size, shard=shard))
+def centre(split, *, batch_size=BATCH):
+    return list(central_views(split, SIZE, batch_size=batch_size))
 
 
 def assert_same_batches(got, want):
@@ -240,8 +241,8 @@ def test_hosts_share_a_stream_without_overlap_and_with_as_many_steps(stream):
 
 
 def test_hosts_validate_a_stream_in_as_many_steps(stream):
-    few = stream.first(7)  # hosts own 3 and 4 images, one batch of 8 over both does not exist
-    assert [len(validate(few, batch_size=8, shard=(i, 2))) for i in range(2)] == [0, 0]
+    few = stream.first(7)  # hosts own 3 and 4 images
+    assert [len(validate(few, batch_size=6, shard=(i, 2))) for i in range(2)] == [1, 1]
     hosts = [validate(stream, UNCHANGED, shard=(i, 2)) for i in range(2)]
     assert len(set(shown(joined(hosts)))) == BATCH * STEPS_PER_EPOCH
 
@@ -251,9 +252,9 @@ def test_images_before_the_first_step_are_not_read(tmp_path):
     whole = train(split)
     seen = set(shown(train(split, UNCHANGED, last=3)))
     for number in seen:
-        pathlib.Path(split.images[number]).unlink()
+        pathlib.Path(os.fsdecode(split.images[number])).unlink()
     assert_same_batches(train(split, first=3), whole[3:])
-    with pytest.raises(ValueError, match="can be read"):
+    with pytest.raises(ValueError, match="cannot be read"):
         train(split)
 
 
@@ -270,7 +271,6 @@ def test_batches_are_made_when_they_are_asked_for(tmp_path):
 
 def test_validation_is_one_pass_in_stored_order_without_the_remainder():
     np.testing.assert_array_equal(shown(validate(numbered(), UNCHANGED)), np.arange(BATCH * STEPS_PER_EPOCH))
-    assert validate(numbered(3)) == []
 
 
 def test_validation_is_the_same_each_time(images):
@@ -294,58 +294,13 @@ def test_the_centre_is_seen_in_stored_order():
     np.testing.assert_array_equal(shown(centre(numbered())), np.arange(IMAGES))
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_see_the_centre_of_every_image_once(images, hosts):
-    parts = [shown(centre(images, shard=(i, hosts))) for i in range(hosts)]
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert sorted(np.concatenate(parts)) == list(range(IMAGES))
-
-
 # Refusals
 
 
-def broken(content):
-    """Writes to a path what cannot be read as an image."""
-    return lambda path: path.write_bytes(content) if content is not None else path.unlink()
-
-
-def truncated_jpeg():
-    whole = tf.io.encode_jpeg(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).numpy()
-    return whole[: len(whole) // 2]
-
-
-@pytest.mark.parametrize(
-    "see, content",
-    [(train, truncated_jpeg()), (validate, b"<html>"), (centre, b"<html>"), (centre, b""), (centre, None)],
-    ids=["half", "text in validation", "text", "empty", "missing"],
-)
-def test_a_file_that_is_no_image_is_named(see, content, tmp_path):
-    split = stored(numbered(BATCH), tmp_path)
-    broken(content)(tmp_path / "2.png")
-    with pytest.raises(ValueError, match=f"^{tmp_path}/2.png is not an image") as error:
-        see(split, **({"last": 1} if see is train else {}))
-    assert "\n" not in str(error.value)
-
-
-def test_batches_before_a_broken_file_are_still_seen(tmp_path):
-    split = stored(numbered(), tmp_path)
-    (tmp_path / "9.png").write_bytes(b"<html>")
-    batches = validation_views(split, UNCHANGED, batch_size=BATCH, seed=0)
-    np.testing.assert_array_equal(shown([next(batches), next(batches)]), np.arange(2 * BATCH))
-    with pytest.raises(ValueError, match="/9.png is not an image"):
-        next(batches)
-
-
-def test_broken_bytes_are_named_by_their_id():
-    split = encoded(noise(BATCH)).take(np.array([3, 1, 0, 2]))
-    split.images[1] = b"<html>"
-    with pytest.raises(ValueError, match="image 1 is not an image"):
-        centre(split)
-
-
-def test_a_batch_larger_than_the_split_is_refused(images):
+@pytest.mark.parametrize("see", [train, validate])
+def test_a_batch_larger_than_the_split_is_refused(images, see):
     with pytest.raises(ValueError, match="batch_size 22 is larger than the 21 images"):
-        train(images, batch_size=IMAGES + 1)
+        see(images, batch_size=IMAGES + 1)
 
 
 @pytest.mark.parametrize("see", [train, validate])

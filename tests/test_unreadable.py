@@ -1,4 +1,4 @@
-"""Images that cannot be read: left out or replaced, counted, named, and never a reason to show the rest otherwise."""
+"""Images that cannot be read are counted and named, with the reason; too many of them end the run in one line."""
 
 import logging
 import os
@@ -7,242 +7,41 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from oracles import encode
+from broken import (
+    BAD,
+    BATCH,
+    HALF,
+    IMAGES,
+    RECIPE,
+    SIZE,
+    STEPS,
+    STEPS_PER_EPOCH,
+    bytes_of,
+    centre,
+    colour,
+    every_way,
+    label_of,
+    measure,
+    quick,
+    shown,
+    stored,
+    train,
+    validate,
+)
 
-from simclr_jax.augment import decode, host
-from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import pipeline
 from simclr_jax.data.pipeline import central_views, image_sizes, training_views, validation_views
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 
-SIZE = 8
-RECIPE = Recipe(image_size=SIZE)
-IMAGES, BATCH = 25, 4  # so that an epoch leaves one image out
-STEPS_PER_EPOCH = 6
-STEPS = 3 * STEPS_PER_EPOCH
-REAL_VIEWS = host.two_views
-BAD = (3, 7, 11, 19, 24)
-HALF = 0.5  # more than are bad here
-
-
-def label_of(numbers):
-    return (5 * np.asarray(numbers) + 3) % 7
-
-
-def colour(number):
-    """A picture of one colour, which tells its number, as an encoded file."""
-    return encode(np.full((10, 12 + number, 3), 10 * number, np.uint8), ("PNG", "BMP", "WEBP")[number % 3], **LOSSLESS)
-
-
-LOSSLESS = {"lossless": True}
-CONTENTS = [b"", b"<html>", encode(np.zeros((9, 9, 3), np.uint8), "JPEG")[:300], colour(1)[:20], colour(2)[:30]]
-
-
-def bytes_of(bad=BAD, n=IMAGES):
-    """Images of which some are broken, each in another way."""
-    files = [colour(number) for number in range(n)]
-    for place, number in enumerate(bad):
-        files[number] = CONTENTS[place % len(CONTENTS)]
-    return Split.whole(np.array(files, object), label_of(np.arange(n)))
-
-
-def stored(split, folder):
-    paths = [os.fsencode(folder / f"{number}.img") for number in range(len(split))]
-    for path, content in zip(paths, split.images, strict=True):
-        pathlib.Path(os.fsdecode(path)).write_bytes(content)
-    return Split(np.array(paths), split.labels, split.ids)
-
-
-def train(split, *, first=0, last=STEPS, shard=(0, 1), unreadable=None, batch_size=BATCH, seed=0):
-    unreadable = Unreadable(len(split), HALF) if unreadable is None else unreadable
-    options = {"batch_size": batch_size, "seed": seed, "first_step": first, "last_step": last, "shard": shard}
-    return list(training_views(split, RECIPE, unreadable=unreadable, **options))
-
-
-def validate(split, *, shard=(0, 1), unreadable=None, batch_size=BATCH):
-    unreadable = Unreadable(len(split), HALF) if unreadable is None else unreadable
-    return list(validation_views(split, RECIPE, batch_size=batch_size, seed=0, shard=shard, unreadable=unreadable))
-
-
-def centre(split, *, unreadable=None, batch_size=BATCH):
-    unreadable = Unreadable(len(split), HALF) if unreadable is None else unreadable
-    return list(central_views(split, SIZE, batch_size=batch_size, unreadable=unreadable))
-
-
-def measure(split, *, unreadable=None, batch_size=BATCH):
-    unreadable = Unreadable(len(split), HALF) if unreadable is None else unreadable
-    return list(image_sizes(split, batch_size=batch_size, unreadable=unreadable))
-
-
-EVERY = pytest.mark.parametrize("see", [train, validate, centre, measure])
-
-
-def quick_views(recipe, image, seed, epoch, identity):
-    """In the place of views: the image's colour, and what views may depend on besides."""
-    pixels = tf.ensure_shape(tf.cast(decode.whole(image)[:SIZE, :SIZE], tf.float32) / 255, [SIZE, SIZE, 3])
-    others = tf.cast(tf.stack([seed, epoch, identity]), tf.float32)
-    return tf.stack([pixels, tf.broadcast_to(others, pixels.shape)])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Views that compile in no time; how real ones are made is of no concern here but in one test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.host, "two_views", quick_views)
-        yield
-
-
-def numbers_in(batch):
-    """Numbers of the images that a batch shows, from their colours; labels must fit."""
-    if "sizes" in batch:
-        numbers = batch["sizes"][:, 1] - 12
-    else:
-        images = batch["views"][:, 0] if "views" in batch else batch["images"]
-        numbers = np.round(images.mean((1, 2, 3)) * 25.5).astype(int)
-        assert np.ptp(images, axis=(1, 2, 3)).max() < 1e-5
-    np.testing.assert_array_equal(batch["labels"], label_of(numbers))
-    return numbers
-
-
-def shown(batches):
-    return np.concatenate([numbers_in(batch) for batch in batches])
-
-
-def assert_same_batches(got, want):
-    assert len(got) == len(want)
-    for one, other in zip(got, want, strict=True):
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
-
-
-def joined(shards):
-    return [{k: np.concatenate([p[k] for p in parts]) for k in parts[0]} for parts in zip(*shards, strict=True)]
-
-
-@pytest.fixture(scope="module", params=["bytes", "paths"])
-def split(request, tmp_path_factory):
-    return bytes_of() if request.param == "bytes" else stored(bytes_of(), tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture(scope="module")
-def unstopped(split):
-    """Three epochs, to be read only."""
-    return train(split)
-
-
-# What is seen instead
-
-
-def test_others_stand_in_for_the_unreadable_and_all_else_stays(unstopped):
-    whole, broken = shown(train(bytes_of(bad=()))), shown(unstopped)
-    assert len(broken) == STEPS * BATCH
-    assert not set(broken) & set(BAD)
-    np.testing.assert_array_equal(broken == whole, ~np.isin(whole, BAD))
-    stand_ins = broken[np.isin(whole, BAD)]
-    assert len(set(stand_ins)) > len(stand_ins) / 2  # not one for all
-
-
-def test_another_stands_in_in_another_epoch_and_seed(split, unstopped):
-    whole = shown(train(bytes_of(bad=())))
-    for number in BAD:
-        assert len(set(shown(unstopped)[whole == number])) > 1
-    other = shown(train(bytes_of(bad=()), seed=1, last=STEPS_PER_EPOCH))
-    assert set(shown(train(split, seed=1, last=STEPS_PER_EPOCH))[np.isin(other, BAD)]) != set(
-        shown(unstopped)[: len(other)][np.isin(whole[: len(other)], BAD)]
-    )
-
-
-def test_validation_replaces_too_and_is_the_same_each_time(split):
-    numbers = shown(validate(split))
-    good = ~np.isin(np.arange(STEPS_PER_EPOCH * BATCH), BAD)
-    np.testing.assert_array_equal(numbers[good], np.flatnonzero(good))
-    assert not set(numbers) & set(BAD) and len(numbers) == len(good)
-    assert_same_batches(validate(split), validate(split))
-
-
-def test_the_centre_of_every_readable_image_is_seen_once_in_order(split):
-    readable = [number for number in range(IMAGES) if number not in BAD]
-    batches = centre(split)
-    np.testing.assert_array_equal(shown(batches), readable)
-    assert [len(batch["labels"]) for batch in batches] == [4, 4, 4, 4, 4]
-    assert [len(batch["labels"]) for batch in centre(split, batch_size=9)] == [9, 9, 2]
-
-
-def test_every_readable_image_is_measured_once_in_order(split):
-    batches = measure(split, batch_size=10)
-    np.testing.assert_array_equal(shown(batches), [number for number in range(IMAGES) if number not in BAD])
-    assert {height for batch in batches for height in batch["sizes"][:, 0]} == {10}
-    assert [len(batch["labels"]) for batch in batches] == [8, 8, 4]
-
-
-@EVERY
-def test_images_without_labels_may_be_unreadable(see):
-    split = Split.whole(bytes_of().images, None)
-    assert {label for batch in see(split) for label in batch["labels"]} == {-1}
-
-
-@EVERY
-def test_all_of_a_batch_may_be_unreadable(see):
-    bad = tuple(range(4, 16))
-    unreadable = Unreadable(IMAGES, HALF)
-    batches = see(bytes_of(bad), unreadable=unreadable)
-    assert not set(shown(batches)) & set(bad)
-    assert len(unreadable) == len(bad)
-
-
-# Resume and hosts
-
-
-@pytest.mark.parametrize("first", [1, 5, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 2])
-def test_a_resumed_run_sees_what_an_unstopped_one_sees(split, unstopped, first):
-    assert_same_batches(train(split, first=first), unstopped[first:])
-
-
-def test_a_run_that_knows_what_is_unreadable_sees_what_one_that_learns_it_sees(split, unstopped):
-    known = Unreadable(IMAGES, HALF)
-    known.add(dict.fromkeys(BAD, "known"))
-    assert_same_batches(train(split, unreadable=known), unstopped)
-
-
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_see_the_batches_of_one(split, unstopped, hosts):
-    shards = [(host, hosts) for host in range(hosts)]
-    assert_same_batches(joined([train(split, shard=shard) for shard in shards]), unstopped)
-    assert_same_batches(joined([validate(split, shard=shard) for shard in shards]), validate(split))
-
-
-def test_a_resumed_host_sees_its_part_of_the_batches(split, unstopped):
-    part = [{name: values[BATCH // 2 :] for name, values in batch.items()} for batch in unstopped]
-    assert_same_batches(train(split, first=4, shard=(1, 2)), part[4:])
-
-
-def test_looking_further_ahead_changes_nothing(split, unstopped, monkeypatch):
-    monkeypatch.setattr(pipeline, "LOOK_AHEAD", 0)
-    assert_same_batches(train(split), unstopped)
-
-
-def test_real_views_of_a_resumed_run_are_those_of_an_unstopped_one(monkeypatch):
-    monkeypatch.setattr(pipeline.host, "two_views", REAL_VIEWS)
-    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 40, 40, 3), np.uint8)
-    files = [encode(image, "JPEG", quality=90) for image in pixels]
-    for number in BAD:
-        files[number] = files[number][:1500]  # its upper half could be read
-    split = Split.whole(np.array(files, object), np.arange(IMAGES))
-    unstopped = train(split, last=9)
-    assert_same_batches(train(split, first=4, last=9), unstopped[4:])
-    for batch in unstopped:
-        assert not set(batch["labels"]) & set(BAD)
-
-
-# Counts and names
+__all__ = ["quick"]  # a fixture for all tests here
 
 
 def records(caplog):
     return [record.getMessage() for record in caplog.records if record.name.endswith("unreadable")]
 
 
-@EVERY
+@every_way
 def test_the_first_ten_are_named_in_the_log_and_all_are_counted(see, caplog, tmp_path):
     bad = tuple(range(1, 24, 2))
     unreadable = Unreadable(IMAGES, HALF)
@@ -255,7 +54,7 @@ def test_the_first_ten_are_named_in_the_log_and_all_are_counted(see, caplog, tmp
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
-@EVERY
+@every_way
 def test_up_to_the_limit_is_allowed_and_one_more_is_not(see):
     unreadable = Unreadable(IMAGES, len(BAD) / IMAGES)
     assert see(bytes_of(), unreadable=unreadable)
@@ -279,7 +78,7 @@ def test_none_is_allowed_in_one_pass_where_nothing_is_said():
             list(batches)
 
 
-@EVERY
+@every_way
 def test_where_nothing_can_be_read_it_ends(see):
     nothing = bytes_of(bad=tuple(range(IMAGES)))
     with pytest.raises(ValueError, match="cannot be read, more than data.max_corrupt_fraction=0.99 allows"):

@@ -126,6 +126,7 @@ def _decode_jpeg(encoded: tf.Tensor, shape: tf.Tensor, boxes: list[dict]) -> tup
     # One column more on either side: libjpeg interpolates chroma between columns, and at the edge of what it
     # decodes the outermost column would differ from that of a full decode.
     left, right = tf.maximum(left - 1, 0), tf.minimum(right + 1, shape[1])
-    # To the last row, which costs no time: otherwise a file cut short would be refused for its lower boxes alone.
+    # To the last row, or a file cut short would be refused for its lower boxes alone. Costs nothing measurable at 0.2
+    # megapixels and a tenth of the decoding at 12.
     pixels = tf.io.decode_and_crop_jpeg(encoded, [top, left, shape[0] - top, right - left], channels=3)
     return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]

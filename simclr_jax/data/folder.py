@@ -33,8 +33,8 @@ class Folder:
       beside: images that lie beside split folders.
 
     Raises:
-      ValueError: no such folder, no images in it, folders that may be splits or classes, or a class that the
-        training split does not have.
+      ValueError: no such folder, one that cannot be listed, no images in it, folders that may be splits or classes,
+        or a class that the training split does not have.
     """
 
     def __init__(self, path: str):
@@ -42,7 +42,10 @@ class Folder:
         if not root.is_dir():
             raise ValueError(f"folder:{path} is not a folder")
         tree = _Tree([], [], collections.Counter())
-        _walk(root, (), tree)
+        try:
+            _walk(root, (), tree)
+        except OSError as error:
+            raise ValueError(f"folder:{path} cannot be listed: {error}") from error
         self._files = _by_split_and_class(root, tree.images)
         self.empty_folders = _empty_folders(root, tree)
         self.passed_over = dict(tree.passed_over.most_common())
@@ -110,7 +113,7 @@ def _check_splits(root: epath.Path, splits: set[str], placed: list[tuple[str, ..
 def _empty_folders(root: epath.Path, tree: _Tree) -> tuple[str, ...]:
     """Folders without images where there should be a split's or a class's, the outermost alone."""
     full = {folders[:depth] for folders, _ in tree.images for depth in range(3)}
-    depth = 2 if any(folders[:1] in full for folders in ((name,) for name in SPLIT_FOLDERS)) else 1
+    depth = 2 if any((name,) in full for name in SPLIT_FOLDERS) else 1  # of class folders
     return tuple(
         f"{root}/{'/'.join(folders)}"
         for folders in tree.folders
