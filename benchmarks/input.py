@@ -245,7 +245,7 @@ def input_bound(rounds: int) -> dict:
         **parts.loss,
     )
     resident = parallel.replicate(parts.feed.resident)
-    train_state = parallel.replicate(pretrain._initial_state(parts))
+    train_state = parallel.replicate(pretrain.initial_state(parts))
     real = map(parallel.shard, parts.feed.training(0, 10**9))
     there = parallel.map_step(lambda state, batch, resident, axis_name: batch)(None, next(real), None)
     times = {"real input": [], "batch that is there": []}

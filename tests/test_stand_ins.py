@@ -8,6 +8,7 @@ from broken import (
     HALF,
     IMAGES,
     REAL_VIEWS,
+    RECIPE,
     STEPS,
     STEPS_PER_EPOCH,
     assert_same_batches,
@@ -24,6 +25,7 @@ from broken import (
 from oracles import encode
 
 from simclr_jax.data import pipeline
+from simclr_jax.data.pipeline import training_views
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 
@@ -95,6 +97,14 @@ def test_every_readable_image_is_measured_once_in_order(split):
     np.testing.assert_array_equal(shown(batches), [number for number in range(IMAGES) if number not in BAD])
     assert {height for batch in batches for height in batch["sizes"][:, 0]} == {10}
     assert [len(batch["labels"]) for batch in batches] == [8, 8, 4]
+
+
+def test_crops_for_the_devices_are_of_the_same_images(split, unstopped):
+    options = {"batch_size": BATCH, "seed": 0, "first_step": 0, "last_step": 4, "unreadable": Unreadable(IMAGES, HALF)}
+    for of_crops, of_views in zip(training_views(split, RECIPE, crops_only=True, **options), unstopped, strict=False):
+        np.testing.assert_array_equal(of_crops["labels"], of_views["labels"])
+        colours = of_crops["crops"][:, :, 0, 0].mean(axis=2)
+        np.testing.assert_allclose(colours, 255 * of_views["views"][:, :1].mean(axis=(2, 3, 4)) * [1, 1], atol=0.1)
 
 
 @every_way

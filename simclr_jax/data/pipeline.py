@@ -232,18 +232,19 @@ def _from_split(split: Split, upcoming: Upcoming, render: Render, batch_size: in
                 done += 1
             return
         except UNREADABLE as error:
-            if not _look_ahead(split, upcoming(done), unreadable):
+            if not _look_ahead(split, upcoming(done), batch_size, unreadable):
                 if stuck == done:  # the second time, so this is no hiccup of a file system
                     raise ValueError(f"the images cannot be read: {_reason(error)}") from error
                 stuck = done
 
 
-def _look_ahead(split: Split, upcoming: Iterator[tuple[int, np.ndarray]], unreadable: Unreadable) -> bool:
+def _look_ahead(
+    split: Split, upcoming: Iterator[tuple[int, np.ndarray]], batch_size: int, unreadable: Unreadable
+) -> bool:
     """Examines a batch and, the more was found so far the more, those after it; returns whether any was found."""
     known = len(unreadable)
-    batches = [positions for _, positions in itertools.islice(upcoming, 1 + known)]
-    ahead = max(len(batches[0]), LOOK_AHEAD)
-    found = _examine(split, np.concatenate(batches)[:ahead])
+    batches = itertools.islice(upcoming, 1 + min(known, LOOK_AHEAD // batch_size))
+    found = _examine(split, np.concatenate([positions for _, positions in batches]))
     unreadable.add({position: fault for position, fault in found if isinstance(fault, str)})
     return len(unreadable) > known
 
