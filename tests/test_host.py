@@ -54,6 +54,22 @@ def test_two_views_are_views_0_and_1():
     np.testing.assert_array_equal(host.two_views(Recipe(SIZE), pixels, 5, 2, 77), np.stack(views))
 
 
+@pytest.mark.parametrize(("side", "recipe"), [(32, Recipe(SIZE)), (37, Recipe(24)), (48, Recipe(20, max_sigma=4.0))])
+def test_many_images_of_one_size_in_one_program_give_the_views_of_each(side, recipe):
+    pixels = np.stack([picture(side, side + 5, seed) for seed in range(12)])
+    epochs, ids = np.arange(12) // 5, np.arange(12) * 2**40
+    together = host.pairs_of_views(recipe, pixels, 5, epochs, ids)
+    for made, *image in zip(together, pixels, epochs, ids, strict=True):
+        np.testing.assert_allclose(made, host.two_views(recipe, image[0], 5, *image[1:]), atol=1e-4)
+
+
+def test_many_images_in_one_program_do_not_change_one_another():
+    pixels, ids = np.stack([picture(32, 32, seed) for seed in range(9)]), np.arange(9)
+    together = host.pairs_of_views(Recipe(SIZE), pixels, 5, 0 * ids, ids)
+    apart = [host.pairs_of_views(Recipe(SIZE), pixels[i : i + 1], 5, 0 * ids[:1], ids[i : i + 1])[0] for i in ids]
+    np.testing.assert_array_equal(together, np.stack(apart))
+
+
 def test_every_part_of_the_seed_matters():
     pixels = picture(48, 52)
     wide = [0, 1, 2**31, 2**32, 2**32 + 1, 2**53, 2**53 + 1, 2**62, 2**63 - 2, 2**63 - 1]

@@ -4,20 +4,17 @@ Views depend on (seed, epoch, image id, view) and their order on (seed, epoch), 
 run that resumes asks for the batches from its step on and nothing of the input has to be stored.
 """
 
-import contextlib
-import dataclasses
 import itertools
-import os
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
-from simclr_jax.augment import decode, host
+from simclr_jax.augment import host
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import order as orders
+from simclr_jax.data import reading
 from simclr_jax.data.order import VALIDATION_EPOCH, Order
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
@@ -25,27 +22,14 @@ from simclr_jax.data.unreadable import Unreadable
 if TYPE_CHECKING:
     from simclr_jax.data.tfds import Stream
 
-with contextlib.suppress(RuntimeError):  # raised where the program has used TensorFlow before; it keeps its settings
-    tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
-    # Many images are made side by side; threads within one only get in their way: 2× at 32 pixels, 1.1× at 224.
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-
 PREFETCHED = 2  # batches made ahead of the step that asks for them
 
 # Images that are looked at ahead, once one in a batch cannot be read: to find the next ones costs less by many at once.
 LOOK_AHEAD = 8192
 
-# What TensorFlow raises for a file that is no image, is gone, may not be read, is a folder, or a broken disk's.
-UNREADABLE = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.UnknownError,
-)
-
 Batches = Iterator[dict[str, np.ndarray]]
 Render = Callable[[dict], dict]  # a record to what a batch holds of it
+ToBatches = Callable[[tf.data.Dataset], tf.data.Dataset]  # chunks of a split's images to batches
 Upcoming = Callable[[int], Iterator[tuple[int, np.ndarray]]]  # batches done to the (epoch, positions) of those after
 
 
@@ -85,11 +69,12 @@ def training_views(
       ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, one
         image too many cannot be read.
     """
-    render = _pair(recipe, seed, crops_only)
     local = batch_size // shard[1]
     if isinstance(split, Split):
         order = orders.training_order(len(split), batch_size=batch_size, seed=seed, shard=shard)
-        return _of_steps(split, order, range(first_step, last_step), render, local, unreadable, seed)
+        batches = _pairs(split, recipe, seed, crops_only, local)
+        return _of_steps(split, order, range(first_step, last_step), batches, local, unreadable, seed)
+    render = _pair(recipe, seed, crops_only)
     orders.check_batch(batch_size, len(split), shard)
     mine = split.shard(*shard)
     return itertools.chain.from_iterable(
@@ -113,12 +98,13 @@ def validation_views(
     Yields and raises as :func:`training_views`; images that do not fill the last batch are left out.
     """
     orders.check_batch(batch_size, len(split), shard)
-    render = _pair(recipe, seed, crops_only)
     local = batch_size // shard[1]
     steps = range(len(split) // batch_size)
     if isinstance(split, Split):
         order = orders.stored_order(np.arange(len(split)), batch_size=batch_size, shard=shard)
-        return _of_steps(split, order, steps, render, local, unreadable, seed)
+        batches = _pairs(split, recipe, seed, crops_only, local)
+        return _of_steps(split, order, steps, batches, local, unreadable, seed)
+    render = _pair(recipe, seed, crops_only)
     return _from_stream(split.shard(*shard), None, VALIDATION_EPOCH, (0, len(steps) * local), render, local)
 
 
@@ -157,16 +143,16 @@ def image_sizes(split: "Split | Stream", *, batch_size: int, unreadable: Unreada
     if not isinstance(split, Split):
 
         def render(record):
-            return {"sizes": _size(record), "labels": record["label"]}
+            return {"sizes": reading.size_of(record), "labels": record["label"]}
 
         yield from _from_stream(split, None, VALIDATION_EPOCH, (0, len(split)), render, batch_size)
         return
     unreadable = _none_allowed(split) if unreadable is None else unreadable
-    found = _examine(split, np.arange(len(split)))
+    found = reading.examine(split, np.arange(len(split)))
     while batch := list(itertools.islice(found, batch_size)):
         unreadable.add({position: fault for position, fault in batch if isinstance(fault, str)})
         sizes = {position: size for position, size in batch if not isinstance(size, str)}
-        labels = _columns(split, VALIDATION_EPOCH, np.array(list(sizes), int))["label"]
+        labels = reading.columns(split, VALIDATION_EPOCH, np.array(list(sizes), int))["label"]
         yield {"sizes": np.array(list(sizes.values()), np.int32).reshape(-1, 2), "labels": labels}
 
 
@@ -179,12 +165,38 @@ def _pair(recipe: Recipe, seed: int, crops_only: bool) -> Render:
     return render
 
 
+def _pairs(split: Split, recipe: Recipe, seed: int, crops_only: bool, batch_size: int) -> ToBatches:
+    """Returns what makes batches of pairs of views: an image at a time, or a chunk where all images have one size."""
+    if crops_only or split.kind != "pixels":
+        return _one_by_one(split, _pair(recipe, seed, crops_only), batch_size)
+
+    def render(chunk):
+        views = host.pairs_of_views(recipe, chunk["image"], seed, chunk["epoch"], chunk["id"])
+        return {"views": views, "labels": chunk["label"]}
+
+    def to_batches(chunks):
+        views = chunks.map(render, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return views.rebatch(batch_size).prefetch(PREFETCHED)
+
+    return to_batches
+
+
+def _one_by_one(split: Split, render: Render, batch_size: int) -> ToBatches:
+    return lambda chunks: _batches(reading.records(split, chunks), render, batch_size)
+
+
 def _shuffle_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def _of_steps(
-    split: Split, order: Order, steps: range, render: Render, batch_size: int, unreadable: Unreadable | None, seed: int
+    split: Split,
+    order: Order,
+    steps: range,
+    to_batches: ToBatches,
+    batch_size: int,
+    unreadable: Unreadable | None,
+    seed: int,
 ) -> Batches:
     """Yields the batches of an order's steps, with other images in the place of those that cannot be read.
 
@@ -196,7 +208,7 @@ def _of_steps(
         for epoch, positions in map(order, steps[done:]):
             yield epoch, unreadable.replace(epoch, positions, seed)
 
-    return _from_split(split, upcoming, render, batch_size, unreadable)
+    return _from_split(split, upcoming, to_batches, batch_size, unreadable)
 
 
 def _one_pass(split: "Split | Stream", render: Render, batch_size: int, unreadable: Unreadable | None) -> Batches:
@@ -210,31 +222,33 @@ def _one_pass(split: "Split | Stream", render: Render, batch_size: int, unreadab
         for start in range(done * batch_size, len(left), batch_size):
             yield VALIDATION_EPOCH, left[start : start + batch_size]
 
-    return _from_split(split, upcoming, render, batch_size, unreadable)
+    return _from_split(split, upcoming, _one_by_one(split, render, batch_size), batch_size, unreadable)
 
 
 def _none_allowed(split: Split) -> Unreadable:
     return Unreadable(len(split), 0.0)
 
 
-def _from_split(split: Split, upcoming: Upcoming, render: Render, batch_size: int, unreadable: Unreadable) -> Batches:
+def _from_split(
+    split: Split, upcoming: Upcoming, to_batches: ToBatches, batch_size: int, unreadable: Unreadable
+) -> Batches:
     """Yields the batches of ``upcoming(0)``.
 
     tf.data stops at a batch with an image that cannot be read, and does not say which it is. So it is looked for, and
     reading goes on with ``upcoming(done)``, which knows what was found and begins after the ``done`` batches so far.
     """
     done, stuck = 0, -1
-    batches = _batches(_fetch(split, lambda: upcoming(done)), render, batch_size)  # built once, restarted cheaply
+    batches = to_batches(reading.chunks(split, lambda: upcoming(done)))  # built once, restarted cheaply
     while True:
         try:
             for batch in batches.as_numpy_iterator():
                 yield batch
                 done += 1
             return
-        except UNREADABLE as error:
+        except reading.UNREADABLE as error:
             if not _look_ahead(split, upcoming(done), batch_size, unreadable):
                 if stuck == done:  # the second time, so this is no hiccup of a file system
-                    raise ValueError(f"the images cannot be read: {_reason(error)}") from error
+                    raise ValueError(f"the images cannot be read: {reading.reason(error)}") from error
                 stuck = done
 
 
@@ -244,7 +258,7 @@ def _look_ahead(
     """Examines a batch and, the more was found so far the more, those after it; returns whether any was found."""
     known = len(unreadable)
     batches = itertools.islice(upcoming, 1 + min(known, LOOK_AHEAD // batch_size))
-    found = _examine(split, np.concatenate([positions for _, positions in batches]))
+    found = reading.examine(split, np.concatenate([positions for _, positions in batches]))
     unreadable.add({position: fault for position, fault in found if isinstance(fault, str)})
     return len(unreadable) > known
 
@@ -257,88 +271,8 @@ def _from_stream(
     records = records.map(lambda record: record | {"epoch": tf.constant(epoch, tf.int64)})
     try:
         yield from _batches(records, render, batch_size).as_numpy_iterator()
-    except UNREADABLE as error:
-        raise ValueError(f"an image of {stream.name} cannot be read: {_reason(error)}") from error
-
-
-def _fetch(split: Split, upcoming: Callable[[], Iterator[tuple[int, np.ndarray]]]) -> tf.data.Dataset:
-    """Reads the records of what is upcoming whenever its reading starts."""
-    pixels = split.kind == "pixels"
-
-    def generate():
-        for epoch, positions in upcoming():
-            yield _columns(split, epoch, positions)
-
-    scalar = tf.TensorSpec([None], tf.int64)
-    image = tf.TensorSpec([None, *split.images.shape[1:]], tf.uint8 if pixels else tf.string)
-    signature = {"image": image, "label": scalar, "id": scalar, "epoch": scalar}
-    records = tf.data.Dataset.from_generator(generate, output_signature=signature).unbatch()
-    return records.map(_read_file, tf.data.AUTOTUNE) if split.kind == "paths" else records
-
-
-def _columns(split: Split, epoch: int, positions: np.ndarray) -> dict:
-    part = split.take(positions)
-    labels = np.full(len(part), -1) if part.labels is None else part.labels
-    images = part.images if part.kind == "pixels" else part.images.tolist()
-    return {"image": images, "label": labels, "id": part.ids, "epoch": np.full(len(part), epoch)}
-
-
-def _read_file(record: dict) -> dict:
-    return record | {"image": tf.io.read_file(record["image"])}
-
-
-def _examine(split: Split, positions: np.ndarray) -> Iterator[tuple[int, tuple[int, int] | str]]:
-    """Decodes the images at these positions; yields (position, its (height, width) or "name: reason")."""
-    numbered = dataclasses.replace(split, ids=np.arange(len(split)))
-    records = _fetch(
-        numbered, lambda: ((VALIDATION_EPOCH, part) for part in np.array_split(positions, -(-len(positions) // 64)))
-    )
-    sizes = records.map(lambda record: {"position": record["id"], "size": _size(record)}, tf.data.AUTOTUNE)
-    expected = iter(positions.tolist())
-    for batch in sizes.ignore_errors().batch(64).as_numpy_iterator():
-        for position, size in zip(batch["position"].tolist(), batch["size"].tolist(), strict=True):
-            for lost in itertools.takewhile(lambda next_, here=position: next_ != here, expected):
-                yield lost, _fault(split, lost)
-            yield position, tuple(size)
-    for lost in expected:
-        yield lost, _fault(split, lost)
-
-
-def _size(record: dict) -> tf.Tensor:
-    return tf.stack(decode.size(decode.whole(record["image"])))
-
-
-def _fault(split: Split, position: int) -> tuple[int, int] | str:
-    """Returns "name: reason" of an image, or its size where it can be read after all."""
-    image = split.images[position]
-    try:
-        return decode.examine(_content(image) if split.kind == "paths" else image)
-    except ValueError as error:
-        return f"{_name(split, position)}: {error}"
-
-
-def _content(path: bytes) -> bytes:
-    """Reads a file; raises ValueError in the operating system's words."""
-    try:
-        return tf.io.read_file(path).numpy()
-    except UNREADABLE as error:
-        link = "a link to nowhere: " if os.path.islink(path) and not os.path.exists(path) else ""
-        raise ValueError(link + _reason(error).rsplit("; ", 1)[-1]) from error
-
-
-def _name(split: Split, position: int) -> str:
-    """An image's path, in one line whatever characters it has, or its id."""
-    if split.kind != "paths":
-        return f"image {split.ids[position]}"
-    path = bytes(split.images[position])
-    name = os.fsdecode(path)
-    return name if name.isprintable() else repr(path)[1:]  # as bash reads it after a $
-
-
-def _reason(error: Exception) -> str:
-    """The part of TensorFlow's message that is about the image."""
-    line = str(getattr(error, "message", error)).strip().splitlines()[0]
-    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*", "", line)
+    except reading.UNREADABLE as error:
+        raise ValueError(f"an image of {stream.name} cannot be read: {reading.reason(error)}") from error
 
 
 def _batches(records: tf.data.Dataset, render: Render, batch_size: int) -> tf.data.Dataset:

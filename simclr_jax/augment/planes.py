@@ -1,0 +1,156 @@
+"""The pixels of one view on the host, as colour planes `[3, S, S]`: TensorFlow ops that XLA compiles.
+
+Planes are the layout of whole-plane arithmetic. What a coin toss leaves out is skipped, not computed and dropped.
+"""
+
+import functools
+
+import tensorflow as tf
+
+from simclr_jax.augment import recipe as rules
+
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as tf.image.rgb_to_grayscale rounds them
+
+
+def resize(image_size: int, image: tf.Tensor, box: dict) -> tf.Tensor:
+    """The box of an image, resized (bicubic with antialias, as Pillow's): two matrix products.
+
+    Args:
+      image_size: side of the view, pixels; S.
+      image: uint8 `[H, W, 3]`, of a size that does not vary.
+      box: y, x, height and width of the crop, pixels.
+
+    Returns:
+      float32 `[3, S, S]`, 0 … 255 and a little beyond.
+    """
+    height, width, channels = image.shape
+    rows = _resize_weights(image_size, height, box["y"], box["height"])
+    columns = _resize_weights(image_size, width, box["x"], box["width"])
+    planes = tf.cast(tf.transpose(image, [2, 0, 1]), tf.float32)
+    narrowed = tf.matmul(tf.reshape(planes, [channels * height, width]), columns, transpose_b=True)
+    narrowed = tf.reshape(narrowed, [channels, height, image_size])
+    return tf.matmul(tf.broadcast_to(rows, [channels, *rows.shape]), narrowed)
+
+
+def _resize_weights(size: int, length: int, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    """What each of `length` pixels adds to each of `size`: Keys' cubic (1981, a = -1/2) over the box."""
+    start, extent = tf.cast(start, tf.float32), tf.cast(extent, tf.float32)
+    scale = extent / size
+    place = tf.range(length, dtype=tf.float32) + 0.5 - start  # of the middles of pixels, from the box's edge
+    target = (tf.range(size, dtype=tf.float32)[:, None] + 0.5) * scale
+    distance = tf.abs(place - target) / tf.maximum(scale, 1.0)
+    near = (1.5 * distance - 2.5) * distance * distance + 1.0
+    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    weights = tf.where(distance < 1, near, tf.where(distance < 2, far, 0.0))
+    weights = tf.where((place > 0) & (place < extent), weights, 0.0)
+    return weights / tf.reduce_sum(weights, -1, keepdims=True)
+
+
+def finish(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
+    """All that follows the resize: flip, jitter, grayscale, blur; from 0 … 255 and a little beyond to [0, 1].
+
+    Args:
+      planes: float32 `[3, S, S]`.
+      parameters: a view's, of `host.draw`.
+
+    Returns:
+      float32 `[S, S, 3]`.
+    """
+    planes = _clip(planes / 255)  # a bicubic overshoots beside an edge
+    planes = _maybe(parameters["flip"], lambda: tf.reverse(planes, [2]), planes)
+    planes = _maybe(parameters["jitter"], lambda: _jitter(planes, parameters), planes)
+    planes = _maybe(parameters["grayscale"], lambda: _grayscale(planes), planes)
+    if rules.blur_kernel_size(planes.shape[-1]) > 1:
+        planes = _maybe(parameters["blur"], lambda: _blur(planes, parameters["sigma"]), planes)
+    return tf.transpose(_clip(planes), [1, 2, 0])
+
+
+def _jitter(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
+    """The four colour operations in the drawn order; a loop, since XLA would compile each unrolled round again."""
+    operations = {
+        "brightness": _brightness,
+        "contrast": _contrast,
+        "saturation": _saturation,
+        "hue": _hue,
+    }
+    order = tf.gather(tf.constant(rules.JITTER_ORDERS), parameters["order"])
+
+    def round_(place, planes):
+        branches = [functools.partial(operations[name], planes, parameters[name]) for name in rules.JITTER_OPS]
+        return place + 1, tf.switch_case(order[place], branches)
+
+    return tf.while_loop(lambda place, _: place < len(rules.JITTER_OPS), round_, (0, planes))[1]
+
+
+def _maybe(happens: tf.Tensor, operation, planes: tf.Tensor) -> tf.Tensor:
+    return tf.cond(happens, operation, lambda: planes)
+
+
+def _clip(planes: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(planes, 0.0, 1.0)
+
+
+def _brightness(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    return tf.minimum(planes * factor, 1.0)
+
+
+def _contrast(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Scale around each channel's mean, as tf.image.adjust_contrast (Google); torchvision's is the gray mean."""
+    mean = tf.reduce_mean(planes, [1, 2], keepdims=True)
+    return _clip((planes - mean) * factor + mean)
+
+
+def _saturation(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Scale S of HSV up to at most 1, H and V kept, as tf.image.adjust_saturation (Google); stays in [0, 1].
+
+    With V and H fixed, a channel's distance from V is proportional to S = chroma / V.
+    """
+    value, chroma = _value_and_chroma(planes)
+    return value - (value - planes) * tf.minimum(factor, tf.math.divide_no_nan(value, chroma))
+
+
+def _hue(planes: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """Turn H of HSV by `shift` of the circle, S and V kept, as tf.image.adjust_hue; stays in [0, 1]."""
+    value, chroma = _value_and_chroma(planes)
+    red, green, blue = tf.unstack(planes)
+    # In sixths of the circle: red 0, green 2, blue 4 (Smith 1978). Where chroma is 0 any hue gives gray.
+    sixth = tf.where(value == red, green - blue, tf.where(value == green, blue - red, red - green))
+    origin = tf.where(value == red, 0.0, tf.where(value == green, 2.0, 4.0))
+    hue = tf.math.divide_no_nan(sixth, chroma) + origin + 6 * shift
+    turned = hue + tf.constant([5.0, 3.0, 1.0], shape=[3, 1, 1])
+    turned -= 6 * tf.floor(turned / 6)
+    return value - chroma * _clip(2 - tf.abs(turned - 2))
+
+
+def _value_and_chroma(planes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """V of HSV and V - min, each `[S, S]`."""
+    red, green, blue = tf.unstack(planes)
+    value = tf.maximum(tf.maximum(red, green), blue)
+    return value, value - tf.minimum(tf.minimum(red, green), blue)
+
+
+def _grayscale(planes: tf.Tensor) -> tf.Tensor:
+    red, green, blue = tf.unstack(planes)
+    gray = GRAY_WEIGHTS[0] * red + GRAY_WEIGHTS[1] * green + GRAY_WEIGHTS[2] * blue
+    return tf.stack([gray, gray, gray])
+
+
+def _blur(planes: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
+    """Separable Gaussian, a sum of shifted planes an axis.
+
+    Taps outside the view are left out and the others rescaled to sum to 1, so a constant image stays
+    constant. (Google pads with zeros, which darkens the border.)
+    """
+    side = planes.shape[-1]
+    reach = rules.blur_kernel_size(side) // 2
+    weights = tf.exp(-0.5 * tf.square(tf.range(reach + 1, dtype=tf.float32) / sigma))
+
+    def along(axis, planes):
+        padded = tf.pad(planes, [[reach * (a == axis)] * 2 for a in range(3)])
+        shifts = range(-reach, reach + 1)
+        starts = [[(reach + shift) * (a == axis) for a in range(3)] for shift in shifts]
+        shifted = [tf.slice(padded, start, planes.shape) for start in starts]
+        return tf.add_n([weights[abs(shift)] * plane for shift, plane in zip(shifts, shifted, strict=True)])
+
+    total = along(2, tf.ones([1, 1, side]))
+    return along(2, along(1, planes) / tf.transpose(total, [0, 2, 1])) / total
