@@ -1,6 +1,7 @@
 """The images of a split on their way into tf.data, and what is wrong with those that cannot be read."""
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import os
@@ -18,6 +19,13 @@ with contextlib.suppress(RuntimeError):  # raised where the program has used Ten
     tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
     # Many images are made side by side; threads within one only get in their way: 2× at 32 pixels, 1.1× at 224.
     tf.config.threading.set_intra_op_parallelism_threads(1)
+
+# glibc returns the memory of every finished view to the system, which clears it page by page for the next: half of the
+# processor time at 224 pixels. So it keeps what it has, for arrays up to 32 MiB, its limit, and grows 64 MiB at a time.
+with contextlib.suppress(AttributeError, OSError, TypeError):  # raised where the C library is another
+    mallopt = ctypes.CDLL(None).mallopt
+    for parameter, size in ((-1, 2**30), (-2, 2**26), (-3, 2**25)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+        mallopt(parameter, size)
 
 CHUNK = 32  # images at most that are rendered in one call, where all have one size
 
