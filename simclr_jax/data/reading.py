@@ -27,7 +27,7 @@ with contextlib.suppress(AttributeError, OSError, TypeError):  # raised where th
     for parameter, size in ((-1, 2**30), (-2, 2**26), (-3, 2**25)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
         mallopt(parameter, size)
 
-CHUNK = 32  # images at most that are rendered in one call, where all have one size
+CHUNK = 16  # images at most that are rendered in one call, where all have one size
 
 # What TensorFlow raises for a file that is no image, is gone, may not be read, is a folder, or a broken disk's.
 UNREADABLE = (
