@@ -118,7 +118,7 @@ def pairs_of_views(recipe: Recipe, images: tf.Tensor, seed: int, epochs, image_i
     Returns:
       float32 `[n, 2, image_size, image_size, 3]` in [0, 1].
     """
-    return _compiled_pairs(recipe, seed)(images, epochs, image_ids)
+    return _compiled_pairs(recipe)(images, tf.constant(seed, tf.int64), epochs, image_ids)
 
 
 def two_crops(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> dict[str, Any]:
@@ -199,13 +199,13 @@ def _parameters(recipe: Recipe, seeds: tf.Tensor, height, width) -> dict[str, tf
 
 
 @functools.cache
-def _compiled_pairs(recipe: Recipe, seed: int):
+def _compiled_pairs(recipe: Recipe):
     """What `pairs_of_views` calls."""
 
-    def seeds_of(record):
-        return tf.stack([view_seed(seed, *record, view) for view in range(NUM_VIEWS)])
+    def pairs(images, seed, epochs, image_ids):
+        def seeds_of(record):
+            return tf.stack([view_seed(seed, *record, view) for view in range(NUM_VIEWS)])
 
-    def pairs(images, epochs, image_ids):
         seeds = tf.map_fn(seeds_of, (epochs, image_ids), fn_output_signature=tf.int64)
         height, width = (float(side) for side in images.shape[1:3])
         parameters = _parameters(recipe, tf.reshape(seeds, [-1, 2]), height, width)
