@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python eval_linear.py --workdir=$(RUN) $(PROBE_FLAGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

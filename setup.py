@@ -32,7 +32,9 @@ setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "test": [
+            "filelock",  # lets the processes of a test run share jax's compilation cache
             "pytest",
+            "pytest-xdist",  # spreads the suite over the cores
             "ruff",
             "scikit-image",  # independent oracle for HSV and blur
             "scikit-learn",  # independent oracle for the linear probe

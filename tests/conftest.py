@@ -1,5 +1,26 @@
-"""Eight CPU devices for every test; XLA reads the flag once, when jax starts."""
+"""Eight CPU devices for every test, and programs that are compiled once, whichever test or process asks for them."""
 
 import os
 
+import pytest
+
+# XLA reads the flag once, when jax starts.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Where all workers, and the processes that tests start, keep what they compiled."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    settings = {
+        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_compilation_cache_max_size": 2**32,  # any size makes jax lock the folder
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    import jax
+
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)

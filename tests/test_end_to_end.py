@@ -21,15 +21,6 @@ NAMES = sorted(
 SIZE, BATCH, TRAIN, CLASSES = 8, 16, 40, 2
 
 
-@pytest.fixture(scope="session", name="compilation_cache", autouse=True)
-def make_compilation_cache(tmp_path_factory):
-    """Runs of the same program compile it once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 def red_or_blue(n, seed):
     """Images of one colour with noise; the label is the colour."""
     rng = np.random.default_rng(seed)
