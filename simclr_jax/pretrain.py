@@ -136,7 +136,7 @@ def _train(parts: Parts, train_state: state.TrainState, first_step: int, checkpo
     resident = parallel.replicate(feed.resident)
     book = _Book(parts, checkpoints, writer)
     for step, batch in enumerate(feed.training(first_step, plan.total_steps), first_step + 1):
-        train_state, metrics = train_step(train_state, parallel.shard(batch), resident)
+        train_state, metrics = train_step(train_state, parallel.shard(batch), resident, False)
         book.enter(step, metrics)
         if plan.ends_epoch(step):
             book.close_epoch(step, validate(train_state))
@@ -169,6 +169,7 @@ class _Book:
             return
         (step, metrics), self._pending = self._pending, None
         values = parallel.first(metrics)
+        values.pop("stop")
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
             found = f"loss {values['loss']}, gradient norm {values['gradient_norm']}"
             last_good = self._checkpoints.last_good() or "none yet"
