@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from simclr_jax import schedule
+from simclr_jax import preemption, schedule
 
 _PREFIX = "--config."
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
@@ -18,8 +18,8 @@ _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequence[str]) -> None:
     """Runs ``main(config, **arguments)`` from flags: --config and ``arguments``, which the calling program has defined.
 
-    A ValueError or ArithmeticError ends the program with its message and exit code 1; ``--verbosity=1`` adds the
-    traceback.
+    A ValueError, ArithmeticError or OSError ends the program with its message and exit code 1; ``--verbosity=1`` adds
+    the traceback. A run that was told to stop, and has saved everything, ends with exit code 75.
 
     Args:
       main: the driver.
@@ -42,8 +42,11 @@ def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequenc
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
             config = _config(known)
             main(config, **{name: _value(name) for name in arguments})
-        except (ValueError, ArithmeticError) as error:
+        except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)
+        except preemption.Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(preemption.STOPPED)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             sys.exit(_INTERRUPTED)

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "simclr_jax"
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = [
     ["losses", "optim", "models", "augment"],
-    ["data", "state", "steps"],
-    ["parallel", "placement", "checkpoint", "writer", "schedule", "evaluate"],
+    ["data", "state", "steps", "workdir"],
+    ["parallel", "placement", "checkpoint", "preemption", "writer", "schedule", "evaluate"],
     ["pretrain", "linear_eval", "preview", "check_data", "encoder", "command_line"],
     ["__main__"],
 ]
