@@ -81,11 +81,11 @@ def hold(workdir: str) -> Iterator[None]:
 
 def _check_links(path: epath.Path) -> None:
     """Refuses a RUN, which may come from others, that has something outside of it written or removed."""
+    inside = os.path.join(os.path.realpath(path), "")
     for child in path.iterdir() if is_local(path) else ():
-        if path.resolve() not in child.resolve().parents:
-            raise ValueError(
-                f"{child} leads out of the workdir, to {child.resolve()}: make the workdir itself lie there"
-            )
+        place = os.path.realpath(child)
+        if not place.startswith(inside):
+            raise ValueError(f"{child} leads out of the workdir, to {place}: let the workdir itself lie there")
 
 
 def _lock(path: epath.Path) -> contextlib.AbstractContextManager:
