@@ -9,6 +9,7 @@ are made then, so that later damage is seen before Orbax reads it, which would a
 
 import json
 import logging
+import sys
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,8 @@ _CHECKSUMS = "crc32"  # among the metadata of a checkpoint
 _FILES = "files.json"  # {path in the checkpoint: [bytes, CRC-32]}
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what a killed process was writing
 _MAX_RATIO = 64  # of a checkpoint's arrays to its files, bytes; parameters are noise, and noise is not compressed
+
+_REASON = 200  # characters of another library's message
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Checkpoints:
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._writing: tuple[int, Future] | None = None
         self._last_good: int | None = None
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, _without_closed_loops(sys.unraisablehook)
         if owner:
             _prepare(self._directory)
 
@@ -122,6 +126,7 @@ class Checkpoints:
         finally:
             self._background.shutdown()
             self._orbax.close()
+            sys.unraisablehook = self._unraisable
 
     def _finish(self, step: int) -> None:
         """Waits for a checkpoint, reads it back, and removes the older ones that need not be kept."""
@@ -292,9 +297,15 @@ def _check_size(path: epath.Path, stored: Any) -> None:
         raise ValueError(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
 
 
+def _without_closed_loops(hook: Callable) -> Callable:
+    """Leaves out what is printed when Orbax fails to write: callbacks of its other writes find their loop closed."""
+    return lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
+
+
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """What went wrong in a line: its first, and of a long one the end, where tensorstore tells the cause."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= _REASON else f"{line[: _REASON // 2]} … {line[-_REASON // 2 :]}"
 
 
 def _prepare(directory: epath.Path) -> None:

@@ -41,6 +41,7 @@ def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequenc
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
             config = _config(known)
+            _quieten()
             main(config, **{name: _value(name) for name in arguments})
         except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)
@@ -52,6 +53,13 @@ def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequenc
             sys.exit(_INTERRUPTED)
 
     app.run(drive, flags_parser=parse)
+
+
+def _quieten() -> None:
+    """Leaves a failure to be told in the one line: Orbax logs pages of tracebacks of it, through absl and asyncio."""
+    if flags.FLAGS.verbosity < logging.INFO:
+        for name in ("absl", "asyncio"):
+            getLogger(name).setLevel("CRITICAL")
 
 
 def _value(name: str) -> Any:

@@ -1,6 +1,5 @@
 """The pretraining run, from a config to checkpoints: reads top to bottom in the order of events."""
 
-import math
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from simclr_jax.writer import Writer, say
 
 
 class NonFinite(ArithmeticError):
-    """The loss or its gradient is not a number any more."""
+    """The loss, its gradient or a parameter is not finite any more."""
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -30,7 +29,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     Raises:
       ValueError: the config, the data or the workdir does not fit, nothing has been compiled or written then; or a
         checkpoint cannot be written.
-      NonFinite: the loss or its gradient stopped being finite.
+      NonFinite: the loss, its gradient or a parameter stopped being finite.
       preemption.Stopped: the process was told to stop, and everything is saved.
     """
     parts = prepare(config)
@@ -122,7 +121,7 @@ class _Book:
         (step, metrics), self._pending = self._pending, None
         values = parallel.first(metrics)
         stop = values.pop("stop") > 0
-        if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
+        if values.pop("finite"):
             self._epoch.append(values)
         else:
             self._drop(step, values)
@@ -135,7 +134,8 @@ class _Book:
 
     def _drop(self, step: int, values: dict[str, float]) -> None:
         """Counts an update that was dropped; raises NonFinite where it was not, or where it is one too many."""
-        found = f"loss {values['loss']}, gradient norm {values['gradient_norm']} at step {step:,}"
+        numbers = f"loss {values['loss']:g}, gradient norm {values['gradient_norm']:g}"
+        found = f"step {step:,} is not finite ({numbers}, or a parameter that it changes)"
         in_a_row, allowed = values.get("skipped"), self._parts.config.train.max_skipped
         if in_a_row is None or in_a_row > allowed:
             self._checkpoints.wait()
@@ -143,7 +143,7 @@ class _Book:
             if in_a_row is None:
                 mend = "a lower learning rate or --config.train.on_nonfinite=skip may help"
                 raise NonFinite(f"{found}; {last_good}; {mend}")
-            raise NonFinite(f"{found}, the {in_a_row:.0f}th in a row; train.max_skipped={allowed}; {last_good}")
+            raise NonFinite(f"{found}; {in_a_row:.0f} in a row, more than train.max_skipped={allowed}; {last_good}")
         self._dropped += 1
         say(f"{found}: its update is dropped")
 
@@ -153,7 +153,8 @@ class _Book:
         epoch = step // self._parts.plan.steps_per_epoch
         if held_out:
             self._writer.write(step, epoch, held_out)
-        means = {name: float(np.mean([values[name] for values in self._epoch])) for name in self._epoch[0]}
+        names = self._epoch[0] if self._epoch else ()  # all of a short epoch's updates may have been dropped
+        means = {name: float(np.mean([values[name] for values in self._epoch])) for name in names}
         say(_epoch_line(epoch, self._parts.config.train.epochs, means | held_out))
         self._epoch = []
 
@@ -161,7 +162,7 @@ class _Book:
         """Settles the last step, and says what the run went without."""
         self.settle()
         if self._dropped:
-            say(f"{self._dropped:,} updates were dropped: their loss or gradient was not finite")
+            say(f"{self._dropped:,} updates were dropped: they were not finite")
         unreadable, images = len(self._parts.feed.unreadable), len(self._parts.train)
         if unreadable:
             say(f"{unreadable:,} of {images:,} training images could not be read; others stood in")
@@ -246,8 +247,9 @@ def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> N
 
 
 def _epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
-    shown = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"loss {values['loss']:.4f}"]
-    shown.append(f"contrastive top-1 {100 * values['contrastive_accuracy']:5.1f} %")
+    shown = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}"]
+    if "loss" in values:
+        shown.append(f"loss {values['loss']:.4f}  contrastive top-1 {100 * values['contrastive_accuracy']:5.1f} %")
     if "online_top1" in values:
         shown.append(f"online top-1 {100 * values['online_top1']:5.1f} %")
     if "validation_loss" in values:

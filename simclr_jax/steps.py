@@ -51,13 +51,14 @@ def pretrain_step(
       model, optimizer: what is pretrained, and how.
       probe, probe_optimizer: the online probe; None without labels.
       temperature, chunk_size: of NT-Xent.
-      skip_nonfinite: drop the update, all but the step number, where the loss or its gradient is not finite.
+      skip_nonfinite: drop an update that is not finite, all but its step number.
       axis_name: mapped axis over which the batch is sharded.
 
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
-      "contrastive_entropy", "gradient_norm" and, with labels, "online_loss" and "online_top1"; with
-      ``skip_nonfinite`` "skipped", the newest steps in a row whose updates were dropped.
+      "contrastive_entropy", "gradient_norm", "finite" (1.0 where the loss, its gradient and the new parameters are)
+      and, with labels, "online_loss" and "online_top1"; with ``skip_nonfinite`` "skipped", the newest steps in a row
+      whose updates were dropped.
     """
 
     batch = views_of(batch, resident)
@@ -82,8 +83,11 @@ def pretrain_step(
     if probe is not None:
         updated, probe_metrics = _probe_step(updated, h, batch["labels"], probe, probe_optimizer, axis_name)
         metrics |= probe_metrics
+    finite = _all_finite((metrics["loss"], metrics["gradient_norm"], updated.params))
+    metrics |= {"finite": finite.astype(jnp.float32)}
     if skip_nonfinite:
-        updated = _unless_nonfinite(updated, state, metrics)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        updated = kept.replace(skipped=jnp.where(finite, 0, state.skipped + 1))
         metrics |= {"skipped": updated.skipped.astype(jnp.float32)}
     return updated.replace(step=state.step + 1), metrics
 
@@ -121,11 +125,9 @@ def both_views(batch: dict[str, jax.Array]) -> jax.Array:
     return jnp.concatenate([batch["views"][:, 0], batch["views"][:, 1]])
 
 
-def _unless_nonfinite(updated: TrainState, state: TrainState, metrics: dict[str, jax.Array]) -> TrainState:
-    """Returns the updated state, or the old one where the metrics, which all devices share, are not finite."""
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-    return chosen.replace(skipped=jnp.where(finite, 0, state.skipped + 1))
+def _all_finite(tree: Any) -> jax.Array:
+    """A finite gradient times a large learning rate may still be too large for float32, so parameters are asked too."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _probe_step(state: TrainState, h, labels, probe, probe_optimizer, axis_name):

@@ -61,14 +61,21 @@ class Writer:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         self._add(json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n")
         for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+            if math.isfinite(value):  # TensorBoard shows a gap
+                self._tensorboard.add_scalar(name, value, step)
 
     def _add(self, row: str) -> None:
-        if run_folder.is_local(self._metrics):
+        if not run_folder.is_local(self._metrics):
+            self._rows.append(row)
+            return
+        try:
             with self._metrics.open("a") as file:
                 file.write(row)
-        else:
-            self._rows.append(row)
+        except OSError as error:
+            raise ValueError(
+                f"{self._metrics} cannot be written: {error.strerror}; make room or mend the disk, and the same "
+                "command goes on from the last good checkpoint"
+            ) from error
 
     def flush(self) -> None:
         """Makes sure that metrics.jsonl holds every row: an object store has no appending, so there it is replaced."""
