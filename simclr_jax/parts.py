@@ -85,14 +85,17 @@ def prepare(config: ConfigDict) -> Parts:
 
 def initial_state(parts: Parts) -> state.TrainState:
     """Returns the state that a new run begins with."""
-    return state.create(
-        jax.random.key(parts.config.seed),
-        parts.config.augment.image_size,
-        model=parts.model,
-        optimizer=parts.optimizer,
-        probe=parts.probe,
-        probe_optimizer=parts.probe_optimizer,
-    )
+    return state.create(jax.random.key(parts.config.seed), **_of_state(parts))
+
+
+def state_shapes(parts: Parts) -> state.TrainState:
+    """Returns the shapes and types of a run's state, without making it."""
+    return state.shapes(**_of_state(parts))
+
+
+def _of_state(parts: Parts) -> dict[str, Any]:
+    names = ("model", "optimizer", "probe", "probe_optimizer")
+    return {name: getattr(parts, name) for name in names} | {"image_size": parts.config.augment.image_size}
 
 
 def map_train_step(parts: Parts) -> Callable:

@@ -50,6 +50,21 @@ def create(
       probe, probe_optimizer: the online probe, or None, and how it is trained.
     """
     variables = initial_variables(key, image_size, model=model)
+    return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
+
+
+def shapes(image_size: int, *, model, optimizer, probe, probe_optimizer) -> TrainState:
+    """Returns the shapes and types that :func:`create` gives, without making anything."""
+
+    def made():
+        key, images = jax.random.key(0), jnp.zeros((1, image_size, image_size, 3))
+        variables = model.init(key, images, train=False)
+        return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
+
+    return jax.eval_shape(made)
+
+
+def _with_variables(variables, key, model, optimizer, probe, probe_optimizer) -> TrainState:
     probe_params = probe.init(key, jnp.zeros((1, model.encoder.feature_dim)))["params"] if probe else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
