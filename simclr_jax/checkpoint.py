@@ -9,6 +9,8 @@ are made then, so that later damage is seen before Orbax reads it, which would a
 
 import json
 import logging
+import os
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable
@@ -23,6 +25,7 @@ from etils import epath
 from simclr_jax import workdir as run_folder
 
 _CHECKSUMS = "crc32"  # among the metadata of a checkpoint
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's name of the file that holds them
 _FILES = "files.json"  # {path in the checkpoint: [bytes, CRC-32]}
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what a killed process was writing
 _MAX_RATIO = 64  # of a checkpoint's arrays to its files, bytes; parameters are noise, and noise is not compressed
@@ -189,14 +192,17 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
 
 
 def _newest(directory: epath.Path, steps: Iterable[int], wanted: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
-    first_damage = None
+    damages = []
     for step in steps:
         try:
-            return step, _read(directory / str(step), wanted)
+            found = _read(directory / str(step), wanted)
         except Damaged as damage:
-            _log.warning("%s; passed over for the one before", damage)
-            first_damage = first_damage or damage
-    raise first_damage
+            damages.append(damage)
+            continue
+        for damage in damages:
+            _log.warning("%s; passed over for step %d", damage, step)
+        return step, found
+    raise damages[0]
 
 
 def _restore(path: epath.Path, shapes: Any) -> Any:
@@ -268,10 +274,12 @@ def _note_files(path: epath.Path) -> None:
 
 def _check_files(path: epath.Path) -> None:
     """Raises ValueError where a file is not as noted. A process that was killed may not have come to note them."""
-    if not (path / _FILES).exists():
-        return
-    for name, noted in json.loads((path / _FILES).read_text()).items():
-        if not (path / name).is_file() or _content(path / name) != noted:
+    there = set(_files(path))
+    if _METADATA not in there:
+        raise ValueError(f"it has no {_METADATA}")
+    noted = json.loads((path / _FILES).read_text()) if _FILES in there else {}
+    for name, content in noted.items():
+        if name not in there or _content(path / name) != content:
             raise ValueError(f"its file {name} is not what was written")
 
 
@@ -281,11 +289,18 @@ def _content(file: epath.Path) -> list[int]:
 
 
 def _files(path: epath.Path, inside: str = "") -> list[str]:
-    """Returns the names of all files in a folder, at any depth."""
+    """Returns the names of all files in a folder, at any depth; raises ValueError for links, pipes and devices."""
     found = []
     for child in path.iterdir():
+        if run_folder.is_local(child) and not _is_plain(child):
+            raise ValueError(f"its {inside}{child.name} is neither a file nor a folder")
         found += _files(child, f"{inside}{child.name}/") if child.is_dir() else [inside + child.name]
     return found
+
+
+def _is_plain(path: epath.Path) -> bool:
+    mode = os.lstat(path).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _check_size(path: epath.Path, stored: Any) -> None:
