@@ -16,7 +16,7 @@ from simclr_jax import optim, parallel, placement, schedule, state, steps
 from simclr_jax.checkpoint import Checkpoints, latest_step, note_start, read_config, write_config
 from simclr_jax.data import sources
 from simclr_jax.models import SimCLR, create_model
-from simclr_jax.writer import Writer, say
+from simclr_jax.writer import Silent, Writer, say
 
 
 class NonFinite(ArithmeticError):
@@ -39,12 +39,14 @@ def run(config: ConfigDict, workdir: str) -> None:
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     train_state = parallel.replicate(initial_state(parts))
     if first_step:
-        train_state = checkpoints.restore(train_state)
-    note_start(workdir, first_step, parallel.describe())
+        train_state = parallel.to_local(checkpoints.restore(parallel.to_global(train_state)))
+    if parallel.is_first():
+        note_start(workdir, first_step, parallel.describe())
     _describe(parts, train_state, first_step)
 
     plan = parts.plan
-    writer = Writer(workdir, first_step=first_step, total_steps=plan.total_steps, views_per_step=2 * plan.batch_size)
+    lengths = {"total_steps": plan.total_steps, "views_per_step": 2 * plan.batch_size}
+    writer = Writer(workdir, first_step=first_step, **lengths) if parallel.is_first() else Silent()
     try:
         _train(parts, train_state, first_step, checkpoints, writer)
     finally:
@@ -120,7 +122,9 @@ def prepare(config: ConfigDict) -> Parts:
     )
 
 
-def _train(parts: Parts, train_state: state.TrainState, first_step: int, checkpoints: Checkpoints, writer: Writer):
+def _train(
+    parts: Parts, train_state: state.TrainState, first_step: int, checkpoints: Checkpoints, writer: Writer | Silent
+):
     """The loop: one step, its bookkeeping, and at its end what the epoch and the checkpoint interval ask for."""
     plan, feed = parts.plan, parts.feed
     train_step = parallel.map_train_step(
@@ -142,7 +146,7 @@ def _train(parts: Parts, train_state: state.TrainState, first_step: int, checkpo
             book.close_epoch(step, validate(train_state))
         if plan.saves(step):
             book.settle()  # a state whose loss is not finite must not be saved
-            checkpoints.save(step, train_state)
+            checkpoints.save(step, parallel.to_global(train_state))
     if feed.unreadable:
         say(f"{len(feed.unreadable)} of {len(parts.train):,} training images could not be read; others stood in")
 
@@ -150,7 +154,7 @@ def _train(parts: Parts, train_state: state.TrainState, first_step: int, checkpo
 class _Book:
     """Reads the steps' metrics, one step behind so that the device never waits, and writes what is due."""
 
-    def __init__(self, parts: Parts, checkpoints: Checkpoints, writer: Writer):
+    def __init__(self, parts: Parts, checkpoints: Checkpoints, writer: Writer | Silent):
         self._parts, self._checkpoints, self._writer = parts, checkpoints, writer
         self._pending: tuple[int, Any] | None = None
         self._epoch: list[dict[str, float]] = []
@@ -211,18 +215,34 @@ def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
 
 
 def _claim(workdir: str, config: ConfigDict) -> int:
-    """Returns the step to go on from; refuses a run of another config, and notes the config in a new run."""
-    step = latest_step(workdir)
-    if step is None:
-        write_config(workdir, config.to_dict())
-        return 0
+    """Returns the step to go on from; refuses a run of another config, and notes the config in a new run.
+
+    What is on disk is read by process 0, since others may see it later: they take its word, then look at the config.
+    """
+    if parallel.is_first():
+        step = latest_step(workdir)
+        if step is None:
+            write_config(workdir, config.to_dict())
+        else:
+            _check_config(workdir, config)
+        return parallel.agree(step or 0)
+    step = parallel.agree(0)
+    try:
+        _check_config(workdir, config)
+    except ValueError as error:
+        raise ValueError(
+            f"process {parallel.process()[0]}: {error}; all processes share one disk and one config"
+        ) from None
+    return step
+
+
+def _check_config(workdir: str, config: ConfigDict) -> None:
     differences = schedule.differences(read_config(workdir), config.to_dict())
     if differences:
         raise ValueError(
             f"{workdir} holds a run with another config ({'; '.join(differences)}); "
             "use its config to go on with it, or another --workdir"
         )
-    return step
 
 
 def initial_state(parts: Parts) -> state.TrainState:

@@ -67,6 +67,19 @@ class Writer:
         self._tensorboard.close()
 
 
+class Silent:
+    """Stands where a process has nothing to write: one of several writes for all."""
+
+    def advance(self, step: int, loss: float) -> None:
+        """Does nothing."""
+
+    def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
     if not path.exists():
         return []
