@@ -71,7 +71,9 @@ def free_port():
 def started(workdir, count, values, *, devices=1, last=None):
     """train.py in `count` processes, none of which outlives the block; `last` are settings of the last of them."""
     port, processes = free_port(), []
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    # What process 0 compiled the others cannot take from jax's cache: so all compile, and had better do it quickly.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags}
     for index in range(count):
         mine = values | (last or {}) if index == count - 1 else values
         command = [sys.executable, "train.py", "--config=configs/quickstart.py", f"--workdir={workdir}"]
@@ -97,7 +99,7 @@ def finish(processes, seconds=PATIENCE):
 def train(workdir, count, values, **options):
     with started(workdir, count, values, **options) as processes:
         results = finish(processes)
-    assert [code for code, _, _ in results] == [0] * count, results
+    assert [code for code, _, _ in results] == [0] * count, "\n\n".join(err for _, _, err in results)
     return results
 
 
