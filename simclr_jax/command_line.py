@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from simclr_jax import launcher, parallel, schedule
+from simclr_jax import launcher, parallel, preemption, schedule
 
 _PREFIX = "--config."
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
@@ -20,8 +20,8 @@ def launch(
 ) -> None:
     """Runs ``main(config, **arguments)`` from flags: --config and ``arguments``, which the calling program has defined.
 
-    A ValueError or ArithmeticError ends the program with its message and exit code 1; ``--verbosity=1`` adds the
-    traceback.
+    A ValueError, ArithmeticError or OSError ends the program with its message and exit code 1; ``--verbosity=1`` adds
+    the traceback. A run that was told to stop, and has saved everything, ends with exit code 75.
 
     Args:
       main: the driver.
@@ -48,15 +48,26 @@ def launch(
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
             config, values = _config(known), {name: _value(name) for name in arguments}
+            _quieten()
             company.join(_processes(several))
             main(config, **values)
-        except (ValueError, ArithmeticError) as error:
+        except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)
+        except preemption.Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(preemption.STOPPED)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             sys.exit(_INTERRUPTED)
 
     app.run(drive, flags_parser=parse)
+
+
+def _quieten() -> None:
+    """Leaves a failure to be told in the one line: Orbax logs pages of tracebacks of it, through absl and asyncio."""
+    if flags.FLAGS.verbosity < logging.INFO:
+        for name in ("absl", "asyncio"):
+            getLogger(name).setLevel("CRITICAL")
 
 
 def _value(name: str) -> Any:

@@ -36,7 +36,7 @@ def is_first() -> bool:
 
 def agree(value: int) -> int:
     """Returns what process 0 gives here, in every process. All have to call it; below 2³¹."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def device_count() -> int:
@@ -64,8 +64,17 @@ def replicate(tree: Any, devices: list | None = None) -> Any:
 
     A state that is not there yet would be copied at each step, and cannot be donated on several processes.
     """
-    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, _whole_on(devices or jax.local_devices()))
+
+
+def replicated_shapes(tree: Any) -> Any:
+    """Returns the jax.ShapeDtypeStructs of a tree that is whole on the devices of all processes."""
+    sharding = _whole_on(jax.devices())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _whole_on(devices: list) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
 
 def to_global(tree: Any) -> Any:
@@ -82,7 +91,7 @@ def to_local(tree: Any) -> Any:
 
 
 def _placed(tree: Any, devices: list) -> Any:
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    sharding = _whole_on(devices)
 
     def place(x: jax.Array) -> jax.Array:
         return jax.make_array_from_single_device_arrays(x.shape, sharding, [s.data for s in x.addressable_shards])

@@ -15,6 +15,7 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, steps taken so far. The position in the data and all random keys follow from it.
+      skipped: int32 scalar, the newest steps in a row whose updates were dropped, see steps.
       params: {"encoder", "head"}, float32.
       batch_stats: running means and variances of BatchNorm, float32.
       opt_state: the optimiser's.
@@ -23,6 +24,7 @@ class TrainState:
     """
 
     step: jax.Array
+    skipped: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -48,9 +50,25 @@ def create(
       probe, probe_optimizer: the online probe, or None, and how it is trained.
     """
     variables = initial_variables(key, image_size, model=model)
+    return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
+
+
+def shapes(image_size: int, *, model, optimizer, probe, probe_optimizer) -> TrainState:
+    """Returns the shapes and types that :func:`create` gives, without making anything."""
+
+    def made():
+        key, images = jax.random.key(0), jnp.zeros((1, image_size, image_size, 3))
+        variables = model.init(key, images, train=False)
+        return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
+
+    return jax.eval_shape(made)
+
+
+def _with_variables(variables, key, model, optimizer, probe, probe_optimizer) -> TrainState:
     probe_params = probe.init(key, jnp.zeros((1, model.encoder.feature_dim)))["params"] if probe else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),

@@ -20,7 +20,7 @@ from simclr_jax import checkpoint, pretrain
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE, BATCH, TRAIN = 8, 16, 60
-TOLERANCE = {"rtol": 2e-3, "atol": 2e-5}  # float32 summed in another order, after six steps
+TOLERANCE = 3e-4  # of the largest entry of a leaf: what float32 sums in another order differ by after six steps
 PATIENCE = 120  # seconds after which a run that ought to have ended is a failure
 STOPS = 15  # seconds, as docs/many_hosts.md promises for a process that is killed
 GONE = 69
@@ -45,7 +45,7 @@ def settings(archive, **changes):
         "augment.placement": "device",
         "model.encoder": "resnet_tiny",
         "optimizer.name": "sgd",  # Adam would blow up the last bits of a gradient near 0
-        "optimizer.learning_rate": 0.1,
+        "optimizer.learning_rate": 0.02,
         "optimizer.warmup_epochs": 1.0,
         "train.batch_size": BATCH,
         "train.epochs": 2,
@@ -111,10 +111,11 @@ def assert_same_run(run, other):
     """Metrics of every step and of validation, and the network at the end."""
     for row, expected in zip(rows(run), rows(other), strict=True):
         assert row.keys() == expected.keys()
-        np.testing.assert_allclose(list(row.values()), list(expected.values()), **TOLERANCE)
+        np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=TOLERANCE, atol=TOLERANCE)
     (_, step, found), (_, last, expected) = checkpoint.load_variables(str(run)), checkpoint.load_variables(str(other))
     assert step == last == 6
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), found, expected)
+    errors = jax.tree.map(lambda a, b: np.abs(a - b).max() / np.abs(b).max(), found, expected)
+    assert max(jax.tree.leaves(errors)) < TOLERANCE
 
 
 def without_its_end(run, to):
@@ -199,8 +200,8 @@ def test_an_error_of_one_process_ends_the_other(archive, tmp_path):
     with started(tmp_path / "run", 2, settings(archive), last={"loss.temperature": 0.3}) as processes:
         results = finish(processes)
     assert [code for code, _, _ in results] == [GONE, 1]
-    assert results[1][2].startswith("error: process 1: ") and "loss.temperature: 0.2 → 0.3" in results[1][2]
-    assert "error: process 1 (" in results[0][2] and "ended by an error: process 1: " in results[0][2]
+    assert results[1][2].startswith("error: process 0 has another config (loss.temperature: 0.2 → 0.3)")
+    assert "error: process 1 (" in results[0][2] and "ended by an error: process 0 has another config" in results[0][2]
 
 
 def join(processes):

@@ -94,6 +94,32 @@ def test_statistics_of_each_device_alone_are_something_else():
         assert_close(rows, expected_rows)
 
 
+def test_a_batch_that_is_not_finite_leaves_all_devices_as_if_it_never_was():
+    devices = jax.local_devices()[:4]
+    step = parallel.map_train_step(
+        steps.pretrain_step, devices, temperature=0.5, skip_nonfinite=True, **parts(parallel.AXIS)
+    )
+
+    def after(these):
+        current, rows = parallel.replicate(jax.tree.map(np.array, initial_state()), devices), []
+        for batch in these:
+            current, metrics = step(current, parallel.shard(batch, devices), None, False)
+            rows.append(parallel.first(metrics))
+        return current, rows
+
+    good, *_, last = batches()
+    broken = last | {"views": last["views"].copy()}
+    broken["views"][IMAGES // 2, 1, 0, 0, 0] = np.nan  # one pixel, on the third device
+    expected, _ = after([good, last])
+    actual, rows = after([good, broken, broken, last])
+    assert [row["skipped"] for row in rows] == [0, 1, 2, 0]
+    assert np.isnan(rows[1]["loss"]) and np.isfinite(rows[3]["loss"])
+    assert int(actual.step) == 4
+    for mine, others in zip(*map(jax.tree.leaves, (actual.replace(step=0), expected.replace(step=0))), strict=True):
+        for shard in getattr(mine, "addressable_shards", ()):
+            np.testing.assert_array_equal(shard.data, others)
+
+
 def test_the_online_probe_changes_nothing():
     with_probe, _ = on_one_device()
     step = jax.jit(functools.partial(steps.pretrain_step, temperature=0.5, **parts(None, probe=False)))
