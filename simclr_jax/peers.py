@@ -46,7 +46,7 @@ class Door:
         with self._socket:
             while len(links) < count and (left := deadline - time.monotonic()) > 0:
                 self._socket.settimeout(left)
-                with contextlib.suppress(OSError, ValueError):  # whoever else may knock at a port
+                with contextlib.suppress(OSError, ValueError, TypeError):  # whoever else may knock at a port
                     connection, _ = self._socket.accept()
                     index, link = self._greet(connection, left)
                     links[index] = link
@@ -54,12 +54,15 @@ class Door:
 
     def _greet(self, connection: socket.socket, seconds: float) -> tuple[int, "Link"]:
         connection.settimeout(min(seconds, 5.0))
-        with connection.makefile("rb") as lines:
-            secret, index, host = json.loads(lines.readline(4096))
-        if not secrets.compare_digest(str(secret), self._secret):
+        try:
+            with connection.makefile("rb") as lines:
+                secret, index, host = json.loads(lines.readline(4096))
+            if not secrets.compare_digest(str(secret).encode(), self._secret.encode()):
+                raise ValueError("a stranger")
+            return int(index), Link(connection, f"process {int(index)} ({host})")
+        except (OSError, ValueError, TypeError):
             connection.close()
-            raise ValueError("a stranger")
-        return int(index), Link(connection, f"process {int(index)} ({host})")
+            raise
 
 
 def knock(address: str, index: int) -> "Link":
@@ -139,7 +142,7 @@ class Watch:
 
     def wait(self) -> None:
         """Waits until the others have had time to end, or to be found gone, which ends this process."""
-        self._thread.join(2 * self._grace)
+        self._thread.join(3 * self._grace)
 
     def _run(self) -> None:
         found = self._watch()
@@ -165,7 +168,7 @@ class Watch:
                     return found
             for link in self._links.values():
                 if time.monotonic() - link.heard > self._silence:
-                    return f"{link.name} has not been heard of for {self._silence:.0f} s", 0.0
+                    return f"{link.name} has not been heard of for {self._silence:g} s", 0.0
         return None
 
     def _hear(self, index: int) -> tuple[str, float] | None:
