@@ -224,3 +224,49 @@ def test_a_port_that_is_taken_is_refused():
         address = f"localhost:{door.getsockname()[1]}"
         result = join(f"launcher.Processes('flags', '{address}', 2, 0)")
     assert f"ValueError: --coordinator={address}: port" in result.stderr and "Address already in use" in result.stderr
+
+
+LAUNCHED = {
+    "SLURM": [
+        {
+            "SLURM_JOB_ID": "{port}",
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": f"{index}",
+            "SLURM_LOCALID": f"{index}",
+            "JAX_COORDINATOR_PORT": "{port}",
+        }
+        for index in range(2)
+    ],
+    "Open MPI": [
+        {
+            "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_RANK": f"{index}",
+            "OMPI_COMM_WORLD_LOCAL_RANK": f"{index}",
+            "JAX_COORDINATOR_PORT": "{port}",
+        }
+        for index in range(2)
+    ],
+}
+JOIN = """
+import sys
+from simclr_jax import launcher, parallel
+with parallel.Company() as company:
+    company.join(launcher.find(None, None, None))
+    print(parallel.process(), parallel.agree(7 + parallel.process()[0]), parallel.describe(), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_processes_that_a_launcher_started_find_each_other(name):
+    port, running = str(free_port()), []
+    for variables in LAUNCHED[name]:
+        mine = {key: value.format(port=port) for key, value in variables.items()}
+        environment = os.environ | mine | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen([sys.executable, "-c", JOIN], cwd=ROOT, env=environment, **pipes))
+    for index, (code, _, err) in enumerate(finish(running)):
+        assert code == 0, err
+        assert err.strip().endswith(f"({index}, 2) 7 4 × cpu, 2 processes")
