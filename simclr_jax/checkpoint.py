@@ -85,7 +85,9 @@ class Checkpoints:
             raise self._not_written(step, error) from error
         self._last_good = step
 
-    def restore(self, shapes: Any, on_damage: Callable[[str], None]) -> tuple[int, Any]:
+    def restore(
+        self, shapes: Any, on_damage: Callable[[str], None], agree: Callable[[int], int] | None = None
+    ) -> tuple[int, Any]:
         """Returns the newest step whose checkpoint is whole, and its state; (0, None) where there is no checkpoint.
 
         Damaged ones are moved to RUN/damaged.
@@ -93,14 +95,22 @@ class Checkpoints:
         Args:
           shapes: jax.ShapeDtypeStructs of the state, with the shardings it is to have.
           on_damage: is told of each damaged checkpoint in a line.
+          agree: with several processes, makes the owner's number that of all: it alone looks for damage then.
 
         Raises:
           ValueError: there are checkpoints, and all are damaged.
         """
+        if agree is None:
+            return self._newest(lambda path: _restore(path, shapes), on_damage)
+        step = agree(self._newest(_read, on_damage)[0] if self._owner else 0)
+        return (step, _restore(self._directory / str(step), shapes)) if step else (0, None)
+
+    def _newest(self, read: Callable[[epath.Path], Any], on_damage: Callable[[str], None]) -> tuple[int, Any]:
+        """Returns the newest step that can be read, and what was read; sets aside what cannot."""
         faults = []
         for step in reversed(_steps(self._directory)):
             try:
-                restored = _restore(self._directory / str(step), shapes)
+                restored = read(self._directory / str(step))
             except Damaged as damage:
                 faults.append(f"{damage}; moved to {self._set_aside(step)}")
                 on_damage(faults[-1])
