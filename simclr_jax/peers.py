@@ -8,6 +8,7 @@ a page of C++. It remains as the second line.
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import selectors
@@ -130,6 +131,7 @@ class Watch:
         self._links, self._on_gone = links, on_gone or end
         self._beat, self._silence, self._grace = beat, silence, grace
         self._first = 0 not in links
+        self._finished: list[Link] = []  # kept open
         self._left, self._failed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
         self._thread.start()
@@ -137,8 +139,8 @@ class Watch:
     def leave(self, reason: str = "") -> None:
         """Tells the others that this process ends: as it should, or by an error, after which they end too."""
         self._failed = bool(reason)
+        self._left.set()  # before it is told: they may close their connections as soon as they know
         self._tell({"left": reason})
-        self._left.set()
 
     def wait(self) -> None:
         """Waits until the others have had time to end, or to be found gone, which ends this process."""
@@ -151,8 +153,12 @@ class Watch:
             if self._first:
                 self._tell({"gone": found})
             self._left.wait(grace)
-        if self._first and (found or self._failed):
-            self._let_the_others_end()
+        if self._left.is_set() and not self._failed:
+            self._listen_on()
+        elif self._first:  # with process 0 ends jax's service, and by that the others at once: they go first
+            self._listen_on(self._grace)
+        elif self._failed:
+            self._listen_on(self._beat)
         if found and not self._left.is_set():
             self._on_gone(line)
 
@@ -183,12 +189,15 @@ class Watch:
             if message.get("left"):
                 return f"{link.name} ended by an error: {message['left']}", self._grace
             if "left" in message:
-                del self._links[index]
+                self._finished.append(self._links.pop(index))
         return None
 
-    def _let_the_others_end(self) -> None:
-        """With process 0 ends jax's service, and with that all others at once, before they could say why."""
-        deadline = time.monotonic() + self._grace
+    def _listen_on(self, seconds: float = math.inf) -> None:
+        """Listens until the others have closed their connections.
+
+        To close one with something unheard in it would reset it, and what was said last would be lost on its way.
+        """
+        deadline = time.monotonic() + seconds
         while self._links and time.monotonic() < deadline:
             for index in self._heard(self._beat / 4):
                 if self._links[index].listen() is None:
