@@ -6,6 +6,7 @@ depends on its bytes alone, never on the boxes.
 """
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 PILLOW_FORMATS = ("BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "JPEG")
 BITS_PER_SAMPLE = 258  # the TIFF tag: 12 or 16 where Pillow gives gray pixels of 16 bits
+_TF_FRAME = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*", re.DOTALL)  # what TensorFlow puts around its messages
 MAX_PIXELS = (2**31 - 1) // 3  # of an image: TensorFlow's limit for PNG, kept for all
 MAX_JPEG_VALUES = 2**29  # height × width × channels of a JPEG that TensorFlow decodes; Pillow decodes larger ones
 
@@ -80,7 +82,7 @@ def _fault(encoded: bytes, message: str) -> str:
     for kind, start, end in (("JPEG", JPEG_START, JPEG_END), ("PNG", PNG_START, PNG_END)):
         if encoded.startswith(start):
             damage = f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
-            return message if "too large" in message else damage
+            return _TF_FRAME.sub("", message) if "too large" in message else damage
     try:
         return f"{_pillow_pixels(encoded).shape} is no shape of an image"
     except UnidentifiedImageError:
