@@ -44,9 +44,12 @@ def around(encoded: tf.Tensor, boxes_of: Callable[..., list[dict]]) -> tuple[tf.
 
 def whole(encoded: tf.Tensor) -> tf.Tensor:
     """All pixels of an encoded image, uint8 `[H, W, 3]`."""
+    encoded = tf.convert_to_tensor(encoded)
     is_png = tf.strings.substr(encoded, 0, len(PNG_START)) == PNG_START
 
     def pillow():
+        if tf.executing_eagerly():  # numpy_function would lose the zero bytes at the end, which many a WebP has
+            return tf.constant(_pillow_pixels_or_none(encoded.numpy()))
         return tf.numpy_function(_pillow_pixels_or_none, [encoded], tf.uint8, stateful=False)
 
     def tensorflow():
@@ -98,10 +101,10 @@ def _is_jpeg_for_tensorflow(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.io.is_jpeg(encoded), is_small, lambda: False)
 
 
-def _pillow_pixels_or_none(encoded: bytes | np.ndarray) -> np.ndarray:
+def _pillow_pixels_or_none(encoded: bytes) -> np.ndarray:
     """As `_pillow_pixels`; no pixels where it fails, since TensorFlow would log the traceback of each failure."""
     try:
-        return _pillow_pixels(np.asarray(encoded, object).item())  # an array where TensorFlow is eager
+        return _pillow_pixels(encoded)
     except Exception:  # Pillow's plug-ins raise anything from struct.error to KeyError on damaged files
         return np.zeros(0, np.uint8)
 
