@@ -6,13 +6,12 @@ configs/default.py has every key. The same command on the same RUN resumes it.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from configs import default
 from simclr_jax import command_line, pretrain
 
-config_flags.DEFINE_config_file("config", None, "What to train: configs/NAME.py. Any key: --config.section.key=value")
+WHAT = "What to train: configs/NAME.py. Any key: --config.section.key=value"
 flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
 
 if __name__ == "__main__":
-    command_line.launch(pretrain.run, known=default.get_config(), arguments=["workdir"])
+    command_line.launch(pretrain.run, known=default.get_config(), arguments=["workdir"], what=WHAT)

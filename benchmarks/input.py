@@ -232,20 +232,13 @@ def compare(title: str, found: dict[str, Program], rounds: int, seconds: float, 
 def input_bound(rounds: int) -> dict:
     """Compares the quickstart's step with its real input to the same compiled step on one batch that is there."""
     from configs import quickstart
-    from simclr_jax import parallel, pretrain, steps
+    from simclr_jax import parallel
+    from simclr_jax.parts import initial_state, map_train_step, prepare
 
-    parts = pretrain.prepare(quickstart.get_config())
-    train_step = parallel.map_train_step(
-        steps.pretrain_step,
-        views_of=parts.feed.views_of,
-        model=parts.model,
-        optimizer=parts.optimizer,
-        probe=parts.probe,
-        probe_optimizer=parts.probe_optimizer,
-        **parts.loss,
-    )
+    parts = prepare(quickstart.get_config())
+    train_step = map_train_step(parts)
     resident = parallel.replicate(parts.feed.resident)
-    train_state = parallel.replicate(pretrain.initial_state(parts))
+    train_state = parallel.replicate(initial_state(parts))
     real = map(parallel.shard, parts.feed.training(0, 10**9))
     there = parallel.map_step(lambda state, batch, resident, axis_name: batch)(None, next(real), None)
     times = {"real input": [], "batch that is there": []}
@@ -254,7 +247,7 @@ def input_bound(rounds: int) -> dict:
             start, metrics, block = time.perf_counter(), None, []
             for batch in itertools.islice(batches, BLOCK):
                 before = metrics
-                train_state, metrics = train_step(train_state, batch, resident)
+                train_state, metrics = train_step(train_state, batch, resident, False)
                 if before:
                     parallel.first(before)  # one step behind, as the loop
                 block.append(time.perf_counter() - start)

@@ -66,7 +66,9 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch_size = 4096  # images per step over all devices; two views of each
-    config.train.epochs = 100
+    config.train.epochs = 100  # a finished run may be given more; the cosine of its learning rate then ends later
+    config.train.on_nonfinite = "stop"  # where the loss or its gradient is not finite; or skip: drop the update
+    config.train.max_skipped = 10  # updates dropped in a row; one more stops the run
 
     config.online_probe = ConfigDict()
     config.online_probe.learning_rate = 1e-3  # Adam's; 0 = no online probe. It watches h and changes nothing.

@@ -8,9 +8,9 @@ from logging import getLogger
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from simclr_jax import schedule
+from simclr_jax import preemption, schedule
 
 _PREFIX = "--config."
 _TRACEBACK = "Error whilst parsing config file:\n\nTraceback"
@@ -18,16 +18,20 @@ _LONGEST_LINE = 2000  # characters of an error; a value that it shows may be of 
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 
 
-def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequence[str]) -> None:
-    """Runs ``main(config, **arguments)`` from flags: --config and ``arguments``, which the calling program has defined.
+def launch(
+    main: Callable[..., object], *, known: ConfigDict, arguments: Sequence[str], what: str, config: str | None = None
+) -> None:
+    """Runs ``main(config, **arguments)`` from flags: --config, and ``arguments``, which the calling program defines.
 
     A ValueError, ArithmeticError or OSError ends the program with its message and exit code 1; ``--verbosity=1`` adds
-    the traceback.
+    the traceback. A run that was told to stop, and has saved everything, ends with exit code 75.
 
     Args:
       main: the driver.
       known: a config with every key there is.
       arguments: names of further flags; one without a value is refused.
+      what: what --config says, for --help.
+      config: the file of a --config that is not given.
     """
     logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
     getLogger("tensorflow").setLevel("ERROR")  # TFDS uses what TensorFlow calls deprecated, line after line
@@ -35,6 +39,7 @@ def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequenc
     def parse(argv: list[str]) -> list[str]:
         try:
             _check_overrides(argv, known)
+            config_flags.DEFINE_config_file("config", config, what)  # here, because it loads the default at once
             return flags.FLAGS(argv)
         except (flags.Error, ValueError) as error:
             return _stop(_without_traceback(error))
@@ -47,10 +52,12 @@ def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequenc
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
             if not flags.FLAGS["verbosity"].present:
                 logging.set_verbosity(logging.WARNING)
-            config = _config(known)
-            main(config, **{name: _value(name) for name in arguments})
+            main(_config(known), **{name: _value(name) for name in arguments})
         except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)
+        except preemption.Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(preemption.STOPPED)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             sys.exit(_INTERRUPTED)

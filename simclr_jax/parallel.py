@@ -55,11 +55,18 @@ def shard(batch: Any, devices: list | None = None) -> Any:
 def map_train_step(step: Callable, devices: list | None = None, **static: Any) -> Callable:
     """Compiles ``step(state, batch, resident, axis_name=…) -> (state, metrics)`` for all devices; donates the state.
 
-    The mapped step takes a replicated state, a sharded batch and replicated resident arrays (or None), and returns a
-    replicated state and metrics [devices].
+    The mapped step takes a replicated state, a sharded batch, replicated resident arrays (or None) and whether this
+    process wants to stop, and returns a replicated state and metrics [devices]. ``metrics["stop"]`` is 1.0 where any
+    process wanted to: all of them read it at the same step, and no message beside the step's own is needed.
     """
-    mapped = functools.partial(step, axis_name=AXIS, **static)
-    return jax.pmap(mapped, AXIS, in_axes=(None, 0, None), out_axes=(None, 0), donate_argnums=0, devices=devices)
+
+    def mapped(state, batch, resident, stop):
+        state, metrics = step(state, batch, resident, axis_name=AXIS, **static)
+        return state, metrics | {"stop": jax.lax.pmax(stop, AXIS)}
+
+    in_axes, out_axes, count = (None, 0, None, 0), (None, 0), len(devices or jax.local_devices())
+    mapped_step = jax.pmap(mapped, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=0, devices=devices)
+    return lambda state, batch, resident, stop: mapped_step(state, batch, resident, np.full(count, stop, np.float32))
 
 
 def map_step(step: Callable, devices: list | None = None, **static: Any) -> Callable:

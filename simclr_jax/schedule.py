@@ -15,11 +15,14 @@ from simclr_jax import bounds, optim
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.bounds import check_type, shown
 
-# Keys that may differ when a run resumes: they change where things lie and how often they are written, not the result.
+# Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
+# does, not the result.
 NOT_MATHEMATICS = (
     "data.dir",
     "data.cache",
     "data.max_corrupt_fraction",
+    "train.on_nonfinite",
+    "train.max_skipped",
     "checkpoint.every_epochs",
     "checkpoint.every_steps",
     "checkpoint.keep",
@@ -64,6 +67,7 @@ _POSITIVE = (lambda value: value > 0, "must be above 0")
 _CHOICES = {
     "augment.placement": ("host", "device"),
     "data.cache": ("host", "device"),
+    "train.on_nonfinite": ("stop", "skip"),
 }
 _RULES = {
     "seed": _NOT_NEGATIVE,
@@ -76,6 +80,7 @@ _RULES = {
     "optimizer.warmup_epochs": _NOT_NEGATIVE,
     "train.batch_size": (lambda value: value >= 2, "must be at least 2: the negatives are the other images"),
     "train.epochs": _POSITIVE,
+    "train.max_skipped": _NOT_NEGATIVE,
     "online_probe.learning_rate": (lambda value: value >= 0, "must be 0 (no online probe) or more"),
     "checkpoint.every_epochs": (lambda value: value >= 0, "must be 0 (only the last) or more"),
     "checkpoint.every_steps": (lambda value: value >= 0, "must be 0 (every_epochs counts) or more"),
@@ -255,6 +260,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key in keys
         if _plain(old.get(key)) != _plain(new.get(key))
     ]
+
+
+def extended_from(old: dict[str, Any], new: dict[str, Any]) -> int | None:
+    """Returns the epochs of the old config where the new one asks for more of them and nothing else; None elsewhere."""
+    before, now = flatten(old).get("train.epochs"), flatten(new)["train.epochs"]
+    only = [line.split(":")[0] for line in differences(old, new)] == ["train.epochs"]
+    return before if only and isinstance(before, int) and before < now else None
 
 
 def flatten(config: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def pretrain_step(
     probe_optimizer: optax.GradientTransformation,
     temperature: float,
     chunk_size: int | None = None,
+    skip_nonfinite: bool = False,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step of SimCLR (Algorithm 1 of the paper) and one of the online probe.
@@ -50,11 +51,13 @@ def pretrain_step(
       model, optimizer: what is pretrained, and how.
       probe, probe_optimizer: the online probe; None without labels.
       temperature, chunk_size: of NT-Xent.
+      skip_nonfinite: drop the update, all but the step number, where the loss or its gradient is not finite.
       axis_name: mapped axis over which the batch is sharded.
 
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
-      "contrastive_entropy", "gradient_norm" and, with labels, "online_loss" and "online_top1".
+      "contrastive_entropy", "gradient_norm" and, with labels, "online_loss" and "online_top1"; with
+      ``skip_nonfinite`` "skipped", the newest steps in a row whose updates were dropped.
     """
 
     batch = views_of(batch, resident)
@@ -70,17 +73,19 @@ def pretrain_step(
     (loss, (metrics, batch_stats, h)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     gradients, batch_stats = _mean((gradients, batch_stats), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    state = state.replace(
-        step=state.step + 1,
+    updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
     metrics = _mean({"loss": loss, **metrics}, axis_name) | {"gradient_norm": optax.tree.norm(gradients)}
-    if probe is None:
-        return state, metrics
-    state, probe_metrics = _probe_step(state, h, batch["labels"], probe, probe_optimizer, axis_name)
-    return state, metrics | probe_metrics
+    if probe is not None:
+        updated, probe_metrics = _probe_step(updated, h, batch["labels"], probe, probe_optimizer, axis_name)
+        metrics |= probe_metrics
+    if skip_nonfinite:
+        updated = _unless_nonfinite(updated, state, metrics)
+        metrics |= {"skipped": updated.skipped.astype(jnp.float32)}
+    return updated.replace(step=state.step + 1), metrics
 
 
 def validation_step(
@@ -114,6 +119,13 @@ def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: i
 def both_views(batch: dict[str, jax.Array]) -> jax.Array:
     """Returns [2n, size, size, 3]: the first views of all images, then the second."""
     return jnp.concatenate([batch["views"][:, 0], batch["views"][:, 1]])
+
+
+def _unless_nonfinite(updated: TrainState, state: TrainState, metrics: dict[str, jax.Array]) -> TrainState:
+    """Returns the updated state, or the old one where the metrics, which all devices share, are not finite."""
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+    return chosen.replace(skipped=jnp.where(finite, 0, state.skipped + 1))
 
 
 def _probe_step(state: TrainState, h, labels, probe, probe_optimizer, axis_name):

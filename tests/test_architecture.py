@@ -13,8 +13,9 @@ PACKAGE = ROOT / "simclr_jax"
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = [
     ["losses", "optim", "models", "augment", "bounds"],
-    ["data", "state", "steps"],
-    ["parallel", "placement", "checkpoint", "writer", "schedule", "evaluate"],
+    ["data", "state", "steps", "workdir"],
+    ["parallel", "placement", "checkpoint", "preemption", "writer", "schedule", "evaluate"],
+    ["parts"],
     ["pretrain", "linear_eval", "preview", "check_data", "encoder", "command_line"],
     ["__main__"],
 ]
@@ -68,12 +69,13 @@ def test_a_module_imports_only_what_lies_below_it(path):
 
 
 def test_the_rule_refuses_what_it_must():
-    assert may_import("steps", "losses") and may_import("steps", "state") and may_import("pretrain", "steps")
+    assert may_import("steps", "losses") and may_import("steps", "state") and may_import("pretrain", "parts")
     assert not may_import("losses", "steps")
     assert not may_import("losses", "optim")
     assert not may_import("state", "steps")
     assert not may_import("pretrain", "linear_eval")
     assert not may_import("checkpoint", "parallel")
+    assert not may_import("checkpoint", "parts")
 
 
 def owners(test) -> set[str]:
@@ -94,8 +96,8 @@ def test_jax_stays_out_of_the_input():
 def test_devices_are_named_in_parallel_alone():
     names_of_devices = {"pmap", "device_count", "local_device_count", "process_index", "distributed", "local_devices"}
     users = owners(lambda path: "jax" in packages(path) and names(path) & names_of_devices)
-    assert users - {"pretrain.py"} == {"parallel.py"}
-    assert "jax.device_count" not in (PACKAGE / "pretrain.py").read_text()
+    assert users - {"parts.py"} == {"parallel.py"}
+    assert "jax.device_count" not in (PACKAGE / "parts.py").read_text()
 
 
 def test_orbax_is_named_in_checkpoint_alone():

@@ -13,6 +13,7 @@ from PIL import Image
 import simclr_jax
 from configs import default, linear
 from simclr_jax import checkpoint, linear_eval, pretrain, schedule
+from simclr_jax.parts import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
@@ -193,7 +194,7 @@ def test_load_encoder_gives_the_features_of_the_checkpoint(run):
     images, _ = red_or_blue(5, 3)
     found = encoder(images)
     assert found.shape == (5, encoder.feature_dim) and found.dtype == np.float32
-    parts = pretrain.prepare(config)
+    parts = prepare(config)
     _, _, variables = checkpoint.load_variables(str(workdir))
     expected = jax.jit(parts.model.apply, static_argnames="train")(variables, images / 255.0, train=False)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,6 +1,7 @@
 """Arrays give the images and labels that were stored, and what cannot be used is refused."""
 
 import io
+import os
 import warnings
 import zipfile
 
@@ -164,3 +165,10 @@ def test_the_order_of_fortran_is_read_rightly(tmp_path):
     train = archive(tmp_path, x_train=np.asfortranarray(images), y_train=np.array([-1, 0, 1, 2])).load("train")
     np.testing.assert_array_equal(train.images, images)
     np.testing.assert_array_equal(train.labels, [-1, 0, 1, 2])
+
+
+def test_what_never_ends_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in (tmp_path / "pipe.npz", "/dev/zero"):
+        with pytest.raises(ValueError, match="does not exist|is no file but a pipe or device"):
+            Npz(str(path))

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from configs import quickstart
-from simclr_jax import pretrain, preview
+from simclr_jax import preview
 from simclr_jax.augment.recipe import JITTER_ORDERS, Recipe
+from simclr_jax.parts import prepare
 
 IMAGES = 8
 
@@ -36,7 +37,7 @@ def test_it_shows_what_the_first_step_sees(archive, tmp_path, monkeypatch, place
     sheets = []
     monkeypatch.setattr(preview, "contact_sheet", lambda out, pictures, **_: sheets.append(pictures))
     preview.run(config, str(tmp_path / "sheet.png"), IMAGES)
-    parts = pretrain.prepare(config)
+    parts = prepare(config)
     (batch,) = parts.feed.training(0, 1)
     expected = jax.jit(parts.feed.views_of)(batch, None)
     shown = sheets[0]

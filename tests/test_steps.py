@@ -62,8 +62,10 @@ def on_devices(count, **changes):
     current = parallel.replicate(jax.tree.map(np.array, initial_state()), devices)
     rows = []
     for batch in batches():
-        current, metrics = step(current, parallel.shard(batch, devices), None)
-        rows.append(parallel.first(metrics))
+        current, metrics = step(current, parallel.shard(batch, devices), None, False)
+        values = parallel.first(metrics)
+        assert values.pop("stop") == 0.0
+        rows.append(values)
     return current, rows
 
 
@@ -152,3 +154,13 @@ def test_map_encoder_takes_any_number_of_images():
     encode = parallel.map_encoder(lambda scale, images: images.mean((1, 2)) * scale, np.float32(2.0))
     images = np.random.default_rng(0).random((11, 4, 4, 3), np.float32)
     np.testing.assert_allclose(encode(images), 2 * images.mean((1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wanting", [(), (2,), (0, 3)])
+def test_one_that_wants_to_stop_is_heard_by_all(wanting):
+    devices = jax.local_devices()[:4]
+    step = parallel.map_train_step(lambda state, batch, resident, axis_name: (state, {"loss": batch.sum()}), devices)
+    stop = np.isin(np.arange(4), wanting)
+    _, metrics = step(parallel.replicate(np.zeros(3), devices), np.ones((4, 2)), None, stop)
+    assert metrics["stop"].tolist() == 4 * [float(bool(wanting))]
+    assert metrics["loss"].tolist() == 4 * [2.0]

@@ -76,6 +76,8 @@ class Npz:
 def _array_names(path: epath.Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"npz:{path} does not exist")
+    if os.path.exists(path) and not os.path.isfile(path):  # epath takes pipes and devices for files
+        raise ValueError(f"npz:{path} is no file but a pipe or device, which may never end")
     no_archive = f"npz:{path} is not a NumPy .npz archive; np.savez(path, x_train=…, y_train=…) makes one"
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
