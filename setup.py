@@ -33,6 +33,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "test": [
             "filelock",  # lets the processes of a test run share jax's compilation cache
+            "hypothesis",  # makes the bad input of tests/test_hostile.py
             "pytest",
             "pytest-xdist",  # spreads the suite over the cores
             "ruff",
