@@ -125,7 +125,7 @@ augment.max_sigma=1e999 model.encoder=resnet19 model.width=0 model.width=1000000
 model.dtype=float16 model.global_batch_norm=2 head.kind=deep head.layers=0 head.layers=1000000 head.dim=0
 head.dim=1000000000 loss.temperature=0 loss.temperature=-0.1 loss.temperature=inf loss.temperature=1e-300
 loss.chunk_size=-1 optimizer.name=adam optimizer.learning_rate=0 optimizer.learning_rate=nan
-optimizer.learning_rate=1e30 optimizer.scaling=cubic optimizer.weight_decay=-1 optimizer.warmup_epochs=-1
+optimizer.learning_rate=1e39 optimizer.scaling=cubic optimizer.weight_decay=-1 optimizer.warmup_epochs=-1
 optimizer.warmup_epochs=2 train.batch_size=1 train.batch_size=1000000000000 train.batch_size=512 train.epochs=0
 train.epochs=1000000000 train.epochs=1e3 online_probe.learning_rate=-1 checkpoint.keep=0 checkpoint.every_steps=-1
 log.every_steps=0

@@ -8,7 +8,7 @@ import reprlib
 from typing import Any
 
 LARGEST_WHOLE = 2**31 - 1  # steps, ids and seeds are int32 on the devices
-LARGEST_REAL = 1e9  # its square and its products with usual numbers are float32 still
+LARGEST_REAL = 3e38  # float32 holds no more
 LONGEST_TEXT = 4096  # characters; the longest path that Linux opens
 MOST_VALUES = 64  # of a tuple
 

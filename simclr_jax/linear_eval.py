@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from simclr_jax.data import sources
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate import features, linear
 from simclr_jax.models import SimCLR, create_model
+from simclr_jax.workdir import is_local
 from simclr_jax.writer import progress, say
 
 MOST_IMAGES = 2**16  # of a batch; each is filled up to this number
@@ -165,8 +167,9 @@ def _result_path(workdir: str) -> epath.Path:
     """Returns where the result goes; raises ValueError where a link leads it out of the run, which may be anybody's."""
     run = epath.Path(workdir).expanduser()
     path = run / "eval" / "linear.json"
-    if path.resolve() != run.resolve() / "eval" / "linear.json":
-        raise ValueError(f"{path} is, or lies behind, a link to {path.resolve()}; remove the link")
+    place = os.path.realpath(path)  # epath's own resolve follows no links
+    if is_local(path) and place != os.path.join(os.path.realpath(run), "eval", "linear.json"):
+        raise ValueError(f"{path} is, or lies behind, a link to {place}; remove the link")
     if (path.parent.exists() and not path.parent.is_dir()) or path.is_dir():
         raise ValueError(f"the result cannot be written to {path}: a file or folder of that name is in its way")
     return path

@@ -16,8 +16,8 @@ from samples import noise
 from test_end_to_end import BATCH, SIZE, small
 
 import simclr_jax
-from configs import default
-from simclr_jax import parts, pretrain, schedule
+from configs import default, linear
+from simclr_jax import linear_eval, parts, pretrain, schedule
 from simclr_jax.augment import decode
 from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
@@ -288,3 +288,34 @@ def test_a_network_that_does_not_fit_its_checkpoint_is_named(run, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"arrays do not fit the network of its config.json: .*and not"):
         simclr_jax.load_encoder(str(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("link", ["eval", "eval/linear.json"])
+def test_a_result_is_not_written_through_a_link(run, tmp_path, link):
+    elsewhere, copy = tmp_path / "elsewhere", tmp_path / "copy"
+    elsewhere.mkdir()
+    (elsewhere / "linear.json").write_text("mine")
+    shutil.copytree(run, copy)
+    (copy / link).parent.mkdir(exist_ok=True)
+    (copy / link).symlink_to(elsewhere if link == "eval" else elsewhere / "linear.json")
+    with pytest.raises(ValueError, match=r"linear.json is, or lies behind, a link to .*elsewhere/linear.json"):
+        linear_eval.run(linear.get_config(), str(copy))
+    assert (elsewhere / "linear.json").read_text() == "mine" and len(list(elsewhere.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batch_size", 10**9, "must be from 1 to 65,536"),
+        ("epochs", 10**9, "must be from 1 to 100,000"),
+        ("learning_rates", (0.1, "a"), "must hold at least one number"),
+        ("learning_rates", (float("nan"),), "must be finite"),
+        ("data.max_corrupt_fraction", float("nan"), "max_corrupt_fraction=nan"),
+        ("seed", -1, "config.seed=-1"),
+    ],
+)
+def test_a_probes_values_are_checked_before_a_run_is_read(key, value, message):
+    config = linear.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=message):
+        linear_eval.run(config, "/no/such/run")
