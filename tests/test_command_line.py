@@ -69,3 +69,8 @@ def test_without_a_command_the_commands_are_listed(arguments):
     assert result.returncode == 0
     assert "python -m simclr_jax preview --config" in result.stdout
     assert "python -m simclr_jax check-data --config" in result.stdout
+
+
+def test_a_terminal_is_not_told_what_a_name_holds():
+    result = execute("train.py", "--config=\x1b[2J\x07.py", "--workdir=x")
+    assert result.stderr == r"error: --config=\x1b[2J\x07.py does not exist" + "\n"
