@@ -8,14 +8,13 @@ configs/linear.py has every key. The result is printed and kept in RUN/eval/line
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from configs import linear
 from simclr_jax import command_line, linear_eval
 
 CONFIG = str(pathlib.Path(__file__).parent / "configs" / "linear.py")
-config_flags.DEFINE_config_file("config", CONFIG, "How to probe. Any key: --config.key=value")
+WHAT = "How to probe. Any key: --config.key=value"
 flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
 
 if __name__ == "__main__":
-    command_line.launch(linear_eval.run, known=linear.get_config(), arguments=["workdir"])
+    command_line.launch(linear_eval.run, known=linear.get_config(), arguments=["workdir"], what=WHAT, config=CONFIG)

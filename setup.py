@@ -33,6 +33,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "test": [
+            "hypothesis",  # makes the bad input of tests/test_hostile.py
             "pytest",
             "pytest-xdist",  # spreads the suite over the cores
             "ruff",

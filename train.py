@@ -8,12 +8,11 @@ the processes find each other; anywhere else start N of them, with
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from configs import default
 from simclr_jax import command_line, pretrain
 
-config_flags.DEFINE_config_file("config", None, "What to train: configs/NAME.py. Any key: --config.section.key=value")
+WHAT = "What to train: configs/NAME.py. Any key: --config.section.key=value"
 flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several processes.")
 flags.DEFINE_integer("num_processes", None, "How many processes there are.")
@@ -21,4 +20,4 @@ flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 PROCESSES = ["coordinator", "num_processes", "process_id"]
 
 if __name__ == "__main__":
-    command_line.launch(pretrain.run, known=default.get_config(), arguments=["workdir"], several=PROCESSES)
+    command_line.launch(pretrain.run, known=default.get_config(), arguments=["workdir"], what=WHAT, several=PROCESSES)

@@ -31,13 +31,11 @@ def check_data() -> None:
 
 
 def _launch(run, arguments: list[str]) -> None:
-    from ml_collections import config_flags
-
     from configs import default
     from simclr_jax import command_line
 
-    config_flags.DEFINE_config_file("config", None, "The run: configs/NAME.py. Any key: --config.section.key=value")
-    command_line.launch(run, known=default.get_config(), arguments=arguments)
+    what = "The run: configs/NAME.py. Any key: --config.section.key=value"
+    command_line.launch(run, known=default.get_config(), arguments=arguments, what=what)
 
 
 COMMANDS = {"preview": preview, "check-data": check_data}  # each imports what it needs, so that the list is quick

@@ -111,7 +111,7 @@ def _oddities(source: sources.Source) -> Iterator[str]:
         yield f"\nfolders without images: {_some(source.empty_folders)}"
     if source.passed_over:
         kinds = [f"{count:,} × {suffix or 'no suffix'}" for suffix, count in source.passed_over.items()]
-        yield f"\npassed over, no image by the file's name: {_some(kinds)}"
+        yield f"\npassed over, no image by name or kind: {_some(kinds)}"
     if source.beside:
         yield f"\npassed over, images beside the folders of the splits: {source.beside:,}"
 

@@ -2,23 +2,32 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from logging import getLogger
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from simclr_jax import launcher, parallel, preemption, schedule
 
 _PREFIX = "--config."
+_TRACEBACK = "Error whilst parsing config file:\n\nTraceback"
+_LONGEST_LINE = 2000  # characters of an error; a value that it shows may be of any length
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 
 
 def launch(
-    main: Callable[..., object], *, known: ConfigDict, arguments: Sequence[str], several: Sequence[str] = ()
+    main: Callable[..., object],
+    *,
+    known: ConfigDict,
+    arguments: Sequence[str],
+    what: str,
+    config: str | None = None,
+    several: Sequence[str] = (),
 ) -> None:
-    """Runs ``main(config, **arguments)`` from flags: --config and ``arguments``, which the calling program has defined.
+    """Runs ``main(config, **arguments)`` from flags: --config, and ``arguments``, which the calling program defines.
 
     A ValueError, ArithmeticError or OSError ends the program with its message and exit code 1; ``--verbosity=1`` adds
     the traceback. A run that was told to stop, and has saved everything, ends with exit code 75.
@@ -27,17 +36,22 @@ def launch(
       main: the driver.
       known: a config with every key there is.
       arguments: names of further flags; one without a value is refused.
+      what: what --config says, for --help.
+      config: the file of a --config that is not given.
       several: names of the flags that tell of several processes, for a driver that runs in them.
     """
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
     getLogger("tensorflow").setLevel("ERROR")  # TFDS uses what TensorFlow calls deprecated, line after line
 
     def parse(argv: list[str]) -> list[str]:
         try:
             _check_overrides(argv, known)
+            config_flags.DEFINE_config_file("config", config, what)  # here, because it loads the default at once
             return flags.FLAGS(argv)
         except (flags.Error, ValueError) as error:
-            return _stop(error)
+            return _stop(_without_traceback(error))
+        except Exception as error:  # a config is a program, and may raise anything when it is loaded
+            return _stop(_not_loaded(error))
 
     def drive(argv: list[str]) -> None:
         with parallel.Company() as company:
@@ -48,7 +62,7 @@ def launch(
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
             config, values = _config(known), {name: _value(name) for name in arguments}
-            _quieten()
+            _set_verbosity()
             company.join(_processes(several))
             main(config, **values)
         except (ValueError, ArithmeticError, OSError) as error:
@@ -63,8 +77,10 @@ def launch(
     app.run(drive, flags_parser=parse)
 
 
-def _quieten() -> None:
+def _set_verbosity() -> None:
     """Leaves a failure to be told in the one line: Orbax logs pages of tracebacks of it, through absl and asyncio."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     if flags.FLAGS.verbosity < logging.INFO:
         for name in ("absl", "asyncio"):
             getLogger(name).setLevel("CRITICAL")
@@ -97,24 +113,45 @@ def _check_overrides(argv: list[str], known: ConfigDict) -> None:
 
 
 def _config(known: ConfigDict) -> ConfigDict:
-    path = (
-        flags.FLAGS["config"].config_filename
-        if flags.FLAGS["config"].present or flags.FLAGS["config"].default
-        else None
-    )
+    flag = flags.FLAGS["config"]
+    path = flag.config_filename if flag.present or flag.default else None
     if not path:
         raise ValueError("--config=configs/NAME.py is missing; --config=configs/quickstart.py needs no data")
     if not os.path.exists(path):
         raise ValueError(f"--config={path} does not exist")
-    try:
-        config = flags.FLAGS.config
-    except (AttributeError, TypeError, OSError) as error:
-        raise ValueError(f"--config={path} cannot be loaded: {error}") from error
+    config = flag.value
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"--config={path} cannot be loaded: {_fault_of(config)}")
     schedule.check_keys(config, known)
     return config
 
 
-def _stop(error: Exception) -> None:
+def _fault_of(config: Any) -> str:
+    """Why a loaded config is none; ml_collections keeps an OSError of the loading until an attribute is asked for."""
+    try:
+        getattr(config, "keys", None)
+    except OSError as error:
+        return str(error.__cause__ or error)
+    return f"its get_config() returns {type(config).__name__}, not a ConfigDict"
+
+
+def _not_loaded(error: Exception) -> ValueError:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    told = isinstance(error, SyntaxError) or "ml_collections" in place.filename
+    where = "" if told else f" ({place.filename}, line {place.lineno})"
+    return ValueError(f"--config cannot be loaded: {type(error).__name__}: {error}{where}")
+
+
+def _without_traceback(error: Exception) -> Exception:
+    """An error without the traceback that ml_collections writes into the messages of some."""
+    head, marker, lines = str(error).partition(_TRACEBACK)
+    return ValueError(f"{head}{lines.strip().splitlines()[-1]}") if marker else error
+
+
+def _stop(error: Exception) -> NoReturn:
     logging.debug("", exc_info=error)
     line = " ".join(str(error).split())
-    sys.exit(f"error: {line}")
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
+    # File names and configs may be anybody's, and a terminal would obey what they hold of control characters.
+    sys.exit("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))

@@ -2,9 +2,7 @@
 
 import functools
 
-from ml_collections import ConfigDict
-
-from simclr_jax import checkpoint, parallel, schedule, steps
+from simclr_jax import checkpoint, parallel, schedule, state, steps
 from simclr_jax.evaluate.features import Encoder
 from simclr_jax.models import create_model
 
@@ -21,14 +19,15 @@ def load_encoder(run_or_checkpoint: str, step: int | None = None) -> Encoder:
       h [batch, feature_dim].
 
     Raises:
-      ValueError: there is no run, no such checkpoint, or it cannot be read.
+      ValueError: there is no run, no such checkpoint, or one of them cannot be read or does not fit the other.
 
     Example:
       >>> encoder = simclr_jax.load_encoder("runs/quickstart")
       >>> features = encoder(images)
     """
     stored, _, variables = checkpoint.load_variables(run_or_checkpoint, step)
-    config = ConfigDict(stored)
+    config = schedule.of_run(stored, run_or_checkpoint)
     model = create_model(**schedule.model_arguments(config))
+    state.check_variables(variables, model=model, run=run_or_checkpoint)
     encode = parallel.map_encoder(functools.partial(steps.encode_step, model=model, layer=0), variables)
     return Encoder(encode, feature_dim=model.encoder.feature_dim, image_size=config.augment.image_size)

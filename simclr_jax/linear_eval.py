@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from typing import Any
 
 import jax
@@ -13,7 +14,11 @@ from simclr_jax.data import sources
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate import features, linear
 from simclr_jax.models import SimCLR, create_model
+from simclr_jax.workdir import is_local
 from simclr_jax.writer import progress, say
+
+MOST_IMAGES = 2**16  # of a batch; each is filled up to this number
+MOST_EPOCHS = 10**5
 
 
 def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -31,8 +36,10 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """
     _check(config)
     stored, step, variables = checkpoint.load_variables(workdir, None if config.step < 0 else config.step)
-    pretraining = ConfigDict(stored)
+    pretraining = schedule.of_run(stored, workdir)
     model = create_model(**schedule.model_arguments(pretraining))
+    state.check_variables(variables, model=model, run=workdir)
+    path = _result_path(workdir)
     layer = _layer(config.layer, model.head.depth)
     data = config.data if config.data.source else pretraining.data
     splits = _open(data, pretraining.seed)
@@ -84,19 +91,26 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         "images": {"train": len(train_labels), "validation": len(validation_labels), "test": len(test_labels)},
         "classes": num_classes,
     }
-    path = _write(workdir, result)
     say(_table(result))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
     say(f"written to {path}")
     return result
 
 
 def _check(config: ConfigDict) -> None:
-    for name in ("batch_size", "epochs"):
-        if config[name] < 1:
-            raise ValueError(f"config.{name}={config[name]} must be at least 1")
+    for key, value in schedule.flatten(config).items():
+        schedule.check_value(key, value)
+    for name, most in (("batch_size", MOST_IMAGES), ("epochs", MOST_EPOCHS)):
+        if not 1 <= config[name] <= most:
+            raise ValueError(f"config.{name}={config[name]} must be from 1 to {most:,}")
     for name, least in (("learning_rates", 1e-12), ("weight_decays", 0.0)):
-        if not config[name] or min(config[name]) < least:
+        if not config[name] or not all(_is_number(value) and value >= least for value in config[name]):
             raise ValueError(f"config.{name}={config[name]} must hold at least one number, and none below {least:g}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _layer(layer: int, depth: int) -> int:
@@ -149,10 +163,15 @@ def _features(
     return found
 
 
-def _write(workdir: str, result: dict[str, Any]) -> epath.Path:
-    path = epath.Path(workdir).expanduser() / "eval" / "linear.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+def _result_path(workdir: str) -> epath.Path:
+    """Returns where the result goes; raises ValueError where a link leads it out of the run, which may be anybody's."""
+    run = epath.Path(workdir).expanduser()
+    path = run / "eval" / "linear.json"
+    place = os.path.realpath(path)  # epath's own resolve follows no links
+    if is_local(path) and place != os.path.join(os.path.realpath(run), "eval", "linear.json"):
+        raise ValueError(f"{path} is, or lies behind, a link to {place}; remove the link")
+    if (path.parent.exists() and not path.parent.is_dir()) or path.is_dir():
+        raise ValueError(f"the result cannot be written to {path}: a file or folder of that name is in its way")
     return path
 
 

@@ -1,6 +1,7 @@
 """A look at the views: the first images that a run will see, beside both views of each in its first epoch."""
 
 import collections
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from simclr_jax.writer import say
 
 COLOURS = ("tab:red", "tab:blue")  # of view 1 and view 2
 EPOCH = 0
+MOST_IMAGES = 100  # a sheet of more would have sides that no program opens
+MOST_PIXELS = 1000  # of a side of an image as it is drawn, a few inches wide
 COLUMNS = 3  # the image and its two views
 
 
@@ -36,8 +39,7 @@ def run(config: ConfigDict, out: str, images: int) -> None:
       ValueError: the config or the data do not fit, or the file's folder does not exist.
     """
     schedule.check(config)
-    if not epath.Path(out).expanduser().parent.is_dir():
-        raise ValueError(f"--out={out}: there is no such folder")
+    _check(out, images)
     source = sources.open_source(config.data.source, directory=config.data.dir)
     train = sources.Splits(source, **schedule.split_arguments(config.data, config.seed)).load("train")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
@@ -56,6 +58,16 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     say(f"written to {out}")
 
 
+def _check(out: str, images: int) -> None:
+    path = epath.Path(out).expanduser()
+    if not path.parent.is_dir():
+        raise ValueError(f"--out={out}: there is no such folder")
+    if path.is_dir():
+        raise ValueError(f"--out={out}: there is a folder of that name; name a file: --out={path / 'preview.png'}")
+    if not 1 <= images <= MOST_IMAGES:
+        raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
+
+
 def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]:
     """Yields (pixels or encoded image, label, id): the first ones of the first epoch, of a stream the first stored."""
     if not isinstance(train, Split):
@@ -66,7 +78,7 @@ def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]
     part = _readable(train.take(order(EPOCH)[1]))
     labels = np.full(len(part), -1) if part.labels is None else part.labels
     for image, label, identity in zip(part.images, labels, part.ids, strict=True):
-        yield epath.Path(image.decode()).read_bytes() if part.kind == "paths" else image, int(label), int(identity)
+        yield epath.Path(os.fsdecode(image)).read_bytes() if part.kind == "paths" else image, int(label), int(identity)
 
 
 def _readable(part: Split) -> Split:
@@ -99,9 +111,13 @@ def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> 
 def _row(pixels: np.ndarray, views: np.ndarray, drawn: list[dict], recipe: Recipe, title: str) -> list[Picture]:
     """Returns the pictures of an image and its views."""
     drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
-    boxes = [tuple(parameters[name] for name in ("y", "x", "height", "width")) for parameters in drawn]
+    every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
+    boxes = [tuple(parameters[name] / every for name in ("y", "x", "height", "width")) for parameters in drawn]
     original = Picture(
-        pixels, title, f"{pixels.shape[0]} × {pixels.shape[1]} pixels", dict(zip(COLOURS, boxes, strict=True))
+        pixels[::every, ::every],
+        title,
+        f"{pixels.shape[0]} × {pixels.shape[1]} pixels",
+        dict(zip(COLOURS, boxes, strict=True)),
     )
     return [
         original,

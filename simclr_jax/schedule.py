@@ -5,15 +5,15 @@ ConfigDicts stop here and in the drivers; everything below takes explicit keywor
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
 from ml_collections import ConfigDict
 
-from simclr_jax import optim
+from simclr_jax import bounds, optim
 from simclr_jax.augment.recipe import Recipe
+from simclr_jax.bounds import check_type, shown
 
 # Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
 # does, not the result.
@@ -29,6 +29,39 @@ NOT_MATHEMATICS = (
     "log.every_steps",
 )
 
+# The largest values that make sense, with the reason; nothing is allocated before these have held.
+_LARGEST = {
+    "augment.image_size": (4096, "one view takes 192 MiB then"),
+    "model.width": (16, "the papers' widest has 4"),
+    "head.layers": (16, "the papers have 2 and 3"),
+    "head.dim": (65_536, "the papers have 128"),
+    "train.batch_size": (2**20, "the papers' largest is 8,192"),
+    "train.epochs": (10**6, "the papers' most are 3,200"),
+}
+
+# The part of a run's config that its readers need: the network, the data and the seed that cut the hold-outs, each with
+# an example of its type. A key under model or head that is not here would make another network.
+_OF_A_RUN = {
+    "seed": 0,
+    "data.source": "",
+    "data.dir": "",
+    "data.train_split": "",
+    "data.validation_split": "",
+    "data.test_split": "",
+    "data.holdout_fraction": 0.0,
+    "data.limit": 0,
+    "augment.image_size": 0,
+    "model.encoder": "",
+    "model.width": 0,
+    "model.cifar_stem": False,
+    "model.dtype": "",
+    "model.global_batch_norm": False,
+    "head.kind": "",
+    "head.layers": 0,
+    "head.dim": 0,
+}
+_NETWORK = ("model", "head")
+
 _NOT_NEGATIVE = (lambda value: value >= 0, "must be 0 or more")
 _POSITIVE = (lambda value: value > 0, "must be above 0")
 _CHOICES = {
@@ -39,7 +72,8 @@ _CHOICES = {
 _RULES = {
     "seed": _NOT_NEGATIVE,
     "data.max_corrupt_fraction": (lambda value: 0 <= value < 1, "must be 0 (no image may be unreadable) to below 1"),
-    "loss.temperature": (lambda value: value > 0, "must be above 0; 0.1 to 0.5 is usual"),
+    "augment.image_size": (lambda value: value >= 1, "must be a number of pixels, 1 or more"),
+    "loss.temperature": (lambda value: value >= 1e-4, "must be above 0, at least 1e-4; 0.1 to 0.5 is usual"),
     "loss.chunk_size": (lambda value: value >= 0, "must be 0 (all anchors at once) or more"),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,
@@ -100,22 +134,57 @@ def check_keys(config: ConfigDict, known: ConfigDict) -> None:
         if key not in have:
             raise ValueError(f"config.{key} is missing; configs/default.py has every key: start from it")
     for key, value in have.items():
-        _check_type(key, value, want[key])
+        check_type(key, value, want[key])
 
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for a value that no data set and no machine could make right."""
-    values = flatten(config)
-    for key, (holds, rule) in _RULES.items():
-        if not (math.isfinite(values[key]) and holds(values[key])):
-            raise ValueError(f"config.{key}={values[key]} {rule}")
-    for key, choices in _CHOICES.items():
-        if values[key] not in choices:
-            raise ValueError(f"config.{key}={values[key]!r} must be {' or '.join(choices)}")
+    for key, value in flatten(config).items():
+        check_value(key, value)
     warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
     if warmup >= epochs:
         raise ValueError(f"config.optimizer.warmup_epochs={warmup} must be below config.train.epochs={epochs}")
     recipe(config)
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raises ValueError for a value that is out of its key's bounds; it is of the right type."""
+    bounds.check_size(key, value)
+    if key in _RULES and not _RULES[key][0](value):
+        raise ValueError(f"config.{key}={value} {_RULES[key][1]}")
+    if key in _LARGEST and value > _LARGEST[key][0]:
+        raise ValueError(f"config.{key}={value} must be at most {_LARGEST[key][0]:,}: {_LARGEST[key][1]}")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise ValueError(f"config.{key}={value!r} must be {' or '.join(_CHOICES[key])}")
+
+
+def of_run(stored: Any, run: str) -> ConfigDict:
+    """Returns the part of a run's config that its readers need: seed, data, image size, model and head.
+
+    The file may come from anybody, so that it is read as data: keys that are needed must be there, of their types and
+    within the bounds of :func:`check`.
+
+    Args:
+      stored: what RUN/config.json holds.
+      run: RUN, for messages.
+
+    Raises:
+      ValueError: a key is missing, mistyped or out of bounds, or describes a network that this version does not know.
+    """
+    found = {}
+    try:
+        _check_network(stored)
+        for key, example in _OF_A_RUN.items():
+            section, _, name = key.rpartition(".")
+            values = _section(stored, section)
+            if name not in values:
+                raise ValueError(f"config.{key} is missing")
+            check_type(key, values[name], example)
+            check_value(key, values[name])
+            found.setdefault(section, {})[name] = values[name]
+    except ValueError as error:
+        raise ValueError(f"{run}: its config.json cannot be used: {error}") from error
+    return ConfigDict(found.pop("") | found)
 
 
 def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devices: int) -> Schedule:
@@ -140,6 +209,11 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
             f"train.batch_size={batch} is larger than the {num_train} training images; use {largest} or less"
         )
     steps_per_epoch = num_train // batch
+    if steps_per_epoch * config.train.epochs > bounds.LARGEST_WHOLE:
+        most = bounds.LARGEST_WHOLE // steps_per_epoch
+        raise ValueError(
+            f"config.train.epochs={config.train.epochs} is too long to count its steps; use {most} or less"
+        )
     optimizer = config.optimizer
     return Schedule(
         batch_size=batch,
@@ -181,7 +255,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Returns "key: old → new" for each key by which two configs give different results."""
     old, new = flatten(old), flatten(new)
     keys = [key for key in {**old, **new} if key not in NOT_MATHEMATICS]
-    return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys if _plain(old.get(key)) != _plain(new.get(key))]
+    return [
+        f"{key}: {shown(old.get(key))} → {shown(new.get(key))}"
+        for key in keys
+        if _plain(old.get(key)) != _plain(new.get(key))
+    ]
 
 
 def extended_from(old: dict[str, Any], new: dict[str, Any]) -> int | None:
@@ -191,20 +269,35 @@ def extended_from(old: dict[str, Any], new: dict[str, Any]) -> int | None:
     return before if only and isinstance(before, int) and before < now else None
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns {"section.key": value}."""
-    if not isinstance(config, dict | ml_collections.ConfigDict):
-        return {prefix: config}
-    name = f"{prefix}." if prefix else ""
-    return {key: value for child in config for key, value in flatten(config[child], f"{name}{child}").items()}
+def flatten(config: Any) -> dict[str, Any]:
+    """Returns {"section.key": value}. Goes no deeper by recursion: a config.json may be nested thousands deep."""
+    found, left = {}, [("", config)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict | ml_collections.ConfigDict):
+            prefix = f"{key}." if key else ""
+            left += [(f"{prefix}{child}", value[child]) for child in reversed(list(value))]
+        else:
+            found[key] = value
+    return found
+
+
+def _check_network(stored: Any) -> None:
+    """Raises ValueError for a key that would make another network than this version can."""
+    for section in _NETWORK:
+        for name in _section(stored, section):
+            if f"{section}.{name}" not in _OF_A_RUN:
+                raise ValueError(f"config.{section} has the key {shown(name)}, which this version does not know")
+
+
+def _section(stored: Any, name: str) -> dict[str, Any]:
+    """Returns a section of what a file holds, or all of it for ""."""
+    values = stored.get(name) if name and isinstance(stored, dict) else stored
+    if not isinstance(values, dict):
+        raise ValueError(f"config.{name} is missing" if name else "it is no JSON object")
+    return values
 
 
 def _plain(value: Any) -> Any:
     """JSON has no tuples."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _check_type(key: str, value: Any, example: Any) -> None:
-    allowed = {float: (int, float), tuple: (tuple, list)}.get(type(example), type(example))
-    if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(example, bool)):
-        raise ValueError(f"config.{key}={value!r} must be {type(example).__name__}, like {example!r}")

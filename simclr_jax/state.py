@@ -83,3 +83,30 @@ def initial_variables(key: jax.Array, image_size: int, *, model: nn.Module) -> d
     # It runs once, and to optimise it takes longer than the run: a fifth of the time for a small network.
     once = {"xla_backend_optimization_level": 0}
     return jax.jit(model.init, static_argnames="train", compiler_options=once)(key, images, train=False)
+
+
+def check_variables(variables: dict[str, Any], *, model: nn.Module, run: str) -> None:
+    """Raises ValueError unless arrays that were read from a run are those of a model, by name, shape and type.
+
+    Args:
+      variables: {"params", "batch_stats"}.
+      model: what is to compute with them.
+      run: RUN, for messages.
+    """
+    side = 32  # of the image; no shape depends on it
+    wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), train=False))
+    want, have = _forms(wanted), _forms(variables)
+    wrong = [f"{name} is {have[name]} and not {want[name]}" for name in want.keys() & have if want[name] != have[name]]
+    wrong += [f"{name} is missing" for name in want.keys() - have] + [
+        f"{name} is surplus" for name in have.keys() - want
+    ]
+    if wrong:
+        raise ValueError(f"{run}: {len(wrong)} arrays do not fit the network of its config.json: {min(wrong)}")
+
+
+def _forms(tree: Any) -> dict[str, str]:
+    """Returns {path: type and shape} of the arrays of a tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    kinds = [f"{getattr(leaf, 'dtype', type(leaf).__name__)} {list(jnp.shape(leaf))}" for _, leaf in leaves]
+    return dict(zip(names, kinds, strict=True))

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "simclr_jax"
 
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = [
-    ["losses", "optim", "models", "augment"],
+    ["losses", "optim", "models", "augment", "bounds"],
     ["data", "state", "steps", "workdir", "checksums", "launcher", "peers"],
     ["parallel", "placement", "checkpoint", "preemption", "writer", "schedule", "evaluate"],
     ["parts"],
@@ -133,3 +133,60 @@ def test_all_but_the_input_imports_without_tensorflow():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
     assert "simclr_jax.steps" in modules and "simclr_jax.encoder" in modules and "simclr_jax.data.sources" in modules
+
+
+# What others wrote is data. These run, or may run, programs that are hidden in it.
+PROGRAMS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "torch", "runpy", "code", "codeop"}
+RUNNERS = {"eval", "exec", "compile", "__import__", "execfile"}
+MEMBERS = {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "os.system", "subprocess", "importlib.import_module"}
+
+
+def runs_programs(code: str) -> list[str]:
+    """What in a program's text opens data from elsewhere in a way that may run programs in it."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            found += [name for name in modules if name.split(".")[0] in PROGRAMS | MEMBERS]
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            safe = any(k.arg == "allow_pickle" and ast.unparse(k.value) == "False" for k in node.keywords)
+            unsafe_load = called.split(".")[-1] in ("load", "read_array", "open_memmap") and called.split(".")[0] in (
+                "np",
+                "numpy",
+            )
+            found += [called] * (called in RUNNERS | MEMBERS or (unsafe_load and not safe))
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+            found.append("allow_pickle")
+    return found
+
+
+@pytest.mark.parametrize("path", [*FILES, ROOT / "train.py", ROOT / "eval_linear.py"], ids=lambda path: path.name)
+def test_nothing_that_is_read_is_run(path):
+    assert not runs_programs(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from torch import load",
+        "import torch.serialization",
+        "eval(text)",
+        "exec(open(path).read())",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=safe)",
+        "numpy.lib.format.read_array(file)",
+        "read(path, allow_pickle=True)",
+        "yaml.load(text)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "importlib.import_module(name)",
+    ],
+)
+def test_what_would_run_it_is_found(code):
+    assert runs_programs(code)
+
+
+def test_what_only_reads_is_not():
+    assert not runs_programs("np.load(path, allow_pickle=False)\njson.loads(text)\nmodel.load(x)\nre.compile(x)")

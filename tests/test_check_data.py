@@ -96,7 +96,7 @@ def test_what_is_bad_or_odd_is_named(folder, capsys):
     for path in bad:
         assert text.count(f"  {folder}/{path}: ") == 1
     assert f"folders without images: {folder}/test, {folder}/train/cricket\n" in text
-    assert "passed over, no image by the file's name: 2 × .heic, 1 × no suffix, 1 × .txt" in text
+    assert "passed over, no image by name or kind: 2 × .heic, 1 × no suffix, 1 × .txt" in text
     assert "passed over, images beside the folders of the splits: 1\n" in text
     assert "The data will do: 3 of 22 train images, 1 of 3 validation images cannot be read" in text
 

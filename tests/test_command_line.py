@@ -24,6 +24,8 @@ def execute(*arguments):
         ("-m simclr_jax preview", "--config=configs/NAME.py is missing"),
         ("-m simclr_jax preview --config=configs/quickstart.py --images=0", "images"),
         ("-m simclr_jax check-data --config.data.sauce=x", "did you mean config.data.source?"),
+        ("train.py --config=configs/quickstart.py --flagfile=/no/such --workdir=x", "Unable to open flagfile"),
+        ("eval_linear.py --workdir=x --config.epoch=3", "did you mean config.epochs?"),
         ("-m simclr_jax prewiev", "'prewiev' is not a command; there are: preview, check-data"),
     ],
 )
@@ -32,6 +34,27 @@ def test_a_bad_command_line_ends_with_one_line(command, message):
     assert result.returncode == 1
     assert message in result.stderr
     assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config():\n    raise RuntimeError('two\\nlines')", "RuntimeError: two lines ("),
+        ("def get_config():\n    raise ValueError('two\\nlines')", "lines"),
+        ("def get_config(): pass", "its get_config() returns NoneType, not a ConfigDict"),
+        ("open('/no/such')", "No such file or directory: '/no/such'"),
+        ("raise KeyError('\\x1b[2J' + 'x' * 10**6)", " … "),
+    ],
+)
+def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    result = execute("train.py", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
+    assert result.returncode == 1 and message in result.stderr
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+    assert len(result.stderr) < 3000 and result.stderr.strip().isprintable()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("command", ["train.py --help", "-m simclr_jax preview --help"])
@@ -46,3 +69,8 @@ def test_without_a_command_the_commands_are_listed(arguments):
     assert result.returncode == 0
     assert "python -m simclr_jax preview --config" in result.stdout
     assert "python -m simclr_jax check-data --config" in result.stdout
+
+
+def test_a_terminal_is_not_told_what_a_name_holds():
+    result = execute("train.py", "--config=\x1b[2J\x07.py", "--workdir=x")
+    assert result.stderr == r"error: --config=\x1b[2J\x07.py does not exist" + "\n"

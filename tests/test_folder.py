@@ -6,6 +6,7 @@ import pathlib
 import pytest
 from samples import assert_one_line, noise, png
 
+from simclr_jax.data import folder
 from simclr_jax.data.sources import open_source
 
 
@@ -125,3 +126,43 @@ def test_unusable_folders_are_refused(tmp_path, paths, mentions):
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         open_source(f"folder:{tmp_path}/nowhere")
+
+
+def test_what_would_never_end_to_be_read_is_passed_over_and_counted(tmp_path):
+    plant(tmp_path, "a/1.png", "a/2.png")
+    os.mkfifo(tmp_path / "a" / "pipe.jpg")
+    (tmp_path / "a" / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "a" / "notes.txt").write_text("")
+    (tmp_path / "a" / "gone.png").symlink_to("/no/where.png")  # no image either, but it says so when it is read
+    source = open_source(f"folder:{tmp_path}")
+    assert set(listing(source, tmp_path, "train")) == {"a/1.png", "a/2.png", "a/gone.png"}
+    assert source.passed_over == {folder.NO_FILE: 2, ".txt": 1}
+
+
+def test_links_into_one_another_end(tmp_path):
+    """Two folders that link to each other; entered for ever, they would have 2^40 paths."""
+    plant(tmp_path, "a/1.png", "b/2.png")
+    for link in ("c", "d"):
+        (tmp_path / "a" / link).symlink_to(tmp_path / "b")
+        (tmp_path / "b" / link).symlink_to(tmp_path / "a")
+    found = listing(open_source(f"folder:{tmp_path}"), tmp_path, "train")
+    assert set(found) == {"a/1.png", "a/c/2.png", "a/d/2.png", "b/2.png", "b/c/1.png", "b/d/1.png"}
+
+
+def test_a_maze_of_links_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "MOST_LINKS", 100)
+    plant(tmp_path, "9/1.png")
+    for number in range(9):
+        (tmp_path / str(number)).mkdir()
+        for link in ("x", "y"):
+            (tmp_path / str(number) / link).symlink_to(tmp_path / str(number + 1))
+    with pytest.raises(ValueError, match="there are more than 100 links to folders") as error:
+        open_source(f"folder:{tmp_path}")
+    assert_one_line(error)
+
+
+def test_a_bottomless_folder_is_refused(tmp_path):
+    tmp_path.joinpath(*["d"] * (folder.MOST_DEPTH + 2)).mkdir(parents=True)
+    with pytest.raises(ValueError, match="there are more than 64 folders in each other") as error:
+        open_source(f"folder:{tmp_path}")
+    assert_one_line(error)

@@ -1,5 +1,7 @@
 """The contact sheet shows what a run's first step sees, and says what was drawn."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -72,6 +74,42 @@ def test_a_sheet_of_files_leaves_out_what_cannot_be_read(tmp_path, capsys):
         assert sheet.format == "PNG" and min(sheet.size) > 300
         colours = sheet.convert("RGB").getcolors(2**24)
     assert len(colours) > 20
+
+
+def test_a_sheet_shows_files_of_any_name_and_kind(tmp_path, monkeypatch):
+    animation = [Image.new("RGB", (12, 9), colour) for colour in ("red", "blue")]
+    names = [b"\xff\xfe.webp", "new\nline 图.gif".encode(), b"plain.png"]
+    for name in names:
+        path = os.path.join(os.fsencode(tmp_path), name)
+        animation[0].save(os.fsdecode(path), save_all=True, append_images=animation[1:])
+    sheets = []
+    monkeypatch.setattr(preview, "contact_sheet", lambda out, pictures, **_: sheets.append(pictures))
+    changes = {"train.batch_size": 2, "data.holdout_fraction": 0.0}
+    preview.run(small(f"folder:{tmp_path}", **changes), str(tmp_path / "sheet.png.out"), 3)
+    assert len(sheets[0]) == 3 * len(names)
+    assert all(np.abs(picture.pixels - np.float32([254, 0, 0])).max() < 5 for picture in sheets[0][::3])
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="--out=.*: there is a folder of that name"):
+        preview.run(small("npz:/no/such.npz"), str(tmp_path), 2)
+    with pytest.raises(ValueError, match="--images=0 must be 1 to 100"):
+        preview.run(small("npz:/no/such.npz"), str(tmp_path / "x.png"), 0)
+    with pytest.raises(ValueError, match="--images=1000000 must be 1 to 100"):
+        preview.run(small("npz:/no/such.npz"), str(tmp_path / "x.png"), 10**6)
+
+
+def test_a_large_image_is_drawn_small(monkeypatch, tmp_path):
+    np.savez(tmp_path / "wide.npz", x_train=np.full((3, 40, 20_000, 3), 7, np.uint8))
+    sheets = []
+    monkeypatch.setattr(preview, "contact_sheet", lambda out, pictures, **_: sheets.append(pictures))
+    changes = {"train.batch_size": 2, "data.holdout_fraction": 0.0, "augment.placement": "device"}
+    preview.run(small(f"npz:{tmp_path}/wide.npz", **changes), str(tmp_path / "sheet.png"), 1)
+    original = sheets[0][0]
+    assert max(original.pixels.shape) <= 1000 and original.caption == "40 × 20000 pixels"
+    height, width = original.pixels.shape[:2]
+    for y, x, box_height, box_width in original.boxes.values():
+        assert 0 <= y <= y + box_height <= height and 0 <= x <= x + box_width <= width
 
 
 def test_a_folder_that_does_not_exist_is_refused_before_anything_is_read():

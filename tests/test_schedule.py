@@ -127,3 +127,12 @@ def test_differences_name_what_changes_the_result_and_only_that():
     assert schedule.differences(old, changed(checkpoint__keep=9, log__every_steps=7, data__dir="/x").to_dict()) == []
     new = changed(train__epochs=7, loss__temperature=0.5).to_dict()
     assert schedule.differences(old, new) == ["loss.temperature: 0.1 → 0.5", "train.epochs: 100 → 7"]
+
+
+@pytest.mark.parametrize("section", ["model", "head"])
+def test_a_run_of_a_network_that_is_not_known_is_refused(section):
+    stored = default.get_config().to_dict()
+    assert schedule.of_run(stored, "RUN").model.encoder == "resnet50"
+    stored[section]["magic"] = 1
+    with pytest.raises(ValueError, match=f"RUN: its config.json .*config.{section} has the key 'magic', which this"):
+        schedule.of_run(stored, "RUN")

@@ -6,6 +6,7 @@ depends on its bytes alone, never on the boxes.
 """
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 PILLOW_FORMATS = ("BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "JPEG")
 BITS_PER_SAMPLE = 258  # the TIFF tag: 12 or 16 where Pillow gives gray pixels of 16 bits
+_TF_FRAME = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*", re.DOTALL)  # what TensorFlow puts around its messages
 MAX_PIXELS = (2**31 - 1) // 3  # of an image: TensorFlow's limit for PNG, kept for all
 MAX_JPEG_VALUES = 2**29  # height × width × channels of a JPEG that TensorFlow decodes; Pillow decodes larger ones
 
@@ -42,9 +44,12 @@ def around(encoded: tf.Tensor, boxes_of: Callable[..., list[dict]]) -> tuple[tf.
 
 def whole(encoded: tf.Tensor) -> tf.Tensor:
     """All pixels of an encoded image, uint8 `[H, W, 3]`."""
+    encoded = tf.convert_to_tensor(encoded)
     is_png = tf.strings.substr(encoded, 0, len(PNG_START)) == PNG_START
 
     def pillow():
+        if tf.executing_eagerly():  # numpy_function would lose the zero bytes at the end, which many a WebP has
+            return tf.constant(_pillow_pixels_or_none(encoded.numpy()))
         return tf.numpy_function(_pillow_pixels_or_none, [encoded], tf.uint8, stateful=False)
 
     def tensorflow():
@@ -80,7 +85,7 @@ def _fault(encoded: bytes, message: str) -> str:
     for kind, start, end in (("JPEG", JPEG_START, JPEG_END), ("PNG", PNG_START, PNG_END)):
         if encoded.startswith(start):
             damage = f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
-            return message if "too large" in message else damage
+            return _TF_FRAME.sub("", message) if "too large" in message else damage
     try:
         return f"{_pillow_pixels(encoded).shape} is no shape of an image"
     except UnidentifiedImageError:
@@ -96,10 +101,10 @@ def _is_jpeg_for_tensorflow(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.io.is_jpeg(encoded), is_small, lambda: False)
 
 
-def _pillow_pixels_or_none(encoded: bytes | np.ndarray) -> np.ndarray:
+def _pillow_pixels_or_none(encoded: bytes) -> np.ndarray:
     """As `_pillow_pixels`; no pixels where it fails, since TensorFlow would log the traceback of each failure."""
     try:
-        return _pillow_pixels(np.asarray(encoded, object).item())  # an array where TensorFlow is eager
+        return _pillow_pixels(encoded)
     except Exception:  # Pillow's plug-ins raise anything from struct.error to KeyError on damaged files
         return np.zeros(0, np.uint8)
 

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import stat
 from typing import NamedTuple
 
 import numpy as np
@@ -18,18 +19,22 @@ SPLIT_FOLDERS = {
     "test": "test",
 }
 
+NO_FILE = "pipe, socket or device"  # reading one may never end
+MOST_DEPTH = 64  # folders within folders
+MOST_LINKS = 2**16  # linked folders that are entered: links into one another make as many paths as they like
+
 
 class Folder:
     """Image files below a folder, laid out in one of three ways.
 
     ``PATH/{train,validation,test}/CLASS/*`` (``val`` and ``valid`` also mean validation), ``PATH/CLASS/*`` or
     ``PATH/*``. Without class folders there are no labels. Classes are numbered in the order of their names. Names
-    that begin with a dot are passed over, and so is what lies beside split folders.
+    that begin with a dot are passed over, and so are pipes and devices, and what lies beside split folders.
 
     Attributes:
       split_names, class_names: as of every source.
       empty_folders: the split and class folders that hold no image.
-      passed_over: {suffix: how many} of the files that are no images by their names.
+      passed_over: {suffix: how many} of the files that are no images by their names; and of what is no file, by kind.
       beside: images that lie beside split folders.
 
     Raises:
@@ -41,9 +46,9 @@ class Folder:
         root = epath.Path(path).expanduser()
         if not root.is_dir():
             raise ValueError(f"folder:{path} is not a folder")
-        tree = _Tree([], [], collections.Counter())
+        tree = _Tree([], [], collections.Counter(), [])
         try:
-            _walk(root, (), tree)
+            _walk(root, (), tree, (os.path.realpath(root),))
         except OSError as error:
             raise ValueError(f"folder:{path} cannot be listed: {error}") from error
         self._files = _by_split_and_class(root, tree.images)
@@ -82,6 +87,7 @@ class _Tree(NamedTuple):
     images: list[tuple[tuple[str, ...], str]]  # (folders on the way, path)
     folders: list[tuple[str, ...]]
     passed_over: collections.Counter[str]
+    links: list[str]  # to folders, that were entered
 
 
 def _by_split_and_class(root: epath.Path, images: list[tuple[tuple[str, ...], str]]) -> dict[str, dict[str, list[str]]]:
@@ -121,16 +127,44 @@ def _empty_folders(root: epath.Path, tree: _Tree) -> tuple[str, ...]:
     )
 
 
-def _walk(folder: epath.Path, inside: tuple[str, ...], tree: _Tree) -> None:
-    """Takes in what lies in a folder at any depth, by name; enters linked folders too, but none that leads back."""
+def _walk(folder: epath.Path, inside: tuple[str, ...], tree: _Tree, above: tuple[str, ...]) -> None:
+    """Takes in what lies in a folder at any depth, by name; enters linked folders too, but none that leads back.
+
+    ``above`` holds the real paths of the folder and of those on the way to it.
+    """
+    if len(inside) > MOST_DEPTH or len(tree.links) > MOST_LINKS:
+        what = (
+            f"{MOST_LINKS:,} links to folders" if len(inside) <= MOST_DEPTH else f"{MOST_DEPTH} folders in each other"
+        )
+        raise ValueError(f"{folder}: there are more than {what}; images lie in PATH/SPLIT/CLASS")
+    special = _no_files(folder)
     for child in sorted(folder.iterdir(), key=lambda child: child.name):
         name = child.name
         if name.startswith("."):
             continue
-        if name.lower().endswith(SUFFIXES):
+        if name in special:
+            tree.passed_over[NO_FILE] += 1
+        elif name.lower().endswith(SUFFIXES):
             tree.images.append((inside, f"{folder}/{name}"))
         elif not child.is_dir():
             tree.passed_over[os.path.splitext(name)[1].lower()] += 1
-        elif not f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(child)}/"):
+        elif (real := os.path.realpath(child)) not in above:
+            tree.links.extend([name] * os.path.islink(child))
             tree.folders.append((*inside, name))
-            _walk(child, (*inside, name), tree)
+            _walk(child, (*inside, name), tree, (*above, real))
+
+
+def _no_files(folder: epath.Path) -> set[str]:
+    """Returns the names of pipes, sockets, devices and links to them; an object store has none."""
+    if not os.path.isdir(folder):
+        return set()
+    with os.scandir(folder) as entries:  # which knows a file without asking the disk for each
+        return {entry.name for entry in entries if not entry.is_file(follow_symlinks=False) and _is_special(entry)}
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    try:
+        mode = entry.stat().st_mode
+    except OSError:  # a link to nowhere: it is named when it is read
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

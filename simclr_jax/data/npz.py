@@ -1,18 +1,28 @@
-"""``npz:PATH``: uint8 images in one NumPy archive, ``x_SPLIT`` and, where there are labels, ``y_SPLIT``."""
+"""``npz:PATH``: uint8 images in one NumPy archive, ``x_SPLIT`` and, where there are labels, ``y_SPLIT``.
 
+An archive may be anybody's: what it declares is checked before memory is asked for, and pickles are never opened.
+"""
+
+import collections
+import math
+import os
 import zipfile
-import zlib
 
 import numpy as np
 from etils import epath
 
 from simclr_jax.data.split import Split
 
+MOST_CLASSES = 2**20  # labels are class numbers from 0 on: one of 10¹⁸ would make as many names
+_NAMED = 10  # arrays that are named in a message
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
 
 class Npz:
     """Images ``x_train``, ``x_validation``, ``x_test`` with labels ``y_…``; at least ``x_train`` or another ``x_…``.
 
-    Images are uint8 [n, H, W, 3]; [n, H, W] and [n, H, W, 1] are grey and are repeated to three channels.
+    Images are uint8 [n, H, W, 3]; [n, H, W] and [n, H, W, 1] are grey and are repeated to three channels. Labels are
+    class numbers, -1 where there is none.
 
     Raises:
       ValueError: no such file, not an archive, no ``x_…`` in it, or arrays of another type, shape or length.
@@ -23,7 +33,8 @@ class Npz:
         names = _array_names(self._path)
         self.split_names = tuple(name[2:] for name in names if name.startswith("x_"))
         if not self.split_names:
-            raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}; images must be named x_train, x_test, …")
+            some = ", ".join(map(_shown, names[:_NAMED])) + " and others" * (len(names) > _NAMED)
+            raise ValueError(f"{path} holds {some or 'nothing'}; images must be named x_train, x_test, …")
         self._labels = {name: self._read_labels(name) for name in self.split_names if f"y_{name}" in names}
         largest = max((int(labels.max(initial=-1)) for labels in self._labels.values()), default=-1)
         self.class_names = tuple(str(label) for label in range(largest + 1))
@@ -38,35 +49,90 @@ class Npz:
 
     def _read_labels(self, name: str) -> np.ndarray:
         labels = self._read(f"y_{name}")
-        if labels.dtype.kind not in "iu" or labels.shape[1:] not in ((), (1,)):
+        what = f"y_{name} of {self._path}"
+        if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
             found = f"{labels.dtype} {list(labels.shape)}"
+            raise ValueError(f"{what} is {found}; labels must be class numbers, integers [n] or [n, 1]")
+        low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+        if low < -1 or high >= MOST_CLASSES:
             raise ValueError(
-                f"y_{name} of {self._path} is {found}; labels must be class numbers, integers [n] or [n, 1]"
+                f"{what} has labels from {low} to {high}; number the classes 0, 1, 2, …, below {MOST_CLASSES:,}, "
+                "with -1 for no label"
             )
         return labels.reshape(-1).astype(np.int64)
 
     def _read(self, name: str) -> np.ndarray:
         try:
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                return archive[name]
-        except (ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{name} of {self._path} cannot be read: {error}") from error
+            with self._path.open("rb") as file:
+                with zipfile.ZipFile(file) as archive:
+                    _check_array(archive, name)
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    return arrays[name]
+        except Exception as error:  # zipfile and its decompressors raise many kinds on damaged files
+            raise ValueError(f"{name} of {self._path} cannot be read: {_reason(error)}") from error
 
 
 def _array_names(path: epath.Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"npz:{path} does not exist")
-    with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"npz:{path} is not a NumPy .npz archive; np.savez(path, x_train=…, y_train=…) makes one")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            return list(archive.files)
+    if os.path.exists(path) and not os.path.isfile(path):  # epath takes pipes and devices for files
+        raise ValueError(f"npz:{path} is no file but a pipe or device, which may never end")
+    no_archive = f"npz:{path} is not a NumPy .npz archive; np.savez(path, x_train=…, y_train=…) makes one"
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            members = archive.namelist()
+    except OSError as error:
+        raise ValueError(f"npz:{path} cannot be read: {error}") from error
+    except Exception as error:
+        raise ValueError(no_archive) from error
+    names = [name.removesuffix(".npy") for name in members]
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"npz:{path} holds {_shown(twice[0])} more than once: which is meant cannot be told")
+    return names
+
+
+def _check_array(archive: zipfile.ZipFile, name: str) -> None:
+    """Raises ValueError unless what an array's header declares is what there is of it, and fits into memory."""
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"version {version} of NumPy's format is for structures, not for numbers")
+        shape, _, dtype = _HEADERS[version](file)
+        header = file.tell()
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are stored as a pickle; allow_pickle stays False")
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or size != member.file_size - header:
+        raise ValueError(
+            f"its header declares {dtype} {list(shape)}, {size:,} bytes, and {member.file_size - header:,} follow"
+        )
+    if size > _memory_bytes():
+        raise ValueError(f"{dtype} {list(shape)} takes {size / 2**30:,.1f} GiB, more than this machine has")
+
+
+def _memory_bytes() -> float:
+    """The memory of this machine; no limit where the operating system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _as_rgb(images: np.ndarray, what: str) -> np.ndarray:
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"{what} is {images.dtype} {list(images.shape)}; images must be uint8 [n, height, width, 3]")
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def _shown(name: str) -> str:
+    return name if name.isidentifier() and len(name) < 100 else ascii(name[:100])
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong, with its kind where there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -6,6 +6,7 @@ Images of one size that fit in memory are decoded once; all others stay encoded 
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -134,6 +135,9 @@ def _decoded(record: dict) -> dict:
 
 
 def _prepared_builder(name: str, directory: str) -> tensorflow_datasets.core.DatasetBuilder:
+    if not re.fullmatch(r"[^:]*(:[\d.*]+)?", name):
+        # TFDS would fetch and run the programs of huggingface:… and the like; a source's name may be anybody's.
+        raise ValueError(f"tfds:{name} is not read: only NAME, NAME/CONFIG and NAME:VERSION of TFDS's own sets are")
     try:
         builder = tensorflow_datasets.builder(name, data_dir=directory or None, try_gcs=False)
     except tensorflow_datasets.core.DatasetNotFoundError:
