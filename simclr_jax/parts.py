@@ -36,7 +36,8 @@ class Parts:
     @property
     def loss(self) -> dict[str, Any]:
         """The loss's keyword arguments."""
-        return {"temperature": self.config.loss.temperature, "chunk_size": self.config.loss.chunk_size or None}
+        loss = self.config.loss
+        return {"temperature": loss.temperature, "chunk_size": loss.chunk_size or None, "gather": loss.gather}
 
 
 def prepare(config: ConfigDict) -> Parts:
@@ -49,6 +50,7 @@ def prepare(config: ConfigDict) -> Parts:
     train, validation = splits.load("train"), splits.load("validation")
     sizes = {"num_train": len(train), "num_validation": len(validation), "num_devices": parallel.device_count()}
     plan = schedule.resolve(config, **sizes)
+    schedule.check_chunk(config, free_bytes=parallel.free_bytes())
     views = {"placement": config.augment.placement, "cache": config.data.cache}
     placement.check(train, **views, free_bytes=parallel.free_bytes())
     feed = placement.create(
@@ -104,5 +106,6 @@ def map_train_step(parts: Parts) -> Callable:
         optimizer=parts.optimizer,
         probe=parts.probe,
         probe_optimizer=parts.probe_optimizer,
+        microbatches=parts.plan.microbatches,
         **parts.loss,
     )

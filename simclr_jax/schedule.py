@@ -20,6 +20,9 @@ NOT_MATHEMATICS = (
     "data.dir",
     "data.cache",
     "data.max_corrupt_fraction",
+    "model.remat",
+    "loss.chunk_size",
+    "loss.gather",
     "checkpoint.every_epochs",
     "checkpoint.every_steps",
     "checkpoint.keep",
@@ -31,17 +34,20 @@ _POSITIVE = (lambda value: value > 0, "must be above 0")
 _CHOICES = {
     "augment.placement": ("host", "device"),
     "data.cache": ("host", "device"),
+    "model.norm": ("batch", "group"),
+    "loss.gather": ("all", "ring"),
 }
 _RULES = {
     "seed": _NOT_NEGATIVE,
     "data.max_corrupt_fraction": (lambda value: 0 <= value < 1, "must be 0 (no image may be unreadable) to below 1"),
     "loss.temperature": (lambda value: value > 0, "must be above 0; 0.1 to 0.5 is usual"),
-    "loss.chunk_size": (lambda value: value >= 0, "must be 0 (all anchors at once) or more"),
+    "loss.chunk_size": (lambda value: value >= 0, "must be 0 (chosen by the batch) or more"),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.warmup_epochs": _NOT_NEGATIVE,
     "train.batch_size": (lambda value: value >= 2, "must be at least 2: the negatives are the other images"),
     "train.epochs": _POSITIVE,
+    "train.microbatch_size": (lambda value: value >= 0, "must be 0 (the whole batch at once) or more"),
     "online_probe.learning_rate": (lambda value: value >= 0, "must be 0 (no online probe) or more"),
     "checkpoint.every_epochs": (lambda value: value >= 0, "must be 0 (only the last) or more"),
     "checkpoint.every_steps": (lambda value: value >= 0, "must be 0 (every_epochs counts) or more"),
@@ -57,6 +63,7 @@ class Schedule:
     Attributes:
       batch_size: images per step over all devices.
       validation_batch_size: the same for validation; smaller where there are fewer images. 0 = no validation.
+      microbatches, validation_microbatches: parts that either passes the network in.
       steps_per_epoch, total_steps, warmup_steps: in steps.
       peak_learning_rate: the scaled rate that warm-up ends at.
       checkpoint_every: steps between two checkpoints; 0 = only the last step has one.
@@ -64,6 +71,8 @@ class Schedule:
 
     batch_size: int
     validation_batch_size: int
+    microbatches: int
+    validation_microbatches: int
     steps_per_epoch: int
     total_steps: int
     warmup_steps: int
@@ -122,7 +131,8 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
       num_devices: over all processes.
 
     Raises:
-      ValueError: the batch does not divide by the devices, or is larger than the data set.
+      ValueError: the batch does not divide by the devices or the micro-batches, or is larger than the data set; or a
+        chunk or a micro-batch is larger than the batch.
     """
     batch = config.train.batch_size
     if batch % num_devices:
@@ -134,11 +144,22 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
         raise ValueError(
             f"train.batch_size={batch} is larger than the {num_train} training images; use {largest} or less"
         )
+    micro = _microbatch_size(config, num_devices)
+    largest = batch // num_devices
+    if config.loss.chunk_size > largest:
+        raise ValueError(
+            f"loss.chunk_size={config.loss.chunk_size} is larger than the {largest} images of a device; "
+            f"use {largest} or less, or 0 to let the batch choose"
+        )
+    unit = micro if num_validation >= micro else num_devices  # fewer images than a micro-batch pass at once
+    validation_batch = min(batch, num_validation // unit * unit)
     steps_per_epoch = num_train // batch
     optimizer = config.optimizer
     return Schedule(
         batch_size=batch,
-        validation_batch_size=min(batch, num_validation // num_devices * num_devices),
+        validation_batch_size=validation_batch,
+        microbatches=batch // micro,
+        validation_microbatches=max(1, validation_batch // micro),
         steps_per_epoch=steps_per_epoch,
         total_steps=steps_per_epoch * config.train.epochs,
         warmup_steps=round(optimizer.warmup_epochs * num_train / batch),
@@ -149,6 +170,31 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
     )
 
 
+def check_chunk(config: ConfigDict, *, free_bytes: int) -> None:
+    """Raises ValueError where a chunk of similarities that was asked for does not fit a device's free memory."""
+    chunk, row = config.loss.chunk_size, 4 * 2 * config.train.batch_size
+    if chunk * row > free_bytes:
+        raise ValueError(
+            f"loss.chunk_size={chunk}: its similarities to all vectors take {chunk * row / 2**20:,.0f} MiB, and a device "
+            f"has {free_bytes / 2**20:,.0f} MiB for them; use {max(1, free_bytes // row)} or less, or 0 to let the batch "
+            "choose"
+        )
+
+
+def _microbatch_size(config: ConfigDict, num_devices: int) -> int:
+    """Returns the images that pass at once, over all devices; refuses what does not divide."""
+    batch, micro = config.train.batch_size, config.train.microbatch_size or config.train.batch_size
+    if batch % micro == 0 and micro % num_devices == 0:
+        return micro
+    right = [size for size in range(num_devices, batch + 1, num_devices) if batch % size == 0]
+    near = [*[size for size in right if size < micro][-1:], *[size for size in right if size > micro][:1]]
+    nearest = " or ".join(map(str, near))
+    raise ValueError(
+        f"train.microbatch_size={micro} must divide train.batch_size={batch} and be divisible by "
+        f"{num_devices} devices; use {nearest}, or 0 for one pass"
+    )
+
+
 def recipe(config: ConfigDict) -> Recipe:
     """Returns the views' recipe."""
     return Recipe(**{name: value for name, value in config.augment.items() if name != "placement"})
@@ -156,7 +202,7 @@ def recipe(config: ConfigDict) -> Recipe:
 
 def model_arguments(config: ConfigDict) -> dict[str, Any]:
     """Returns the keyword arguments of :func:`simclr_jax.models.create_model`, but for the mapped axis."""
-    names = ("encoder", "width", "cifar_stem", "dtype")
+    names = ("encoder", "width", "cifar_stem", "norm", "dtype", "remat")
     return {name: config.model[name] for name in names} | {f"head_{name}": value for name, value in config.head.items()}
 
 

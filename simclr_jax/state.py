@@ -16,7 +16,7 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps taken so far. The position in the data and all random keys follow from it.
       params: {"encoder", "head"}, float32.
-      batch_stats: running means and variances of BatchNorm, float32.
+      batch_stats: running means and variances of BatchNorm, float32; {} without BatchNorm.
       opt_state: the optimiser's.
       probe_params: the online probe, a linear classifier on h; {} without labels.
       probe_opt_state: the online probe's optimiser.
@@ -48,11 +48,25 @@ def create(
       probe, probe_optimizer: the online probe, or None, and how it is trained.
     """
     variables = initial_variables(key, image_size, model=model)
+    return _begin(variables, key, model, optimizer, probe, probe_optimizer)
+
+
+def shapes(image_size: int, *, model: nn.Module, **others: Any) -> TrainState:
+    """Returns the shapes and dtypes of :func:`create`'s state, of which nothing is computed or compiled."""
+
+    def begin(key):
+        variables = model.init(key, _an_image(image_size), train=False)
+        return _begin(variables, key, model, **others)
+
+    return jax.eval_shape(begin, jax.random.key(0))
+
+
+def _begin(variables, key, model, optimizer, probe, probe_optimizer):
     probe_params = probe.init(key, jnp.zeros((1, model.encoder.feature_dim)))["params"] if probe else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
         probe_params=probe_params,
         probe_opt_state=probe_optimizer.init(probe_params),
@@ -60,8 +74,11 @@ def create(
 
 
 def initial_variables(key: jax.Array, image_size: int, *, model: nn.Module) -> dict[str, Any]:
-    """Returns the network as it is before training, {"params", "batch_stats"}."""
-    images = jnp.zeros((1, image_size, image_size, 3))
+    """Returns the network as it is before training, {"params"} and, with BatchNorm, "batch_stats"."""
     # It runs once, and to optimise it takes longer than the run: a fifth of the time for a small network.
     once = {"xla_backend_optimization_level": 0}
-    return jax.jit(model.init, static_argnames="train", compiler_options=once)(key, images, train=False)
+    return jax.jit(model.init, static_argnames="train", compiler_options=once)(key, _an_image(image_size), train=False)
+
+
+def _an_image(image_size):
+    return jnp.zeros((1, image_size, image_size, 3))

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "simclr_jax"
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = [
     ["losses", "optim", "models", "augment"],
-    ["data", "state", "steps"],
+    ["data", "state", "passes", "steps"],
     ["parallel", "placement", "checkpoint", "writer", "schedule", "evaluate"],
     ["parts"],
     ["pretrain", "linear_eval", "preview", "check_data", "encoder", "command_line"],
