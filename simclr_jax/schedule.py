@@ -174,10 +174,10 @@ def check_chunk(config: ConfigDict, *, free_bytes: int) -> None:
     """Raises ValueError where a chunk of similarities that was asked for does not fit a device's free memory."""
     chunk, row = config.loss.chunk_size, 4 * 2 * config.train.batch_size
     if chunk * row > free_bytes:
+        taken, free = (f"{size / 2**20:,.0f} MiB" for size in (chunk * row, free_bytes))
         raise ValueError(
-            f"loss.chunk_size={chunk}: its similarities to all vectors take {chunk * row / 2**20:,.0f} MiB, and a device "
-            f"has {free_bytes / 2**20:,.0f} MiB for them; use {max(1, free_bytes // row)} or less, or 0 to let the batch "
-            "choose"
+            f"loss.chunk_size={chunk}: its similarities to all vectors take {taken}, and a device has {free} for them; "
+            f"use {max(1, free_bytes // row)} or less, or 0 to let the batch choose"
         )
 
 
