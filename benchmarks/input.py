@@ -247,7 +247,7 @@ def input_bound(rounds: int) -> dict:
             start, metrics, block = time.perf_counter(), None, []
             for batch in itertools.islice(batches, BLOCK):
                 before = metrics
-                train_state, metrics = train_step(train_state, batch, resident)
+                train_state, metrics = train_step(train_state, batch, resident, False)
                 if before:
                     parallel.first(before)  # one step behind, as the loop
                 block.append(time.perf_counter() - start)

@@ -69,7 +69,9 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch_size = 4096  # images per step over all devices; two views of each
-    config.train.epochs = 100
+    config.train.epochs = 100  # a finished run may be given more; the cosine of its learning rate then ends later
+    config.train.on_nonfinite = "stop"  # where the loss or its gradient is not finite; or skip: drop the update
+    config.train.max_skipped = 10  # updates dropped in a row; one more stops the run
     # Images that pass the network at once, over all devices, for memory; 0 = the whole batch. The loss still compares
     # all images of the batch. BatchNorm's statistics are then those of a micro-batch, which changes the mathematics.
     config.train.microbatch_size = 0

@@ -1,14 +1,18 @@
-"""Disk: what a run leaves behind, and how it comes back. The only module that names Orbax.
+"""Checkpoints: what a run can go on from, checked before it is relied on. The only module that names Orbax.
 
-RUN/config.json       the config
-RUN/versions.jsonl    one line a start: step, command, versions, devices
-RUN/checkpoints/STEP  Orbax checkpoints of the whole TrainState
+RUN/checkpoints/STEP  Orbax checkpoints of the whole TrainState, with checksums of every array and of every file
+RUN/damaged/STEP      those that turned out to be damaged, moved out of the way
+
+The arrays' checksums are made from memory before a checkpoint is written, and compared once it is. Those of the files
+are made then, so that later damage is seen before Orbax reads it, which would answer with pages of logs.
 """
 
 import json
-import platform
+import logging
 import sys
-from importlib import metadata
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,51 +20,137 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-_PACKAGES = (
-    "simclr_jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "tensorflow",
-    "tensorflow-cpu",
-)
-_ITEM = "default"  # Orbax's name for the only item of a checkpoint
+from simclr_jax import workdir as run_folder
+
+_CHECKSUMS = "crc32"  # among the metadata of a checkpoint
+_FILES = "files.json"  # {path in the checkpoint: [bytes, CRC-32]}
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what a killed process was writing
+_MAX_RATIO = 64  # of a checkpoint's arrays to its files, bytes; parameters are noise, and noise is not compressed
+
+_REASON = 200  # characters of another library's message
+
+_log = logging.getLogger(__name__)
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not what was written."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, written asynchronously; each is complete or absent.
+    """The checkpoints of one run: written asynchronously, each complete or absent, read back before older ones go.
 
     Args:
-      workdir: RUN.
-      keep: newest checkpoints that are kept.
+      workdir: RUN, which nobody else writes to.
+      keep: newest checkpoints that are kept. An older one is removed only when the newest has been read back whole.
+      owner: whether this process removes and moves what is on disk; of several processes one does.
     """
 
-    def __init__(self, workdir: str, *, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(_directory(workdir), options=options)
+    def __init__(self, workdir: str, *, keep: int, owner: bool = True):
+        self._workdir, self._keep, self._owner = workdir, keep, owner
+        self._directory = _directory(workdir)
+        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._background = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: tuple[int, Future] | None = None
+        self._last_good: int | None = None
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, _without_closed_loops(sys.unraisablehook)
+        if owner:
+            _prepare(self._directory)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts writing a checkpoint; the state may be donated as soon as this returns."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        """Starts writing a checkpoint; the state may be donated as soon as this returns.
 
-    def restore(self, state: Any) -> Any:
-        """Returns the newest checkpoint's state, placed on the devices as ``state`` is."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        return self._manager.restore(self._manager.latest_step(), args=ocp.args.StandardRestore(abstract))
+        Raises:
+          ValueError: the one before could not be written.
+        """
+        self.wait()
+        path = self._directory / str(step)
+        try:
+            self._orbax.save(path, args=ocp.args.StandardSave(state), custom_metadata={_CHECKSUMS: _checksums(state)})
+        except Exception as error:  # Orbax raises many kinds
+            raise self._not_written(step, error) from error
+        self._writing = step, self._background.submit(self._finish, step)
 
-    def last_good(self) -> str | None:
-        """Waits for what is being written and returns the newest checkpoint's path."""
-        self._manager.wait_until_finished()
-        step = self._manager.latest_step()
-        return None if step is None else str(self._manager.directory / str(step))
+    def check(self) -> None:
+        """Raises ValueError if it is known already that the newest checkpoint could not be written. Does not wait."""
+        if self._writing and self._writing[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for what is being written; raises ValueError if it could not be."""
+        if self._writing is None:
+            return
+        (step, finished), self._writing = self._writing, None
+        try:
+            finished.result()
+        except Exception as error:
+            raise self._not_written(step, error) from error
+        self._last_good = step
+
+    def restore(self, state: Any, on_damage: Callable[[str], None]) -> tuple[int, Any]:
+        """Returns the newest step whose checkpoint is whole, and its state, placed on the devices as ``state`` is.
+
+        Without any checkpoint it returns 0 and ``state``. Damaged ones are moved to RUN/damaged.
+
+        Args:
+          state: tells structure, shapes, types and placement.
+          on_damage: is told of each damaged checkpoint in a line.
+
+        Raises:
+          ValueError: there are checkpoints, and all are damaged.
+        """
+        faults = []
+        for step in reversed(_steps(self._directory)):
+            try:
+                restored = _restore(self._directory / str(step), state)
+            except Damaged as damage:
+                faults.append(f"{damage}; moved to {self._set_aside(step)}")
+                on_damage(faults[-1])
+                continue
+            self._last_good = step
+            return step, restored
+        if faults:
+            raise ValueError(
+                f"all {len(faults)} checkpoints of {self._workdir} are damaged and lie in {self._workdir}/damaged now; "
+                "the same command starts from the beginning"
+            )
+        return 0, state
+
+    def last_good(self) -> str:
+        """Returns the path of the newest checkpoint that was read back whole, or "none yet"."""
+        return "none yet" if self._last_good is None else str(self._directory / str(self._last_good))
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is written; raises ValueError if it could not be."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+            self._orbax.close()
+            sys.unraisablehook = self._unraisable
+
+    def _finish(self, step: int) -> None:
+        """Waits for a checkpoint, reads it back, and removes the older ones that need not be kept."""
+        self._orbax.wait_until_finished()
+        if self._owner:
+            _read(self._directory / str(step))
+            _note_files(self._directory / str(step))
+            for old in _steps(self._directory)[: -self._keep]:
+                (self._directory / str(old)).rmtree()
+
+    def _not_written(self, step: int, error: Exception) -> ValueError:
+        return ValueError(
+            f"the checkpoint of step {step} cannot be written: {_reason(error)}; last good checkpoint: "
+            f"{self.last_good()}; make room or mend the disk, and the same command goes on from there"
+        )
+
+    def _set_aside(self, step: int) -> epath.Path:
+        parent = self._directory.parent / "damaged"
+        names = [str(step), *(f"{step}.{again}" for again in range(2, 1000))]
+        place = next(parent / name for name in names if not (parent / name).exists())
+        if self._owner:
+            parent.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(place)
+        return place
 
 
 def latest_step(workdir: str) -> int | None:
@@ -68,84 +158,173 @@ def latest_step(workdir: str) -> int | None:
     return max(_steps(_directory(workdir)), default=None)
 
 
-def read_config(workdir: str) -> dict[str, Any]:
-    """Returns RUN/config.json.
-
-    Raises:
-      ValueError: it is not there, or not JSON.
-    """
-    path = epath.Path(workdir).expanduser() / "config.json"
-    if not path.exists():
-        raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def write_config(workdir: str, config: dict[str, Any]) -> None:
-    """Writes RUN/config.json, and RUN itself."""
-    folder = epath.Path(workdir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def note_start(workdir: str, step: int, devices: str) -> None:
-    """Appends a line to RUN/versions.jsonl: where and with what the run started or went on."""
-    packages = {name: metadata.version(name) for name in _PACKAGES if _is_installed(name)}
-    facts = {"step": step, "command": sys.argv, "devices": devices, "python": platform.python_version(), **packages}
-    path = epath.Path(workdir).expanduser() / "versions.jsonl"
-    before = path.read_text() if path.exists() else ""
-    path.write_text(before + json.dumps(facts) + "\n")
-
-
 def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dict[str, Any], int, dict[str, Any]]:
     """Reads a network back from its checkpoint, without optimiser or online probe.
 
     Args:
       run_or_checkpoint: RUN, or RUN/checkpoints/STEP.
-      step: which checkpoint of RUN; None = the newest.
+      step: which checkpoint of RUN; None = the newest that is not damaged.
 
     Returns:
       The run's config, the step, and {"params", "batch_stats"} as NumPy arrays.
 
     Raises:
-      ValueError: it is no run, has no checkpoint, or not that one; or the checkpoint cannot be read.
+      ValueError: it is no run, has no checkpoint, or not that one; or the checkpoint is damaged.
     """
-    path = epath.Path(run_or_checkpoint).expanduser()
-    if path.name.isdigit() and path.parent.name == "checkpoints":
+    path = run_folder.folder(run_or_checkpoint)
+    if _is_number(path.name) and path.parent.name == "checkpoints":
         return load_variables(str(path.parent.parent), int(path.name))
-    config = read_config(run_or_checkpoint)
-    steps = _steps(_directory(run_or_checkpoint))
+    config = run_folder.read_config(run_or_checkpoint)
+    directory = _directory(run_or_checkpoint)
+    steps = _steps(directory)
     if not steps:
         raise ValueError(f"{run_or_checkpoint} holds no checkpoint yet")
     if step is not None and step not in steps:
         raise ValueError(f"{run_or_checkpoint} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    step = steps[-1] if step is None else step
-    return config, step, _read_network(_directory(run_or_checkpoint), step)
+    wanted = ("params", "batch_stats")
+    if step is not None:
+        return config, step, _read(directory / str(step), wanted)
+    step, variables = _newest(directory, reversed(steps), wanted)
+    return config, step, variables
 
 
-def _read_network(directory: epath.Path, step: int) -> dict[str, Any]:
-    handler, path = ocp.PyTreeCheckpointHandler(), directory / str(step)
+def _newest(directory: epath.Path, steps: Iterable[int], wanted: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
+    first_damage = None
+    for step in steps:
+        try:
+            return step, _read(directory / str(step), wanted)
+        except Damaged as damage:
+            _log.warning("%s; passed over for the one before", damage)
+            first_damage = first_damage or damage
+    raise first_damage
+
+
+def _restore(path: epath.Path, state: Any) -> Any:
+    """Reads a checkpoint onto devices; raises Damaged."""
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     try:
-        stored = handler.metadata(path / _ITEM).tree
-        wanted = {name: stored[name] for name in ("params", "batch_stats")}
+        _check_files(path)
+        checksums = _stored_checksums(path)
+        restored = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(
+            path, args=ocp.args.StandardRestore(abstract)
+        )
+        _compare(_checksums(restored), checksums)
+    except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
+        raise Damaged(f"{path} is damaged: {_reason(error)}") from error
+    return restored
+
+
+def _read(path: epath.Path, names: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Reads these parts of a checkpoint, or all, as NumPy arrays; raises Damaged."""
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        _check_files(path)
+        checksums = _stored_checksums(path)
+        stored = handler.metadata(path).tree
+        wanted = stored if names is None else {name: stored[name] for name in names}
+        _check_size(path, stored)
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
-        return handler.restore(path / _ITEM, args=arguments)
-    except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
-        raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+        values = handler.restore(path, args=arguments)
+        found = _checksums(values)
+        _compare(found, {name: checksums.get(name) for name in (checksums if names is None else found)})
+    except Exception as error:
+        raise Damaged(f"{path} is damaged: {_reason(error)}") from error
+    return values
 
 
-def _is_installed(package: str) -> bool:
-    return any(metadata.distributions(name=package))
+def _stored_checksums(path: epath.Path) -> dict[str, int]:
+    metadata = ocp.Checkpointer(ocp.StandardCheckpointHandler()).metadata(path)
+    checksums = (metadata.custom_metadata or {}).get(_CHECKSUMS)
+    if not checksums:
+        raise ValueError("it has no checksums")
+    return checksums
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """Returns {path: CRC-32} of the arrays of a tree, whether their containers are named or not."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = jax.device_get([x.addressable_data(0) if isinstance(x, jax.Array) else x for _, x in leaves])
+    return {_name(path): _checksum(np.asarray(array)) for (path, _), array in zip(leaves, arrays, strict=True)}
+
+
+def _checksum(array: np.ndarray) -> int:
+    kind = zlib.crc32(f"{array.dtype}{array.shape}".encode())
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), kind)
+
+
+def _name(path: tuple) -> str:
+    return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
+
+
+def _compare(found: dict[str, int], wanted: dict[str, int]) -> None:
+    wrong = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(found)} arrays are not what was written, {wrong[0]} the first")
+
+
+def _note_files(path: epath.Path) -> None:
+    run_folder.replace_text(path / _FILES, json.dumps({name: _content(path / name) for name in _files(path)}))
+
+
+def _check_files(path: epath.Path) -> None:
+    """Raises ValueError where a file is not as noted. A process that was killed may not have come to note them."""
+    if not (path / _FILES).exists():
+        return
+    for name, noted in json.loads((path / _FILES).read_text()).items():
+        if not (path / name).is_file() or _content(path / name) != noted:
+            raise ValueError(f"its file {name} is not what was written")
+
+
+def _content(file: epath.Path) -> list[int]:
+    content = file.read_bytes()
+    return [len(content), zlib.crc32(content)]
+
+
+def _files(path: epath.Path, inside: str = "") -> list[str]:
+    """Returns the names of all files in a folder, at any depth."""
+    found = []
+    for child in path.iterdir():
+        found += _files(child, f"{inside}{child.name}/") if child.is_dir() else [inside + child.name]
+    return found
+
+
+def _check_size(path: epath.Path, stored: Any) -> None:
+    """Refuses arrays that a few bytes on disk could not hold, before memory is asked for."""
+    claimed = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(stored))
+    on_disk = sum((path / name).stat().length for name in _files(path))
+    if claimed > _MAX_RATIO * on_disk + 2**20:
+        raise ValueError(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
+
+
+def _without_closed_loops(hook: Callable) -> Callable:
+    """Leaves out what is printed when Orbax fails to write: callbacks of its other writes find their loop closed."""
+    return lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in a line: its first, and of a long one the end, where tensorstore tells the cause."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= _REASON else f"{line[: _REASON // 2]} … {line[-_REASON // 2 :]}"
+
+
+def _prepare(directory: epath.Path) -> None:
+    """Makes the folder, and clears what a killed process was writing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for child in directory.iterdir():
+        if _UNFINISHED in child.name:
+            child.rmtree()
 
 
 def _directory(workdir: str) -> epath.Path:
-    return (epath.Path(workdir).expanduser() / "checkpoints").resolve()
+    return (run_folder.folder(workdir) / "checkpoints").resolve()
 
 
 def _steps(directory: epath.Path) -> list[int]:
-    if not directory.exists():
+    if not directory.is_dir():
         return []
-    return sorted(int(child.name) for child in directory.iterdir() if child.name.isdigit())
+    return sorted(int(child.name) for child in directory.iterdir() if _is_number(child.name) and child.is_dir())
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()

@@ -9,22 +9,29 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from simclr_jax import schedule
+from simclr_jax import preemption, schedule
 
 _PREFIX = "--config."
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 
 
-def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequence[str]) -> None:
+def launch(
+    main: Callable[..., object],
+    *,
+    known: ConfigDict,
+    arguments: Sequence[str],
+    instead: dict[str, Callable[[ConfigDict], object]] | None = None,
+) -> None:
     """Runs ``main(config, **arguments)`` from flags: --config and ``arguments``, which the calling program has defined.
 
-    A ValueError or ArithmeticError ends the program with its message and exit code 1; ``--verbosity=1`` adds the
-    traceback.
+    A ValueError, ArithmeticError or OSError ends the program with its message and exit code 1; ``--verbosity=1`` adds
+    the traceback. A run that was told to stop, and has saved everything, ends with exit code 75.
 
     Args:
       main: the driver.
       known: a config with every key there is.
       arguments: names of further flags; one without a value is refused.
+      instead: drivers that take the config alone, by the flags that ask for them in the place of ``main``.
     """
     logging.set_verbosity(logging.WARNING)
     getLogger("tensorflow").setLevel("ERROR")  # TFDS uses what TensorFlow calls deprecated, line after line
@@ -41,14 +48,29 @@ def launch(main: Callable[..., object], *, known: ConfigDict, arguments: Sequenc
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
             config = _config(known)
+            _quieten()
+            for name, other in (instead or {}).items():
+                if flags.FLAGS[name].value:
+                    other(config)
+                    return
             main(config, **{name: _value(name) for name in arguments})
-        except (ValueError, ArithmeticError) as error:
+        except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)
+        except preemption.Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(preemption.STOPPED)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             sys.exit(_INTERRUPTED)
 
     app.run(drive, flags_parser=parse)
+
+
+def _quieten() -> None:
+    """Leaves a failure to be told in the one line: Orbax logs pages of tracebacks of it, through absl and asyncio."""
+    if flags.FLAGS.verbosity < logging.INFO:
+        for name in ("absl", "asyncio"):
+            getLogger(name).setLevel("CRITICAL")
 
 
 def _value(name: str) -> Any:

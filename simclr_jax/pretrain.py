@@ -1,6 +1,5 @@
 """The pretraining run, from a config to checkpoints: reads top to bottom in the order of events."""
 
-import math
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -9,64 +8,89 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax import optim, parallel, schedule, state, steps
-from simclr_jax.checkpoint import Checkpoints, latest_step, note_start, read_config, write_config
+from simclr_jax import optim, parallel, preemption, schedule, state, steps
+from simclr_jax import workdir as run_folder
+from simclr_jax.checkpoint import Checkpoints, latest_step
 from simclr_jax.parts import Parts, initial_state, map_train_step, prepare
 from simclr_jax.writer import Writer, say
 
 
 class NonFinite(ArithmeticError):
-    """The loss or its gradient is not a number any more."""
+    """The loss, its gradient or a parameter is not finite any more."""
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """Pretrains in a workdir, or goes on pretraining there from its newest checkpoint.
+    """Pretrains in a workdir, or goes on pretraining there from its newest whole checkpoint.
 
     Args:
       config: as configs/default.py.
       workdir: RUN; receives config, checkpoints and metrics.
 
     Raises:
-      ValueError: the config, the data or the workdir does not fit; nothing has been compiled or written then.
-      NonFinite: the loss or its gradient stopped being finite.
+      ValueError: the config, the data or the workdir does not fit, nothing has been compiled or written then; or a
+        checkpoint cannot be written.
+      NonFinite: the loss, its gradient or a parameter stopped being finite.
+      preemption.Stopped: the process was told to stop, and everything is saved.
     """
     parts = prepare(config)
-    first_step = _claim(workdir, config)
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    train_state = parallel.replicate(initial_state(parts))
-    if first_step:
-        train_state = checkpoints.restore(train_state)
-    note_start(workdir, first_step, parallel.describe())
-    _describe(parts, train_state, first_step)
+    with preemption.Watch() as watch, run_folder.hold(workdir):
+        more_epochs_than = _check_config(workdir, config)
+        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, owner=parallel.process()[0] == 0)
+        initial = parallel.replicate(initial_state(parts))
+        first_step, train_state = checkpoints.restore(initial, on_damage=say)
+        if more_epochs_than:
+            _extend(workdir, parts, more_epochs_than, first_step)
+        run_folder.write_config(workdir, config.to_dict())
+        run_folder.note_start(workdir, first_step, parallel.describe())
+        _describe(parts, train_state, first_step)
 
-    plan = parts.plan
-    writer = Writer(workdir, first_step=first_step, total_steps=plan.total_steps, views_per_step=2 * plan.batch_size)
-    try:
-        _train(parts, train_state, first_step, checkpoints, writer)
-    finally:
-        writer.close()
-        checkpoints.close()
+        plan = parts.plan
+        lengths = {"total_steps": plan.total_steps, "views_per_step": 2 * plan.batch_size}
+        writer = Writer(workdir, first_step=first_step, **lengths)
+        try:
+            last_step = _train(parts, train_state, first_step, checkpoints, writer, watch)
+        finally:
+            writer.close()
+            checkpoints.close()
+    if last_step < plan.total_steps:
+        raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
     say(f"\n{plan.total_steps:,} steps done. Checkpoints, metrics and TensorBoard files are in {workdir}")
     say(f"next: python eval_linear.py --workdir={workdir}    or    tensorboard --logdir={workdir}/tensorboard")
 
 
-def _train(parts: Parts, train_state: state.TrainState, first_step: int, checkpoints: Checkpoints, writer: Writer):
-    """The loop: one step, its bookkeeping, and at its end what the epoch and the checkpoint interval ask for."""
+def _train(
+    parts: Parts,
+    train_state: state.TrainState,
+    first_step: int,
+    checkpoints: Checkpoints,
+    writer: Writer,
+    watch: preemption.Watch,
+) -> int:
+    """The loop: one step, its bookkeeping, and at its end what the epoch and the checkpoint interval ask for.
+
+    Returns the last step, which is not the run's where the process was told to stop.
+    """
     plan, feed = parts.plan, parts.feed
     train_step = map_train_step(parts)
     validate = _validation(parts)
     resident = parallel.replicate(feed.resident)
     book = _Book(parts, checkpoints, writer)
+    step = first_step
     for step, batch in enumerate(feed.training(first_step, plan.total_steps), first_step + 1):
-        train_state, metrics = train_step(train_state, parallel.shard(batch), resident)
-        book.enter(step, metrics)
+        train_state, metrics = train_step(train_state, parallel.shard(batch), resident, watch.requested)
+        watch.steps_run()
+        stop = book.enter(step, metrics)
         if plan.ends_epoch(step):
             book.close_epoch(step, validate(train_state))
-        if plan.saves(step):
+        if stop or plan.saves(step):
             book.settle()  # a state whose loss is not finite must not be saved
+            writer.flush()  # the rows of a step are on disk before its checkpoint
             checkpoints.save(step, train_state)
-    if feed.unreadable:
-        say(f"{len(feed.unreadable)} of {len(parts.train):,} training images could not be read; others stood in")
+        if stop:
+            break
+        checkpoints.check()
+    book.close()
+    return step
 
 
 class _Book:
@@ -76,31 +100,52 @@ class _Book:
         self._parts, self._checkpoints, self._writer = parts, checkpoints, writer
         self._pending: tuple[int, Any] | None = None
         self._epoch: list[dict[str, float]] = []
+        self._dropped = 0
 
-    def enter(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def enter(self, step: int, metrics: dict[str, jax.Array]) -> bool:
         """Takes in the metrics of a step that was just started, and settles the step before it.
 
         Waiting for the step before keeps at most two in flight; forced CPU devices abort on long queues.
-        """
-        self.settle()
-        self._pending = (step, metrics)
 
-    def settle(self) -> None:
-        """Waits for the newest step and writes it down; raises NonFinite."""
+        Returns:
+          Whether any process was told to stop before the step before; all processes learn it at the same step.
+        """
+        stop = self.settle()
+        self._pending = (step, metrics)
+        return stop
+
+    def settle(self) -> bool:
+        """Waits for the newest step and writes it down; returns as `enter`, raises NonFinite."""
         if self._pending is None:
-            return
+            return False
         (step, metrics), self._pending = self._pending, None
         values = parallel.first(metrics)
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-            found = f"loss {values['loss']}, gradient norm {values['gradient_norm']}"
-            last_good = self._checkpoints.last_good() or "none yet"
-            raise NonFinite(f"{found} at step {step}; last good checkpoint: {last_good}")
-        self._epoch.append(values)
+        stop = values.pop("stop") > 0
+        if values.pop("finite"):
+            self._epoch.append(values)
+        else:
+            self._drop(step, values)
         self._writer.advance(step, values["loss"])
         plan = self._parts.plan
         if step % self._parts.config.log.every_steps == 0 or step == plan.total_steps:
             rate = float(self._parts.learning_rate(step - 1))
             self._writer.write(step, step / plan.steps_per_epoch, values | {"learning_rate": rate})
+        return stop
+
+    def _drop(self, step: int, values: dict[str, float]) -> None:
+        """Counts an update that was dropped; raises NonFinite where it was not, or where it is one too many."""
+        numbers = f"loss {values['loss']:g}, gradient norm {values['gradient_norm']:g}"
+        found = f"step {step:,} is not finite ({numbers}, or a parameter that it changes)"
+        in_a_row, allowed = values.get("skipped"), self._parts.config.train.max_skipped
+        if in_a_row is None or in_a_row > allowed:
+            self._checkpoints.wait()
+            last_good = f"last good checkpoint: {self._checkpoints.last_good()}"
+            if in_a_row is None:
+                mend = "a lower learning rate or --config.train.on_nonfinite=skip may help"
+                raise NonFinite(f"{found}; {last_good}; {mend}")
+            raise NonFinite(f"{found}; {in_a_row:.0f} in a row, more than train.max_skipped={allowed}; {last_good}")
+        self._dropped += 1
+        say(f"{found}: its update is dropped")
 
     def close_epoch(self, step: int, held_out: dict[str, float]) -> None:
         """Writes an epoch's validation and prints its line."""
@@ -108,9 +153,19 @@ class _Book:
         epoch = step // self._parts.plan.steps_per_epoch
         if held_out:
             self._writer.write(step, epoch, held_out)
-        means = {name: float(np.mean([values[name] for values in self._epoch])) for name in self._epoch[0]}
+        names = self._epoch[0] if self._epoch else ()  # all of a short epoch's updates may have been dropped
+        means = {name: float(np.mean([values[name] for values in self._epoch])) for name in names}
         say(_epoch_line(epoch, self._parts.config.train.epochs, means | held_out))
         self._epoch = []
+
+    def close(self) -> None:
+        """Settles the last step, and says what the run went without."""
+        self.settle()
+        if self._dropped:
+            say(f"{self._dropped:,} updates were dropped: they were not finite")
+        unreadable, images = len(self._parts.feed.unreadable), len(self._parts.train)
+        if unreadable:
+            say(f"{unreadable:,} of {images:,} training images could not be read; others stood in")
 
 
 def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
@@ -136,19 +191,33 @@ def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
     return validate
 
 
-def _claim(workdir: str, config: ConfigDict) -> int:
-    """Returns the step to go on from; refuses a run of another config, and notes the config in a new run."""
-    step = latest_step(workdir)
-    if step is None:
-        write_config(workdir, config.to_dict())
-        return 0
-    differences = schedule.differences(read_config(workdir), config.to_dict())
-    if differences:
+def _check_config(workdir: str, config: ConfigDict) -> int | None:
+    """Refuses a run of another config; returns its epochs where this one only asks for more of them."""
+    if latest_step(workdir) is None:
+        return None
+    old, new = run_folder.read_config(workdir), config.to_dict()
+    differences, more_epochs_than = schedule.differences(old, new), schedule.extended_from(old, new)
+    if differences and not more_epochs_than:
         raise ValueError(
             f"{workdir} holds a run with another config ({'; '.join(differences)}); "
             "use its config to go on with it, or another --workdir"
         )
-    return step
+    return more_epochs_than
+
+
+def _extend(workdir: str, parts: Parts, epochs: int, step: int) -> None:
+    """Says what more epochs do to a finished run; refuses them for another, whose schedule they would bend midway."""
+    plan, wanted = parts.plan, parts.config.train.epochs
+    finished = epochs * plan.steps_per_epoch
+    if step != finished:
+        raise ValueError(
+            f"{workdir} is at step {step:,} of {finished:,}: finish its {epochs} epochs before you make them {wanted}"
+        )
+    rate = float(parts.learning_rate(step))
+    say(
+        f"{epochs} epochs are done and become {wanted}: the learning rate, at 0 now, goes up to {rate:.4g} and falls "
+        f"along the cosine of {wanted} epochs. A run of {wanted} epochs from the start would have had it all along."
+    )
 
 
 def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> None:
@@ -196,8 +265,9 @@ def _describe_passes(parts: Parts) -> dict[str, str]:
 
 
 def _epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
-    shown = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"loss {values['loss']:.4f}"]
-    shown.append(f"contrastive top-1 {100 * values['contrastive_accuracy']:5.1f} %")
+    shown = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}"]
+    if "loss" in values:
+        shown.append(f"loss {values['loss']:.4f}  contrastive top-1 {100 * values['contrastive_accuracy']:5.1f} %")
     if "online_top1" in values:
         shown.append(f"online top-1 {100 * values['online_top1']:5.1f} %")
     if "validation_loss" in values:

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from simclr_jax import optim
 from simclr_jax.augment.recipe import Recipe
 
-# Keys that may differ when a run resumes: they change where things lie and how often they are written, not the result.
+# Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
+# does, not the result.
 NOT_MATHEMATICS = (
     "data.dir",
     "data.cache",
@@ -23,6 +24,8 @@ NOT_MATHEMATICS = (
     "model.remat",
     "loss.chunk_size",
     "loss.gather",
+    "train.on_nonfinite",
+    "train.max_skipped",
     "checkpoint.every_epochs",
     "checkpoint.every_steps",
     "checkpoint.keep",
@@ -36,6 +39,7 @@ _CHOICES = {
     "data.cache": ("host", "device"),
     "model.norm": ("batch", "group"),
     "loss.gather": ("all", "ring"),
+    "train.on_nonfinite": ("stop", "skip"),
 }
 _RULES = {
     "seed": _NOT_NEGATIVE,
@@ -48,6 +52,7 @@ _RULES = {
     "train.batch_size": (lambda value: value >= 2, "must be at least 2: the negatives are the other images"),
     "train.epochs": _POSITIVE,
     "train.microbatch_size": (lambda value: value >= 0, "must be 0 (the whole batch at once) or more"),
+    "train.max_skipped": _NOT_NEGATIVE,
     "online_probe.learning_rate": (lambda value: value >= 0, "must be 0 (no online probe) or more"),
     "checkpoint.every_epochs": (lambda value: value >= 0, "must be 0 (only the last) or more"),
     "checkpoint.every_steps": (lambda value: value >= 0, "must be 0 (every_epochs counts) or more"),
@@ -223,6 +228,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     old, new = flatten(old), flatten(new)
     keys = [key for key in {**old, **new} if key not in NOT_MATHEMATICS]
     return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys if _plain(old.get(key)) != _plain(new.get(key))]
+
+
+def extended_from(old: dict[str, Any], new: dict[str, Any]) -> int | None:
+    """Returns the epochs of the old config where the new one asks for more of them and nothing else; None elsewhere."""
+    before, now = flatten(old).get("train.epochs"), flatten(new)["train.epochs"]
+    only = [line.split(":")[0] for line in differences(old, new)] == ["train.epochs"]
+    return before if only and isinstance(before, int) and before < now else None
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

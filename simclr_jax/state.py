@@ -15,6 +15,7 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, steps taken so far. The position in the data and all random keys follow from it.
+      skipped: int32 scalar, the newest steps in a row whose updates were dropped, see steps.
       params: {"encoder", "head"}, float32.
       batch_stats: running means and variances of BatchNorm, float32; {} without BatchNorm.
       opt_state: the optimiser's.
@@ -23,6 +24,7 @@ class TrainState:
     """
 
     step: jax.Array
+    skipped: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -65,6 +67,7 @@ def _begin(variables, key, model, optimizer, probe, probe_optimizer):
     probe_params = probe.init(key, jnp.zeros((1, model.encoder.feature_dim)))["params"] if probe else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),

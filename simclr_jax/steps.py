@@ -35,6 +35,7 @@ def pretrain_step(
     probe: nn.Module | None,
     probe_optimizer: optax.GradientTransformation,
     microbatches: int = 1,
+    skip_nonfinite: bool = False,
     axis_name: str | None = None,
     **loss: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -51,12 +52,15 @@ def pretrain_step(
       model, optimizer: what is pretrained, and how.
       probe, probe_optimizer: the online probe; None without labels.
       microbatches: parts that the shard passes in, see :mod:`simclr_jax.passes`; 1 is one pass.
+      skip_nonfinite: drop an update that is not finite, all but its step number.
       axis_name: mapped axis over which the batch is sharded.
       **loss: keyword arguments of :func:`simclr_jax.losses.nt_xent`.
 
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
-      "contrastive_entropy", "gradient_norm" and, with labels, "online_loss" and "online_top1".
+      "contrastive_entropy", "gradient_norm", "finite" (1.0 where the loss, its gradient and the new parameters are)
+      and, with labels, "online_loss" and "online_top1"; with ``skip_nonfinite`` "skipped", the newest steps in a row
+      whose updates were dropped.
     """
 
     how = {
@@ -70,17 +74,22 @@ def pretrain_step(
         found, gradients = passes.in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
     gradients, batch_stats = _mean((gradients, found.batch_stats), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    state = state.replace(
-        step=state.step + 1,
+    updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
     metrics = _mean({"loss": found.loss, **found.metrics}, axis_name) | {"gradient_norm": optax.tree.norm(gradients)}
-    if probe is None:
-        return state, metrics
-    state, probe_metrics = _probe_step(state, found.h, found.labels, probe, probe_optimizer, axis_name)
-    return state, metrics | probe_metrics
+    if probe is not None:
+        updated, probe_metrics = _probe_step(updated, found.h, found.labels, probe, probe_optimizer, axis_name)
+        metrics |= probe_metrics
+    finite = _all_finite((metrics["loss"], metrics["gradient_norm"], updated.params))
+    metrics |= {"finite": finite.astype(jnp.float32)}
+    if skip_nonfinite:
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        updated = kept.replace(skipped=jnp.where(finite, 0, state.skipped + 1))
+        metrics |= {"skipped": updated.skipped.astype(jnp.float32)}
+    return updated.replace(step=state.step + 1), metrics
 
 
 def validation_step(
@@ -108,6 +117,11 @@ def validation_step(
 def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: int) -> jax.Array:
     """Returns layer ``layer`` of [h, head layer 1, …, z] for images [n, H, W, 3], BatchNorm in evaluation mode."""
     return model.apply(variables, images, train=False)[layer].astype(jnp.float32)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """A finite gradient times a large learning rate may still be too large for float32, so parameters are asked too."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _probe_step(state: TrainState, h, labels, probe, probe_optimizer, axis_name):

@@ -1,6 +1,7 @@
 """Screen and logs: the progress bar, the console, metrics.jsonl and TensorBoard."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from simclr_jax import workdir as run_folder
 
 _LONG_SILENCE = 30.0  # seconds between two lines of a progress bar that goes to a file
 
@@ -37,10 +40,10 @@ class Writer:
     """
 
     def __init__(self, workdir: str, *, first_step: int, total_steps: int, views_per_step: int):
-        folder = epath.Path(workdir).expanduser()
+        folder = run_folder.folder(workdir)
         self._metrics = folder / "metrics.jsonl"
         self._rows = _rows_up_to(self._metrics, first_step)
-        self._metrics.write_text("".join(self._rows))
+        run_folder.replace_text(self._metrics, "".join(self._rows))
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
         self._views_per_step, self._first_step = views_per_step, first_step
@@ -55,20 +58,51 @@ class Writer:
 
     def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Appends one row to metrics.jsonl and TensorBoard."""
-        row = {"step": step, "epoch": round(epoch, 6), **values}
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        self._add(json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n")
         for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+            if math.isfinite(value):  # TensorBoard shows a gap
+                self._tensorboard.add_scalar(name, value, step)
+
+    def _add(self, row: str) -> None:
+        if not run_folder.is_local(self._metrics):
+            self._rows.append(row)
+            return
+        try:
+            with self._metrics.open("a") as file:
+                file.write(row)
+        except OSError as error:
+            raise ValueError(
+                f"{self._metrics} cannot be written: {error.strerror}; make room or mend the disk, and the same "
+                "command goes on from the last good checkpoint"
+            ) from error
+
+    def flush(self) -> None:
+        """Makes sure that metrics.jsonl holds every row: an object store has no appending, so there it is replaced."""
+        if not run_folder.is_local(self._metrics):
+            run_folder.replace_text(self._metrics, "".join(self._rows))
 
     def close(self) -> None:
         """Closes the bar and the files."""
+        self.flush()
         self._bar.close()
         self._tensorboard.close()
 
 
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
+    """Returns the lines of a metrics.jsonl up to a step; the last line may have been torn by the end of a process."""
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+    rows = [(_step_of(line), line) for line in lines]
+    for number, (found, _) in enumerate(rows[:-1], 1):
+        if found is None:
+            say(f"line {number} of {path} cannot be read and is left out")
+    return [line for found, line in rows if found is not None and found <= step]
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else None
+    except (ValueError, TypeError, KeyError):
+        return None

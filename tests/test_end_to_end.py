@@ -232,12 +232,46 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     config = small(
         f"npz:{archive}", **{"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1}
     )
-    with pytest.raises(pretrain.NonFinite, match=r"at step \d; last good checkpoint: .*/checkpoints/\d"):
+    with pytest.raises(pretrain.NonFinite, match=r"step \d is not finite .*; last good checkpoint: .*/checkpoints/\d"):
         pretrain.run(config, str(tmp_path))
     last = checkpoint.latest_step(str(tmp_path))
     _, _, variables = checkpoint.load_variables(str(tmp_path), last)
     assert last < 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
     assert np.isfinite(rows(tmp_path)[-1].get("loss", 0.0))
+
+
+def test_updates_that_are_not_finite_are_dropped_up_to_a_limit(archive, tmp_path, capsys):
+    changes = {"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1}
+    config = small(f"npz:{archive}", **changes, **{"train.on_nonfinite": "skip", "train.max_skipped": 1})
+    with pytest.raises(pretrain.NonFinite, match=r"; 2 in a row, more than train.max_skipped=1; last good checkpoint"):
+        pretrain.run(config, str(tmp_path))
+    dropped = [row for row in rows(tmp_path) if row.get("skipped")]
+    assert {row["skipped"] for row in dropped} == {1.0}
+    assert capsys.readouterr().out.count("its update is dropped") == len(dropped)
+    _, _, variables = checkpoint.load_variables(str(tmp_path))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+def test_a_finished_run_may_be_given_more_epochs_and_an_unfinished_one_not(run, tmp_path, capsys):
+    workdir, config = run
+    shutil.copytree(workdir, tmp_path / "more")
+    config = config.copy_and_resolve_references()
+    config.train.epochs = 4
+    pretrain.run(config, str(tmp_path / "more"))
+    assert "3 epochs are done and become 4: the learning rate, at 0 now, goes up to" in capsys.readouterr().out
+    rates = {row["step"]: row["learning_rate"] for row in rows(tmp_path / "more") if "loss" in row}
+    peak, warmup, total = 3e-3, 2, 8
+    cosine = [peak * (1 + np.cos(np.pi * (step - 1 - warmup) / (total - warmup))) / 2 for step in (7, 8)]
+    np.testing.assert_allclose([rates[7], rates[8]], cosine, rtol=1e-5)
+    assert json.loads((tmp_path / "more" / "config.json").read_text())["train"]["epochs"] == 4
+    assert checkpoint.latest_step(str(tmp_path / "more")) == 8
+
+    shutil.copytree(workdir, tmp_path / "unfinished")
+    shutil.rmtree(tmp_path / "unfinished" / "checkpoints" / "6")
+    with pytest.raises(ValueError, match="is at step 3 of 6: finish its 3 epochs before you make them 4"):
+        pretrain.run(config, str(tmp_path / "unfinished"))
+    assert json.loads((tmp_path / "unfinished" / "config.json").read_text())["train"]["epochs"] == 3
 
 
 def bad(key, value):
@@ -260,6 +294,8 @@ def bad(key, value):
         ("augment.placement", "gpu", "must be host or device"),
         ("data.cache", "device", "needs augment.placement=device"),
         ("data.max_corrupt_fraction", 1.0, "below 1"),
+        ("train.on_nonfinite", "ignore", "must be stop or skip"),
+        ("train.max_skipped", -1, "must be 0 or more"),
     ],
 )
 def test_bad_input_gets_one_line_before_anything_is_written(key, value, message, tmp_path):

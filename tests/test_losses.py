@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from simclr_jax import losses
 from simclr_jax.losses import contrastive, nt_xent
 
 TEMPERATURES = (0.01, 0.05, 0.1, 0.5, 1.0)
@@ -18,19 +19,19 @@ def numpy_nt_xent(z1, z2, temperature):
     z = np.concatenate([z1, z2]).astype(np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     n = len(z1)
-    losses, hits, entropies = [], [], []
+    terms, hits, entropies = [], [], []
     for i in range(2 * n):
         match = (i + n) % (2 * n)
         similarity = {k: z[i] @ z[k] / temperature for k in range(2 * n) if k != i}
         top = max(similarity.values())
-        losses.append(np.log(sum(np.exp(s - top) for s in similarity.values())) + top - similarity[match])
+        terms.append(np.log(sum(np.exp(s - top) for s in similarity.values())) + top - similarity[match])
         if i < n:
             across = np.array([similarity[k] for k in range(n, 2 * n)])
             p = np.exp(across - across.max())
             p /= p.sum()
             hits.append(np.argmax(across) == i)
             entropies.append(-np.sum(p * np.log(p + 1e-8)))
-    return np.mean(losses), np.mean(hits), np.mean(entropies)
+    return np.mean(terms), np.mean(hits), np.mean(entropies)
 
 
 def numpy_gradient(z1, z2, temperature, step=1e-5):
@@ -174,7 +175,7 @@ def test_memory_of_large_batches_grows_linearly_and_nobody_has_to_ask():
 
 def test_the_matrix_is_held_up_to_the_stated_size_and_never_above():
     largest = int(np.sqrt(contrastive.DENSE_BYTES / 16))
-    assert contrastive.similarity_bytes(largest, 1) == contrastive.DENSE_BYTES
+    assert losses.is_dense(largest, 1) and not losses.is_dense(largest + 1, 1) and not losses.is_dense(largest, 2)
     assert bytes_needed(largest, 8, None) > contrastive.DENSE_BYTES
     assert bytes_needed(largest + 1, 8, None) < contrastive.DENSE_BYTES * 1.5
 

@@ -62,8 +62,10 @@ def on_devices(count, **changes):
     current = parallel.replicate(jax.tree.map(np.array, initial_state()), devices)
     rows = []
     for batch in batches():
-        current, metrics = step(current, parallel.shard(batch, devices), None)
-        rows.append(parallel.first(metrics))
+        current, metrics = step(current, parallel.shard(batch, devices), None, False)
+        values = parallel.first(metrics)
+        assert values.pop("stop") == 0.0
+        rows.append(values)
     return current, rows
 
 
@@ -90,6 +92,32 @@ def test_statistics_of_each_device_alone_are_something_else():
     _, rows = on_devices(4, axis_name=None)
     with pytest.raises(AssertionError):
         assert_close(rows, expected_rows)
+
+
+def test_a_batch_that_is_not_finite_leaves_all_devices_as_if_it_never_was():
+    devices = jax.local_devices()[:4]
+    step = parallel.map_train_step(
+        steps.pretrain_step, devices, temperature=0.5, skip_nonfinite=True, **parts(parallel.AXIS)
+    )
+
+    def after(these):
+        current, rows = parallel.replicate(jax.tree.map(np.array, initial_state()), devices), []
+        for batch in these:
+            current, metrics = step(current, parallel.shard(batch, devices), None, False)
+            rows.append(parallel.first(metrics))
+        return current, rows
+
+    good, *_, last = batches()
+    broken = last | {"views": last["views"].copy()}
+    broken["views"][IMAGES // 2, 1, 0, 0, 0] = np.nan  # one pixel, on the third device
+    expected, _ = after([good, last])
+    actual, rows = after([good, broken, broken, last])
+    assert [row["skipped"] for row in rows] == [0, 1, 2, 0]
+    assert np.isnan(rows[1]["loss"]) and np.isfinite(rows[3]["loss"])
+    assert int(actual.step) == 4
+    for mine, others in zip(*map(jax.tree.leaves, (actual.replace(step=0), expected.replace(step=0))), strict=True):
+        for shard in getattr(mine, "addressable_shards", ()):
+            np.testing.assert_array_equal(shard.data, others)
 
 
 def test_the_online_probe_changes_nothing():
@@ -152,3 +180,13 @@ def test_map_encoder_takes_any_number_of_images():
     encode = parallel.map_encoder(lambda scale, images: images.mean((1, 2)) * scale, np.float32(2.0))
     images = np.random.default_rng(0).random((11, 4, 4, 3), np.float32)
     np.testing.assert_allclose(encode(images), 2 * images.mean((1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wanting", [(), (2,), (0, 3)])
+def test_one_that_wants_to_stop_is_heard_by_all(wanting):
+    devices = jax.local_devices()[:4]
+    step = parallel.map_train_step(lambda state, batch, resident, axis_name: (state, {"loss": batch.sum()}), devices)
+    stop = np.isin(np.arange(4), wanting)
+    _, metrics = step(parallel.replicate(np.zeros(3), devices), np.ones((4, 2)), None, stop)
+    assert metrics["stop"].tolist() == 4 * [float(bool(wanting))]
+    assert metrics["loss"].tolist() == 4 * [2.0]

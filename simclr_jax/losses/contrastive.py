@@ -69,7 +69,7 @@ def nt_xent(
     _check(z1, z2, temperature, chunk_size, gather)
     z1_nxD, z2_nxD = _l2_normalize(z1), _l2_normalize(z2)
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    if chunk_size is None and gather == "all" and similarity_bytes(len(z1), devices) <= DENSE_BYTES:
+    if chunk_size is None and gather == "all" and is_dense(len(z1), devices):
         loss, accuracy, entropy = _dense(z1_nxD, z2_nxD, temperature, axis_name)
     else:
         how = How(temperature, chunk_size or _stripe(len(z1) * devices), axis_name, gather)
@@ -77,9 +77,9 @@ def nt_xent(
     return loss, {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy}
 
 
-def similarity_bytes(n: int, devices: int) -> int:
-    """Returns what the similarities of a device's 2n anchors to the vectors of all devices take, in float32."""
-    return 4 * 2 * n * 2 * n * devices
+def is_dense(n: int, devices: int) -> bool:
+    """Tells whether all similarities of n images on each of some devices are held, where nobody says otherwise."""
+    return 4 * 2 * n * 2 * n * devices <= DENSE_BYTES
 
 
 def _stripe(n_all: int) -> int:

@@ -1,0 +1,82 @@
+"""Being told to stop: SIGTERM from a scheduler, SIGINT from Ctrl-C.
+
+The first asks for a checkpoint at the end of the step. A second Ctrl-C leaves at once; a second SIGTERM does not, since
+schedulers repeat theirs. Before the first step there is nothing to save, so there the first leaves at once too.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+STOPPED = (
+    75  # exit code: stopped by a signal with everything saved; the same command goes on. EX_TEMPFAIL of sysexits.h
+)
+_AT_ONCE = 130  # exit code of a second Ctrl-C, the shell's for a program that it stopped
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """The run was told to stop, and has saved everything."""
+
+
+class Watch:
+    """Takes signals while it is entered. A thread reads them, so that none waits for a compilation to end.
+
+    Only the main thread can take signals; entered in another thread it does nothing.
+
+    Attributes:
+      requested: whether to stop after this step.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._steps_run = False
+        self._handlers, self._pipe, self._wakeup = {}, (), -1
+
+    def __enter__(self) -> "Watch":
+        if threading.current_thread() is threading.main_thread():
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            # The numbers of signals go through the pipe even while the main thread is outside of Python.
+            self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            self._handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+            threading.Thread(target=self._read, args=self._pipe[:1], daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._pipe:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._pipe[1])  # ends the thread
+
+    def steps_run(self) -> None:
+        """Says that from now on there is something to save."""
+        self._steps_run = True
+
+    def _read(self, pipe: int) -> None:
+        while number := os.read(pipe, 1):
+            if number[0] in _SIGNALS:
+                self._take(signal.Signals(number[0]).name)
+        os.close(pipe)
+
+    def _take(self, name: str) -> None:
+        if self.requested:
+            if name == "SIGINT":
+                _leave("left at once; the same command goes on from the last checkpoint", _AT_ONCE)
+            return
+        if not self._steps_run:
+            _leave(f"{name}: stopped before the first step; the same command starts it again", STOPPED)
+        self.requested = True
+        _tell(f"{name}: writing a checkpoint after this step; Ctrl-C leaves at once")
+
+
+def _leave(text: str, code: int) -> None:
+    """Ends the process without waiting for anything: whatever is being written is complete or absent on disk."""
+    _tell(text)
+    os._exit(code)
+
+
+def _tell(text: str) -> None:
+    print(f"\n{text}", file=sys.stderr, flush=True)
