@@ -39,6 +39,11 @@ class Parts:
         loss = self.config.loss
         return {"temperature": loss.temperature, "chunk_size": loss.chunk_size or None, "gather": loss.gather}
 
+    @property
+    def devices(self) -> int:
+        """How many share a batch."""
+        return parallel.device_count()
+
 
 def prepare(config: ConfigDict) -> Parts:
     """Checks a config and makes a run's parts from it. Writes and compiles nothing; raises ValueError."""
@@ -120,7 +125,7 @@ def batch_shapes(parts: Parts) -> tuple[Any, Any]:
     """Returns the shapes of a device's share of a batch, and of what the device holds. Reads an image a process."""
     smallest = dataclasses.replace(parts.plan, batch_size=parallel.process()[1])
     example = next(iter(_feed(parts.config, smallest, parts.train, parts.validation).training(0, 1)))
-    n = parts.plan.batch_size // parallel.device_count()
+    n = parts.plan.batch_size // parts.devices
 
     def shape(x, leading):
         return jax.ShapeDtypeStruct((*leading, *x.shape[len(leading) :]), jax.dtypes.canonicalize_dtype(x.dtype))

@@ -94,7 +94,7 @@ def _flops(parts: Parts) -> int:
     It counts a loop's body once; the loss's products are added where they are in one.
     """
     plain = with_changes(parts, _ONE_PASS)
-    devices, batch = parallel.device_count(), parts.plan.batch_size
+    devices, batch = parts.devices, parts.plan.batch_size
     flops = int(lower_train_step(plain).cost_analysis()["flops"]) * devices
     if losses.is_dense(batch // devices, devices):
         return flops
@@ -102,7 +102,7 @@ def _flops(parts: Parts) -> int:
 
 
 def _lower_loss(parts: Parts) -> jax.stages.Lowered:
-    n = parts.plan.batch_size // parallel.device_count()
+    n = parts.plan.batch_size // parts.devices
     z = jax.ShapeDtypeStruct((2, n, _dim(parts)), jnp.float32)
     return parallel.lower_step(_loss_step, None, z, None, **parts.loss)
 
@@ -136,7 +136,7 @@ def _find(parts: Parts, memory: Memory | None, limit: int) -> dict[str, Any] | N
 
 def _candidates(parts: Parts) -> Iterator[dict[str, Any]]:
     """Settings in the order of what they cost: first those that change no result, then smaller and smaller parts."""
-    config, devices = parts.config, parallel.device_count()
+    config, devices = parts.config, parts.devices
     exact = {}
     if config.loss.chunk_size:
         exact |= {"loss.chunk_size": 0}
