@@ -86,13 +86,13 @@ class Checkpoints:
             raise self._not_written(step, error) from error
         self._last_good = step
 
-    def restore(self, state: Any, on_damage: Callable[[str], None]) -> tuple[int, Any]:
-        """Returns the newest step whose checkpoint is whole, and its state, placed on the devices as ``state`` is.
+    def restore(self, shapes: Any, on_damage: Callable[[str], None]) -> tuple[int, Any]:
+        """Returns the newest step whose checkpoint is whole, and its state; (0, None) where there is no checkpoint.
 
-        Without any checkpoint it returns 0 and ``state``. Damaged ones are moved to RUN/damaged.
+        Damaged ones are moved to RUN/damaged.
 
         Args:
-          state: tells structure, shapes, types and placement.
+          shapes: jax.ShapeDtypeStructs of the state, with the shardings it is to have.
           on_damage: is told of each damaged checkpoint in a line.
 
         Raises:
@@ -101,7 +101,7 @@ class Checkpoints:
         faults = []
         for step in reversed(_steps(self._directory)):
             try:
-                restored = _restore(self._directory / str(step), state)
+                restored = _restore(self._directory / str(step), shapes)
             except Damaged as damage:
                 faults.append(f"{damage}; moved to {self._set_aside(step)}")
                 on_damage(faults[-1])
@@ -113,7 +113,7 @@ class Checkpoints:
                 f"all {len(faults)} checkpoints of {self._workdir} are damaged and lie in {self._workdir}/damaged now; "
                 "the same command starts from the beginning"
             )
-        return 0, state
+        return 0, None
 
     def last_good(self) -> str:
         """Returns the path of the newest checkpoint that was read back whole, or "none yet"."""
@@ -199,14 +199,13 @@ def _newest(directory: epath.Path, steps: Iterable[int], wanted: tuple[str, ...]
     raise first_damage
 
 
-def _restore(path: epath.Path, state: Any) -> Any:
+def _restore(path: epath.Path, shapes: Any) -> Any:
     """Reads a checkpoint onto devices; raises Damaged."""
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     try:
         _check_files(path)
         checksums = _stored_checksums(path)
         restored = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(
-            path, args=ocp.args.StandardRestore(abstract)
+            path, args=ocp.args.StandardRestore(shapes)
         )
         _compare(_checksums(restored), checksums)
     except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
@@ -234,8 +233,7 @@ def _read(path: epath.Path, names: tuple[str, ...] | None = None) -> dict[str, A
 
 
 def _stored_checksums(path: epath.Path) -> dict[str, int]:
-    metadata = ocp.Checkpointer(ocp.StandardCheckpointHandler()).metadata(path)
-    checksums = (metadata.custom_metadata or {}).get(_CHECKSUMS)
+    checksums = (ocp.metadata.get_step_metadata(path).custom_metadata or {}).get(_CHECKSUMS)
     if not checksums:
         raise ValueError("it has no checksums")
     return checksums
@@ -264,7 +262,8 @@ def _compare(found: dict[str, int], wanted: dict[str, int]) -> None:
 
 
 def _note_files(path: epath.Path) -> None:
-    run_folder.replace_text(path / _FILES, json.dumps({name: _content(path / name) for name in _files(path)}))
+    noted = {name: _content(path / name) for name in _files(path) if name != _FILES}
+    run_folder.replace_text(path / _FILES, json.dumps(noted))
 
 
 def _check_files(path: epath.Path) -> None:

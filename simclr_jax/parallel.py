@@ -50,8 +50,17 @@ def replicate(tree: Any, devices: list | None = None) -> Any:
 
     A state that is not there yet would be copied at each step, and cannot be donated on several processes.
     """
-    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, _whole_on(devices or jax.local_devices()))
+
+
+def replicated_shapes(tree: Any) -> Any:
+    """Returns the jax.ShapeDtypeStructs of a tree that :func:`replicate` would have put on the local devices."""
+    sharding = _whole_on(jax.local_devices())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _whole_on(devices: list) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
 
 def shard(batch: Any, devices: list | None = None) -> Any:

@@ -16,6 +16,8 @@ from simclr_jax import optim, parallel, placement, schedule, state, steps
 from simclr_jax.data import sources
 from simclr_jax.models import SimCLR, create_model
 
+_TRAINED = ("model", "optimizer", "probe", "probe_optimizer")  # what a state and a step are made of
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -113,12 +115,16 @@ def _feed(config: ConfigDict, plan: schedule.Schedule, train: Any, validation: A
 
 def initial_state(parts: Parts) -> state.TrainState:
     """Returns the state that a new run begins with."""
-    return state.create(jax.random.key(parts.config.seed), parts.config.augment.image_size, **_state_arguments(parts))
+    return state.create(jax.random.key(parts.config.seed), **_of_state(parts))
 
 
 def state_shapes(parts: Parts) -> state.TrainState:
-    """Returns the shapes of the state, of which nothing is computed."""
-    return state.shapes(parts.config.augment.image_size, **_state_arguments(parts))
+    """Returns the shapes and types of a run's state, without making it."""
+    return state.shapes(**_of_state(parts))
+
+
+def _of_state(parts: Parts) -> dict[str, Any]:
+    return {name: getattr(parts, name) for name in _TRAINED} | {"image_size": parts.config.augment.image_size}
 
 
 def batch_shapes(parts: Parts) -> tuple[Any, Any]:
@@ -146,14 +152,9 @@ def lower_train_step(parts: Parts) -> jax.stages.Lowered:
     )
 
 
-def _state_arguments(parts: Parts) -> dict[str, Any]:
-    names = ("model", "optimizer", "probe", "probe_optimizer")
-    return {name: getattr(parts, name) for name in names}
-
-
 def _step_arguments(parts: Parts) -> dict[str, Any]:
     return {
-        **_state_arguments(parts),
+        **{name: getattr(parts, name) for name in _TRAINED},
         "views_of": parts.feed.views_of,
         "microbatches": parts.plan.microbatches,
         "skip_nonfinite": parts.config.train.on_nonfinite == "skip",

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from simclr_jax import optim, parallel, preemption, schedule, state, steps
 from simclr_jax import workdir as run_folder
 from simclr_jax.checkpoint import Checkpoints, latest_step
-from simclr_jax.parts import Parts, initial_state, map_train_step, prepare
+from simclr_jax.parts import Parts, initial_state, map_train_step, prepare, state_shapes
 from simclr_jax.writer import Writer, say
 
 
@@ -36,8 +36,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     with preemption.Watch() as watch, run_folder.hold(workdir):
         more_epochs_than = _check_config(workdir, config)
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, owner=parallel.process()[0] == 0)
-        initial = parallel.replicate(initial_state(parts))
-        first_step, train_state = checkpoints.restore(initial, on_damage=say)
+        shapes = parallel.replicated_shapes(state_shapes(parts))
+        first_step, train_state = checkpoints.restore(shapes, on_damage=say)
+        if train_state is None:
+            train_state = parallel.replicate(initial_state(parts))
         if more_epochs_than:
             _extend(workdir, parts, more_epochs_than, first_step)
         run_folder.write_config(workdir, config.to_dict())

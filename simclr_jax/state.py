@@ -50,20 +50,21 @@ def create(
       probe, probe_optimizer: the online probe, or None, and how it is trained.
     """
     variables = initial_variables(key, image_size, model=model)
-    return _begin(variables, key, model, optimizer, probe, probe_optimizer)
+    return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
 
 
-def shapes(image_size: int, *, model: nn.Module, **others: Any) -> TrainState:
-    """Returns the shapes and dtypes of :func:`create`'s state, of which nothing is computed or compiled."""
+def shapes(image_size: int, *, model, optimizer, probe, probe_optimizer) -> TrainState:
+    """Returns the shapes and types that :func:`create` gives, without making anything."""
 
-    def begin(key):
+    def made():
+        key = jax.random.key(0)
         variables = model.init(key, _an_image(image_size), train=False)
-        return _begin(variables, key, model, **others)
+        return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
 
-    return jax.eval_shape(begin, jax.random.key(0))
+    return jax.eval_shape(made)
 
 
-def _begin(variables, key, model, optimizer, probe, probe_optimizer):
+def _with_variables(variables, key, model, optimizer, probe, probe_optimizer) -> TrainState:
     probe_params = probe.init(key, jnp.zeros((1, model.encoder.feature_dim)))["params"] if probe else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),

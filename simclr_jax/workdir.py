@@ -73,8 +73,12 @@ def hold(workdir: str) -> Iterator[None]:
         raise ValueError(
             f"{workdir} is in use: {_last_start(path)}; wait for its end, or give another --workdir"
         ) from None
-    except OSError as error:
-        raise ValueError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
+    except ValueError:
+        raise
+    except Exception as error:  # of an object store's client: any kind
+        raise ValueError(
+            f"--workdir={workdir} cannot be written: {getattr(error, 'strerror', None) or error}"
+        ) from error
     with lock:
         yield
 

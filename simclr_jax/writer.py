@@ -44,7 +44,7 @@ class Writer:
         self._metrics = folder / "metrics.jsonl"
         self._rows = _rows_up_to(self._metrics, first_step)
         run_folder.replace_text(self._metrics, "".join(self._rows))
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._tensorboard = _tensorboard(folder / "tensorboard", first_step)
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
         self._views_per_step, self._first_step = views_per_step, first_step
         self._start = time.monotonic()
@@ -60,7 +60,7 @@ class Writer:
         """Appends one row to metrics.jsonl and TensorBoard."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         self._add(json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n")
-        for name, value in values.items():
+        for name, value in values.items() if self._tensorboard else ():
             if math.isfinite(value):  # TensorBoard shows a gap
                 self._tensorboard.add_scalar(name, value, step)
 
@@ -86,7 +86,15 @@ class Writer:
         """Closes the bar and the files."""
         self.flush()
         self._bar.close()
-        self._tensorboard.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def _tensorboard(folder: epath.Path, first_step: int) -> SummaryWriter | None:
+    if run_folder.is_local(folder):
+        return SummaryWriter(str(folder), purge_step=first_step + 1)
+    say("no TensorBoard files in an object store; metrics.jsonl holds the same")
+    return None
 
 
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
