@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.convolution import conv_general_dilated
 from simclr_jax.models.norms import NORMS, norm_layer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -136,6 +137,7 @@ def _conv(filters, kernel_side, stride, *, dtype, name):
         use_bias=False,
         kernel_init=_CONV_INIT,
         dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
