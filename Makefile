@@ -21,7 +21,7 @@ lint: $(VENV)/.installed
 bench-input: $(VENV)/.installed
 	$(BIN)/python benchmarks/input.py $(BENCH_FLAGS)
 
-# Time and memory of NT-Xent in its forms; 25 minutes on 2 cores, fewer with BENCH_FLAGS="--images 512 2048".
+# Time and memory of NT-Xent in its forms; quarter of an hour on 2 cores. BENCH_FLAGS="--images 512 2048" is a minute.
 bench-loss: $(VENV)/.installed
 	$(BIN)/python benchmarks/loss.py $(BENCH_FLAGS)
 

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.model.norm = "batch"  # or group: of each image alone, so that any micro-batch gives the one-pass step
     config.model.dtype = "float32"  # of the computation, or bfloat16; parameters and loss stay float32
     config.model.global_batch_norm = True  # BatchNorm statistics over all devices
-    config.model.remat = False  # compute residual blocks again in the backward pass: less memory, a third more time
+    config.model.remat = False  # compute residual blocks twice: the same result, less memory, a third more time
 
     config.head = ConfigDict()
     config.head.kind = "nonlinear"  # nonlinear, linear or none

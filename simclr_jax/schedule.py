@@ -194,9 +194,9 @@ def _microbatch_size(config: ConfigDict, num_devices: int) -> int:
     right = [size for size in range(num_devices, batch + 1, num_devices) if batch % size == 0]
     near = [*[size for size in right if size < micro][-1:], *[size for size in right if size > micro][:1]]
     nearest = " or ".join(map(str, near))
+    shared = f" and be divisible by {num_devices} devices" if num_devices > 1 else ""
     raise ValueError(
-        f"train.microbatch_size={micro} must divide train.batch_size={batch} and be divisible by "
-        f"{num_devices} devices; use {nearest}, or 0 for one pass"
+        f"train.microbatch_size={micro} must divide train.batch_size={batch}{shared}; use {nearest}, or 0 for one pass"
     )
 
 
