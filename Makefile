@@ -1,10 +1,11 @@
-# make quickstart | make test | make lint | make bench-input | make bench-loss: each sets up .venv first when it has to.
+# make quickstart | make test | make lint | make bench-input | make bench-loss | make chaos: each sets up .venv first when
+# it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint bench-input bench-loss constraints clean
+.PHONY: quickstart test lint bench-input bench-loss chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -24,6 +25,10 @@ bench-input: $(VENV)/.installed
 # Time and memory of NT-Xent in its forms; quarter of an hour on 2 cores. BENCH_FLAGS="--images 512 2048" is a minute.
 bench-loss: $(VENV)/.installed
 	$(BIN)/python benchmarks/loss.py $(BENCH_FLAGS)
+
+# Kills, stops and damages runs, and gives bad input; most of an hour on 2 cores.
+chaos: $(VENV)/.installed
+	$(BIN)/python benchmarks/chaos.py $(CHAOS_FLAGS)
 
 $(VENV)/.installed: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("simclr_jax needs Python 3.11 or newer; $(PYTHON) is %d.%d. Use: make PYTHON=python3.12 ..." % sys.version_info[:2])'

@@ -11,6 +11,7 @@ setup(
     install_requires=[
         "absl-py",  # command-line flags; ml_collections parses configs with it
         "etils[epath]",  # one path type for local disks and object stores; Orbax uses it too
+        "filelock",  # keeps a second process out of a run; lets processes share jax's compilation cache
         "flax>=0.12.8",  # Linen modules
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
         "jax>=0.10.2",
@@ -32,7 +33,6 @@ setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "test": [
-            "filelock",  # lets the processes of a test run share jax's compilation cache
             "pytest",
             "pytest-xdist",  # spreads the suite over the cores
             "ruff",

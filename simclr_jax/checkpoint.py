@@ -7,10 +7,8 @@ The arrays' checksums are made from memory before a checkpoint is written, and c
 are made then, so that later damage is seen before Orbax reads it, which would answer with pages of logs.
 """
 
-import json
 import logging
 import sys
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -20,13 +18,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from simclr_jax import checksums
 from simclr_jax import workdir as run_folder
 
 _CHECKSUMS = "crc32"  # among the metadata of a checkpoint
-_FILES = "files.json"  # {path in the checkpoint: [bytes, CRC-32]}
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's name of the file that holds them
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what a killed process was writing
 _MAX_RATIO = 64  # of a checkpoint's arrays to its files, bytes; parameters are noise, and noise is not compressed
-
 _REASON = 200  # characters of another library's message
 
 _log = logging.getLogger(__name__)
@@ -65,7 +63,8 @@ class Checkpoints:
         self.wait()
         path = self._directory / str(step)
         try:
-            self._orbax.save(path, args=ocp.args.StandardSave(state), custom_metadata={_CHECKSUMS: _checksums(state)})
+            noted = {_CHECKSUMS: checksums.of_arrays(state)}
+            self._orbax.save(path, args=ocp.args.StandardSave(state), custom_metadata=noted)
         except Exception as error:  # Orbax raises many kinds
             raise self._not_written(step, error) from error
         self._writing = step, self._background.submit(self._finish, step)
@@ -86,7 +85,9 @@ class Checkpoints:
             raise self._not_written(step, error) from error
         self._last_good = step
 
-    def restore(self, shapes: Any, on_damage: Callable[[str], None]) -> tuple[int, Any]:
+    def restore(
+        self, shapes: Any, on_damage: Callable[[str], None], agree: Callable[[int], int] | None = None
+    ) -> tuple[int, Any]:
         """Returns the newest step whose checkpoint is whole, and its state; (0, None) where there is no checkpoint.
 
         Damaged ones are moved to RUN/damaged.
@@ -94,14 +95,22 @@ class Checkpoints:
         Args:
           shapes: jax.ShapeDtypeStructs of the state, with the shardings it is to have.
           on_damage: is told of each damaged checkpoint in a line.
+          agree: with several processes, makes the owner's number that of all: it alone looks for damage then.
 
         Raises:
           ValueError: there are checkpoints, and all are damaged.
         """
+        if agree is None:
+            return self._newest(lambda path: _restore(path, shapes), on_damage)
+        step = agree(self._newest(_read, on_damage)[0] if self._owner else 0)
+        return (step, _restore(self._directory / str(step), shapes)) if step else (0, None)
+
+    def _newest(self, read: Callable[[epath.Path], Any], on_damage: Callable[[str], None]) -> tuple[int, Any]:
+        """Returns the newest step that can be read, and what was read; sets aside what cannot."""
         faults = []
         for step in reversed(_steps(self._directory)):
             try:
-                restored = _restore(self._directory / str(step), shapes)
+                restored = read(self._directory / str(step))
             except Damaged as damage:
                 faults.append(f"{damage}; moved to {self._set_aside(step)}")
                 on_damage(faults[-1])
@@ -133,7 +142,7 @@ class Checkpoints:
         self._orbax.wait_until_finished()
         if self._owner:
             _read(self._directory / str(step))
-            _note_files(self._directory / str(step))
+            checksums.note_files(self._directory / str(step))
             for old in _steps(self._directory)[: -self._keep]:
                 (self._directory / str(old)).rmtree()
 
@@ -189,25 +198,28 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
 
 
 def _newest(directory: epath.Path, steps: Iterable[int], wanted: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
-    first_damage = None
+    damages = []
     for step in steps:
         try:
-            return step, _read(directory / str(step), wanted)
+            found = _read(directory / str(step), wanted)
         except Damaged as damage:
-            _log.warning("%s; passed over for the one before", damage)
-            first_damage = first_damage or damage
-    raise first_damage
+            damages.append(damage)
+            continue
+        for damage in damages:
+            _log.warning("%s; passed over for step %d", damage, step)
+        return step, found
+    raise damages[0]
 
 
 def _restore(path: epath.Path, shapes: Any) -> Any:
     """Reads a checkpoint onto devices; raises Damaged."""
     try:
-        _check_files(path)
-        checksums = _stored_checksums(path)
+        checksums.check_files(path)
+        noted = _stored_checksums(path)
         restored = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(
             path, args=ocp.args.StandardRestore(shapes)
         )
-        _compare(_checksums(restored), checksums)
+        checksums.compare(checksums.of_arrays(restored), noted)
     except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
         raise Damaged(f"{path} is damaged: {_reason(error)}") from error
     return restored
@@ -217,81 +229,34 @@ def _read(path: epath.Path, names: tuple[str, ...] | None = None) -> dict[str, A
     """Reads these parts of a checkpoint, or all, as NumPy arrays; raises Damaged."""
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        _check_files(path)
-        checksums = _stored_checksums(path)
+        checksums.check_files(path)
+        noted = _stored_checksums(path)
         stored = handler.metadata(path).tree
         wanted = stored if names is None else {name: stored[name] for name in names}
         _check_size(path, stored)
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
         values = handler.restore(path, args=arguments)
-        found = _checksums(values)
-        _compare(found, {name: checksums.get(name) for name in (checksums if names is None else found)})
+        found = checksums.of_arrays(values)
+        checksums.compare(found, {name: noted.get(name) for name in (noted if names is None else found)})
     except Exception as error:
         raise Damaged(f"{path} is damaged: {_reason(error)}") from error
     return values
 
 
 def _stored_checksums(path: epath.Path) -> dict[str, int]:
-    checksums = (ocp.metadata.get_step_metadata(path).custom_metadata or {}).get(_CHECKSUMS)
-    if not checksums:
+    if not (path / _METADATA).exists():
+        raise ValueError(f"it has no {_METADATA}")
+    noted = (ocp.metadata.get_step_metadata(path).custom_metadata or {}).get(_CHECKSUMS)
+    if not noted:
         raise ValueError("it has no checksums")
-    return checksums
-
-
-def _checksums(tree: Any) -> dict[str, int]:
-    """Returns {path: CRC-32} of the arrays of a tree, whether their containers are named or not."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = jax.device_get([x.addressable_data(0) if isinstance(x, jax.Array) else x for _, x in leaves])
-    return {_name(path): _checksum(np.asarray(array)) for (path, _), array in zip(leaves, arrays, strict=True)}
-
-
-def _checksum(array: np.ndarray) -> int:
-    kind = zlib.crc32(f"{array.dtype}{array.shape}".encode())
-    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), kind)
-
-
-def _name(path: tuple) -> str:
-    return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
-
-
-def _compare(found: dict[str, int], wanted: dict[str, int]) -> None:
-    wrong = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if wrong:
-        raise ValueError(f"{len(wrong)} of {len(found)} arrays are not what was written, {wrong[0]} the first")
-
-
-def _note_files(path: epath.Path) -> None:
-    noted = {name: _content(path / name) for name in _files(path) if name != _FILES}
-    run_folder.replace_text(path / _FILES, json.dumps(noted))
-
-
-def _check_files(path: epath.Path) -> None:
-    """Raises ValueError where a file is not as noted. A process that was killed may not have come to note them."""
-    if not (path / _FILES).exists():
-        return
-    for name, noted in json.loads((path / _FILES).read_text()).items():
-        if not (path / name).is_file() or _content(path / name) != noted:
-            raise ValueError(f"its file {name} is not what was written")
-
-
-def _content(file: epath.Path) -> list[int]:
-    content = file.read_bytes()
-    return [len(content), zlib.crc32(content)]
-
-
-def _files(path: epath.Path, inside: str = "") -> list[str]:
-    """Returns the names of all files in a folder, at any depth."""
-    found = []
-    for child in path.iterdir():
-        found += _files(child, f"{inside}{child.name}/") if child.is_dir() else [inside + child.name]
-    return found
+    return noted
 
 
 def _check_size(path: epath.Path, stored: Any) -> None:
     """Refuses arrays that a few bytes on disk could not hold, before memory is asked for."""
     claimed = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(stored))
-    on_disk = sum((path / name).stat().length for name in _files(path))
+    on_disk = sum((path / name).stat().length for name in checksums.files(path))
     if claimed > _MAX_RATIO * on_disk + 2**20:
         raise ValueError(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
 

@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from simclr_jax import preemption, schedule
+from simclr_jax import launcher, parallel, preemption, schedule
 
 _PREFIX = "--config."
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
@@ -20,6 +20,7 @@ def launch(
     *,
     known: ConfigDict,
     arguments: Sequence[str],
+    several: Sequence[str] = (),
     instead: dict[str, Callable[[ConfigDict], object]] | None = None,
 ) -> None:
     """Runs ``main(config, **arguments)`` from flags: --config and ``arguments``, which the calling program has defined.
@@ -31,6 +32,7 @@ def launch(
       main: the driver.
       known: a config with every key there is.
       arguments: names of further flags; one without a value is refused.
+      several: names of the flags that tell of several processes, for a driver that runs in them.
       instead: drivers that take the config alone, by the flags that ask for them in the place of ``main``.
     """
     logging.set_verbosity(logging.WARNING)
@@ -44,16 +46,18 @@ def launch(
             return _stop(error)
 
     def drive(argv: list[str]) -> None:
+        with parallel.Company() as company:
+            attempt(argv, company)
+
+    def attempt(argv: list[str], company: parallel.Company) -> None:
         try:
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
-            config = _config(known)
+            config, other = _config(known), [run for name, run in (instead or {}).items() if flags.FLAGS[name].value]
+            driver, values = (other[0], {}) if other else (main, {name: _value(name) for name in arguments})
             _quieten()
-            for name, other in (instead or {}).items():
-                if flags.FLAGS[name].value:
-                    other(config)
-                    return
-            main(config, **{name: _value(name) for name in arguments})
+            company.join(_processes(several))
+            driver(config, **values)
         except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)
         except preemption.Stopped as stopped:
@@ -78,6 +82,16 @@ def _value(name: str) -> Any:
     if flag.value in (None, ""):
         raise ValueError(f"--{name} is missing: {flag.help}")
     return flag.value
+
+
+def _processes(several: Sequence[str]) -> launcher.Processes | None:
+    """Returns the processes of the run; refuses more than one where the driver is for one."""
+    if several:
+        return launcher.find(*(flags.FLAGS[name].value for name in several))
+    found = launcher.find(None, None, None)
+    if found and found.count:
+        raise ValueError(f"this command runs in one process, and {found.launcher} started {found.count}; start one")
+    return None
 
 
 def _check_overrides(argv: list[str], known: ConfigDict) -> None:

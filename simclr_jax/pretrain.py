@@ -1,5 +1,6 @@
 """The pretraining run, from a config to checkpoints: reads top to bottom in the order of events."""
 
+import contextlib
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from simclr_jax import optim, parallel, preemption, schedule, state, steps
 from simclr_jax import workdir as run_folder
 from simclr_jax.checkpoint import Checkpoints, latest_step
 from simclr_jax.parts import Parts, initial_state, map_train_step, prepare, state_shapes
-from simclr_jax.writer import Writer, say
+from simclr_jax.writer import Silent, Writer, say
 
 
 class NonFinite(ArithmeticError):
@@ -33,22 +34,29 @@ def run(config: ConfigDict, workdir: str) -> None:
       preemption.Stopped: the process was told to stop, and everything is saved.
     """
     parts = prepare(config)
-    with preemption.Watch() as watch, run_folder.hold(workdir):
-        more_epochs_than = _check_config(workdir, config)
-        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, owner=parallel.process()[0] == 0)
+    writes = parallel.is_first()
+    with preemption.Watch() as watch, run_folder.hold(workdir) if writes else contextlib.nullcontext():
+        more_epochs_than = _check_config(workdir, config) if writes else None
+        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
         shapes = parallel.replicated_shapes(state_shapes(parts))
-        first_step, train_state = checkpoints.restore(shapes, on_damage=say)
-        if train_state is None:
-            train_state = parallel.replicate(initial_state(parts))
+        agree = parallel.agree if parallel.process()[1] > 1 else None
+        first_step, train_state = checkpoints.restore(shapes, on_damage=say, agree=agree)
+        train_state = (
+            parallel.replicate(initial_state(parts)) if train_state is None else parallel.to_local(train_state)
+        )
         if more_epochs_than:
             _extend(workdir, parts, more_epochs_than, first_step)
-        run_folder.write_config(workdir, config.to_dict())
-        run_folder.note_start(workdir, first_step, parallel.describe())
+        if writes:
+            run_folder.write_config(workdir, config.to_dict())
+            run_folder.note_start(workdir, first_step, parallel.describe())
+        parallel.agree(first_step)  # process 0 has written
+        if not writes:
+            _check_shared(workdir, config)
         _describe(parts, train_state, first_step)
 
         plan = parts.plan
         lengths = {"total_steps": plan.total_steps, "views_per_step": 2 * plan.batch_size}
-        writer = Writer(workdir, first_step=first_step, **lengths)
+        writer = Writer(workdir, first_step=first_step, **lengths) if writes else Silent()
         try:
             last_step = _train(parts, train_state, first_step, checkpoints, writer, watch)
         finally:
@@ -65,7 +73,7 @@ def _train(
     train_state: state.TrainState,
     first_step: int,
     checkpoints: Checkpoints,
-    writer: Writer,
+    writer: Writer | Silent,
     watch: preemption.Watch,
 ) -> int:
     """The loop: one step, its bookkeeping, and at its end what the epoch and the checkpoint interval ask for.
@@ -87,7 +95,7 @@ def _train(
         if stop or plan.saves(step):
             book.settle()  # a state whose loss is not finite must not be saved
             writer.flush()  # the rows of a step are on disk before its checkpoint
-            checkpoints.save(step, train_state)
+            checkpoints.save(step, parallel.to_global(train_state))
         if stop:
             break
         checkpoints.check()
@@ -98,7 +106,7 @@ def _train(
 class _Book:
     """Reads the steps' metrics, one step behind so that the device never waits, and writes what is due."""
 
-    def __init__(self, parts: Parts, checkpoints: Checkpoints, writer: Writer):
+    def __init__(self, parts: Parts, checkpoints: Checkpoints, writer: Writer | Silent):
         self._parts, self._checkpoints, self._writer = parts, checkpoints, writer
         self._pending: tuple[int, Any] | None = None
         self._epoch: list[dict[str, float]] = []
@@ -205,6 +213,16 @@ def _check_config(workdir: str, config: ConfigDict) -> int | None:
             "use its config to go on with it, or another --workdir"
         )
     return more_epochs_than
+
+
+def _check_shared(workdir: str, config: ConfigDict) -> None:
+    """Refuses a process that sees another workdir than process 0, which has written its config, or that has another."""
+    try:
+        differences = schedule.differences(run_folder.read_config(workdir), config.to_dict())
+    except ValueError as error:
+        raise ValueError(f"{error}; --workdir must lie on a disk that all processes share") from error
+    if differences:
+        raise ValueError(f"process 0 has another config ({'; '.join(differences)}); start all with one command")
 
 
 def _extend(workdir: str, parts: Parts, epochs: int, step: int) -> None:

@@ -120,7 +120,8 @@ def read_config(workdir: str) -> dict[str, Any]:
     path = folder(workdir) / "config.json"
     if not path.exists():
         raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
-    if not path.is_file() or path.stat().length > _MAX_CONFIG:
+    is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
+    if not is_file or path.stat().length > _MAX_CONFIG:
         raise ValueError(f"{path} is not a config: no file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         config = json.loads(path.read_text())

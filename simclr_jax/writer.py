@@ -97,6 +97,22 @@ def _tensorboard(folder: epath.Path, first_step: int) -> SummaryWriter | None:
     return None
 
 
+class Silent:
+    """Stands where a process has nothing to write: one of several writes for all."""
+
+    def advance(self, step: int, loss: float) -> None:
+        """Does nothing."""
+
+    def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
     """Returns the lines of a metrics.jsonl up to a step; the last line may have been torn by the end of a process."""
     if not path.exists():

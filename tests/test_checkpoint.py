@@ -1,5 +1,6 @@
 """What comes back from disk is what was written, or a line that says what is wrong."""
 
+import os
 import shutil
 
 import jax
@@ -140,11 +141,13 @@ DAMAGES = {
     "overwritten": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
     "removed": lambda path: path.unlink(),
     "a folder": replace_by_folder,
+    "a link": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
 }
 
 
 def files_of(step):
-    return sorted(path for path in step.rglob("*") if path.is_file() and path.stat().st_size)
+    return sorted(path for path in step.rglob("*") if path.is_file() and not path.is_symlink() and path.stat().st_size)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

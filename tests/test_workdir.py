@@ -41,6 +41,12 @@ def test_a_config_comes_back_and_what_is_none_says_so(tmp_path):
             workdir.read_config(str(tmp_path / "run"))
 
 
+def test_a_config_that_never_ends_is_not_read(tmp_path):
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is not a config: no file"):
+        workdir.read_config(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "checkpoints", "metrics.jsonl"])
 def test_a_link_that_leads_out_of_a_run_is_refused(tmp_path, name):
     (tmp_path / "run").mkdir()

@@ -1,0 +1,213 @@
+"""The other processes of a run: notices that one is gone, says which, and ends this process too.
+
+Collectives wait for all, so that a run without one of its processes would wait for ever. Process 0 holds a connection
+to each of the others. One that is killed closes its connection at once; one whose host loses power or network falls
+silent. What process 0 learns, it tells the others. jax has a heartbeat of its own: slower, and it ends the process with
+a page of C++. It remains as the second line.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+GONE = 69  # exit code: another process is missing. EX_UNAVAILABLE of sysexits.h
+BEAT = 2.0  # seconds between two signs of life
+SILENCE = 60.0  # seconds without any, after which a process counts as gone
+GRACE = 5.0  # seconds in which a process may end by itself, once another has said that it ends by an error
+_ADMISSION = 30.0  # seconds for the connections at the start, when all processes are known to be there
+
+AGAIN = "start the same command again on all hosts; it goes on from the last checkpoint"
+
+
+class Door:
+    """Where process 0 waits for the others.
+
+    Attributes:
+      address: what they need to know, in a line.
+    """
+
+    def __init__(self, hosts: list[str]):
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        self._socket = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=1024)
+        self._secret = secrets.token_hex(16)
+        self.address = json.dumps([hosts, self._socket.getsockname()[1], self._secret])
+
+    def admit(self, count: int, seconds: float = _ADMISSION) -> dict[int, "Link"]:
+        """Returns links to the processes that came, by their index; ``count`` of them, or those of ``seconds``."""
+        links, deadline = {}, time.monotonic() + seconds
+        with self._socket:
+            while len(links) < count and (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                with contextlib.suppress(OSError, ValueError, TypeError):  # whoever else may knock at a port
+                    connection, _ = self._socket.accept()
+                    index, link = self._greet(connection, left)
+                    links[index] = link
+        return links
+
+    def _greet(self, connection: socket.socket, seconds: float) -> tuple[int, "Link"]:
+        connection.settimeout(min(seconds, 5.0))
+        try:
+            with connection.makefile("rb") as lines:
+                secret, index, host = json.loads(lines.readline(4096))
+            if not secrets.compare_digest(str(secret).encode(), self._secret.encode()):
+                raise ValueError("a stranger")
+            return int(index), Link(connection, f"process {int(index)} ({host})")
+        except (OSError, ValueError, TypeError):
+            connection.close()
+            raise
+
+
+def knock(address: str, index: int) -> "Link":
+    """Returns process ``index``'s link to process 0, at the address of its door; raises OSError."""
+    hosts, port, secret = json.loads(address)
+    errors = []
+    for host in hosts:
+        try:
+            connection = socket.create_connection((host, port), timeout=5.0)
+        except OSError as error:
+            errors.append(f"{host}: {error}")
+            continue
+        connection.sendall(json.dumps([secret, index, socket.gethostname()]).encode() + b"\n")
+        return Link(connection, f"process 0 ({hosts[-1]})")
+    raise OSError("; ".join(errors))
+
+
+class Link:
+    """A connection to another process, and when it was heard last."""
+
+    def __init__(self, connection: socket.socket, name: str):
+        connection.settimeout(1.0)
+        self.connection, self.name = connection, name
+        self.heard = time.monotonic()
+        self._rest = b""
+
+    def say(self, message: dict) -> None:
+        """Sends a message; {} is a sign of life."""
+        with contextlib.suppress(OSError):  # one that is gone is noticed when it is listened to
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def listen(self) -> list[dict] | None:
+        """Returns the messages that came; None where the connection is closed."""
+        try:
+            received = self.connection.recv(65536)
+        except TimeoutError:
+            return []
+        except OSError:
+            return None
+        if not received:
+            return None
+        self.heard = time.monotonic()
+        *lines, self._rest = (self._rest + received).split(b"\n")
+        return [json.loads(line) for line in lines if line]
+
+
+class Watch:
+    """Watches the links of this process in a thread, until it leaves or another one is gone.
+
+    Args:
+      links: by the index of the other process: all of them for process 0, that to process 0 for the others.
+      on_gone: is called once, with a line that names the process that is gone. By default it ends this process.
+      beat, silence, grace: as the constants of this module.
+    """
+
+    def __init__(
+        self,
+        links: dict[int, Link],
+        *,
+        on_gone: Callable[[str], None] | None = None,
+        beat: float = BEAT,
+        silence: float = SILENCE,
+        grace: float = GRACE,
+    ):
+        self._links, self._on_gone = links, on_gone or end
+        self._beat, self._silence, self._grace = beat, silence, grace
+        self._first = 0 not in links
+        self._left, self._failed = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
+        self._thread.start()
+
+    def leave(self, reason: str = "") -> None:
+        """Tells the others that this process ends: as it should, or by an error, after which they end too."""
+        self._failed = bool(reason)
+        self._tell({"left": reason})
+        self._left.set()
+
+    def wait(self) -> None:
+        """Waits until the others have had time to end, or to be found gone, which ends this process."""
+        self._thread.join(3 * self._grace)
+
+    def _run(self) -> None:
+        found = self._watch()
+        if found:
+            line, grace = found
+            if self._first:
+                self._tell({"gone": found})
+            self._left.wait(grace)
+        if self._first and (found or self._failed):
+            self._let_the_others_end()
+        if found and not self._left.is_set():
+            self._on_gone(line)
+
+    def _watch(self) -> tuple[str, float] | None:
+        """Returns who is gone, and how long to wait for the end of this process; None when it leaves first."""
+        beaten = 0.0
+        while self._links and not self._left.is_set():
+            if time.monotonic() - beaten >= self._beat:
+                beaten = time.monotonic()
+                self._tell({})
+            for index in self._heard(self._beat / 4):
+                if found := self._hear(index):
+                    return found
+            for link in self._links.values():
+                if time.monotonic() - link.heard > self._silence:
+                    return f"{link.name} has not been heard of for {self._silence:g} s", 0.0
+        return None
+
+    def _hear(self, index: int) -> tuple[str, float] | None:
+        link = self._links[index]
+        silent, messages = time.monotonic() - link.heard, link.listen()
+        if messages is None:
+            del self._links[index]
+            return f"{link.name} is gone, last heard of {silent:.1f} s before", 0.0
+        for message in messages:
+            if "gone" in message:
+                return tuple(message["gone"])
+            if message.get("left"):
+                return f"{link.name} ended by an error: {message['left']}", self._grace
+            if "left" in message:
+                del self._links[index]
+        return None
+
+    def _let_the_others_end(self) -> None:
+        """With process 0 ends jax's service, and with that all others at once, before they could say why."""
+        deadline = time.monotonic() + self._grace
+        while self._links and time.monotonic() < deadline:
+            for index in self._heard(self._beat / 4):
+                if self._links[index].listen() is None:
+                    del self._links[index]
+
+    def _heard(self, seconds: float) -> list[int]:
+        """Waits for something to listen to, and returns from whom."""
+        with selectors.DefaultSelector() as selector:
+            for index, link in self._links.items():
+                selector.register(link.connection, selectors.EVENT_READ, index)
+            return [key.data for key, _ in selector.select(seconds)]
+
+    def _tell(self, message: dict) -> None:
+        for link in list(self._links.values()):
+            link.say(message)
+
+
+def end(line: str) -> None:
+    """Ends this process with exit code 69 and a line that says why."""
+    sys.stdout.flush()
+    print(f"\nerror: {line}; {AGAIN}", file=sys.stderr, flush=True)
+    os._exit(GONE)
