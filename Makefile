@@ -1,10 +1,11 @@
-# make quickstart | make test | make lint | make bench-input | make chaos: each sets up .venv first when it has to.
+# make quickstart | make test | make lint | make bench-input | make bench-loss | make chaos: each sets up .venv first when
+# it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint bench-input chaos constraints clean
+.PHONY: quickstart test lint bench-input bench-loss chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -20,6 +21,10 @@ lint: $(VENV)/.installed
 # Compares with torchvision where it is installed; benchmarks/RESULTS.md says how.
 bench-input: $(VENV)/.installed
 	$(BIN)/python benchmarks/input.py $(BENCH_FLAGS)
+
+# Time and memory of NT-Xent in its forms; quarter of an hour on 2 cores. BENCH_FLAGS="--images 512 2048" is a minute.
+bench-loss: $(VENV)/.installed
+	$(BIN)/python benchmarks/loss.py $(BENCH_FLAGS)
 
 # Kills, stops and damages runs, and gives bad input; most of an hour on 2 cores.
 chaos: $(VENV)/.installed

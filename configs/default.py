@@ -45,8 +45,10 @@ def get_config() -> ConfigDict:
     config.model.encoder = "resnet50"  # resnet18, 34, 50, 101, 152, 200 or resnet_tiny
     config.model.width = 1  # multiplies the channels
     config.model.cifar_stem = False  # 3×3 stem without max-pool, for images up to 32 pixels
+    config.model.norm = "batch"  # or group: of each image alone, so that any micro-batch gives the one-pass step
     config.model.dtype = "float32"  # of the computation, or bfloat16; parameters and loss stay float32
     config.model.global_batch_norm = True  # BatchNorm statistics over all devices
+    config.model.remat = False  # compute residual blocks twice: the same result, less memory, a third more time
 
     config.head = ConfigDict()
     config.head.kind = "nonlinear"  # nonlinear, linear or none
@@ -55,7 +57,8 @@ def get_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.temperature = 0.1
-    config.loss.chunk_size = 0  # anchors whose similarities are held at once; 0 = all
+    config.loss.chunk_size = 0  # anchors whose similarities are held at once; 0 = all of a small batch, else a stripe
+    config.loss.gather = "all"  # every device holds the vectors of all, or ring: they are passed round
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "lars"  # lars, sgd (Nesterov momentum 0.9) or adamw
@@ -69,6 +72,9 @@ def get_config() -> ConfigDict:
     config.train.epochs = 100  # a finished run may be given more; the cosine of its learning rate then ends later
     config.train.on_nonfinite = "stop"  # where the loss or its gradient is not finite; or skip: drop the update
     config.train.max_skipped = 10  # updates dropped in a row; one more stops the run
+    # Images that pass the network at once, over all devices, for memory; 0 = the whole batch. The loss still compares
+    # all images of the batch. BatchNorm's statistics are then those of a micro-batch, which changes the mathematics.
+    config.train.microbatch_size = 0
 
     config.online_probe = ConfigDict()
     config.online_probe.learning_rate = 1e-3  # Adam's; 0 = no online probe. It watches h and changes nothing.

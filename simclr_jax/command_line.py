@@ -26,6 +26,7 @@ def launch(
     what: str,
     config: str | None = None,
     several: Sequence[str] = (),
+    instead: dict[str, Callable[[ConfigDict], object]] | None = None,
 ) -> None:
     """Runs ``main(config, **arguments)`` from flags: --config, and ``arguments``, which the calling program defines.
 
@@ -39,6 +40,7 @@ def launch(
       what: what --config says, for --help.
       config: the file of a --config that is not given.
       several: names of the flags that tell of several processes, for a driver that runs in them.
+      instead: drivers that take the config alone, by the flags that ask for them in the place of ``main``.
     """
     logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
     getLogger("tensorflow").setLevel("ERROR")  # TFDS uses what TensorFlow calls deprecated, line after line
@@ -61,10 +63,11 @@ def launch(
         try:
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
-            config, values = _config(known), {name: _value(name) for name in arguments}
+            config, other = _config(known), [run for name, run in (instead or {}).items() if flags.FLAGS[name].value]
+            driver, values = (other[0], {}) if other else (main, {name: _value(name) for name in arguments})
             _set_verbosity()
             company.join(_processes(several))
-            main(config, **values)
+            driver(config, **values)
         except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)
         except preemption.Stopped as stopped:

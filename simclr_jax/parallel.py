@@ -53,6 +53,14 @@ def free_bytes() -> int:
     return free // jax.local_device_count() // 2
 
 
+def memory_bytes() -> int:
+    """Returns the memory of each local device; of a CPU's, their share of the machine's."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+
+
 def describe() -> str:
     """Returns the devices in words."""
     kinds = sorted({device.device_kind for device in jax.devices()})
@@ -112,14 +120,32 @@ def map_train_step(step: Callable, devices: list | None = None, **static: Any) -
     process wants to stop, and returns a replicated state and metrics [devices]. ``metrics["stop"]`` is 1.0 where any
     process wanted to: all of them read it at the same step, and no message beside the step's own is needed.
     """
+    mapped_step, count = _mapped(step, devices, **static), len(devices or jax.local_devices())
+    return lambda state, batch, resident, stop: mapped_step(state, batch, resident, np.full(count, stop, np.float32))
 
+
+def lower_train_step(step: Callable, state: Any, batch: Any, resident: Any, **static: Any) -> jax.stages.Lowered:
+    """Returns the program of `map_train_step` for such shapes, not compiled yet; ``batch`` is one device's share."""
+    stop = np.zeros(jax.local_device_count(), np.float32)
+    return _mapped(step, None, **static).lower(state, _on_each(batch), resident, stop)
+
+
+def lower_step(step: Callable, state: Any, batch: Any, resident: Any, **static: Any) -> jax.stages.Lowered:
+    """Returns the program of `map_step` likewise."""
+    return map_step(step, **static).lower(state, _on_each(batch), resident)
+
+
+def _on_each(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((jax.local_device_count(), *x.shape), x.dtype), shapes)
+
+
+def _mapped(step: Callable, devices: list | None, **static: Any) -> Any:
     def mapped(state, batch, resident, stop):
         state, metrics = step(state, batch, resident, axis_name=AXIS, **static)
         return state, metrics | {"stop": jax.lax.pmax(stop, AXIS)}
 
-    in_axes, out_axes, count = (None, 0, None, 0), (None, 0), len(devices or jax.local_devices())
-    mapped_step = jax.pmap(mapped, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=0, devices=devices)
-    return lambda state, batch, resident, stop: mapped_step(state, batch, resident, np.full(count, stop, np.float32))
+    in_axes, out_axes = (None, 0, None, 0), (None, 0)
+    return jax.pmap(mapped, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=0, devices=devices)
 
 
 def map_step(step: Callable, devices: list | None = None, **static: Any) -> Callable:

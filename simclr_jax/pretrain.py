@@ -182,7 +182,12 @@ def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
     """Returns what measures a state on the held-out images; nothing is measured where there are too few."""
     feed = parts.feed
     validation_step = parallel.map_step(
-        steps.validation_step, views_of=feed.views_of, model=parts.model, probe=parts.probe, **parts.loss
+        steps.validation_step,
+        views_of=feed.views_of,
+        model=parts.model,
+        probe=parts.probe,
+        microbatches=parts.plan.validation_microbatches,
+        **parts.loss,
     )
 
     def validate(train_state: state.TrainState) -> dict[str, float]:
@@ -249,6 +254,7 @@ def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> N
         f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",
         "batch": f"{plan.batch_size} images, {2 * plan.batch_size - 2} negatives an anchor, "
         f"temperature {config.loss.temperature:g}",
+        **_describe_passes(parts),
         "steps": f"{plan.total_steps:,}: {config.train.epochs} epochs of {plan.steps_per_epoch:,}, "
         f"{plan.warmup_steps:,} of warm-up",
         "optimizer": f"{config.optimizer.name}, peak learning rate {plan.peak_learning_rate:g} "
@@ -264,6 +270,18 @@ def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> N
     if first_step:
         what_now = "going on" if first_step < plan.total_steps else "nothing is left to do"
         say(f"step {first_step:,} of {plan.total_steps:,} is in the workdir: {what_now}")
+
+
+def _describe_passes(parts: Parts) -> dict[str, str]:
+    """What micro-batches change, where there are any."""
+    if parts.plan.microbatches == 1:
+        return {}
+    what = {
+        "batch": "BatchNorm's statistics are those of each alone: with model.norm=group it would be exact",
+        "group": "their gradient is that of one pass",
+    }
+    size = parts.config.train.microbatch_size
+    return {"passes": f"{parts.plan.microbatches} micro-batches of {size} images; {what[parts.config.model.norm]}"}
 
 
 def _epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:

@@ -21,6 +21,9 @@ NOT_MATHEMATICS = (
     "data.dir",
     "data.cache",
     "data.max_corrupt_fraction",
+    "model.remat",
+    "loss.chunk_size",
+    "loss.gather",
     "train.on_nonfinite",
     "train.max_skipped",
     "checkpoint.every_epochs",
@@ -55,7 +58,9 @@ _OF_A_RUN = {
     "model.width": 0,
     "model.cifar_stem": False,
     "model.dtype": "",
+    "model.norm": "",
     "model.global_batch_norm": False,
+    "model.remat": False,
     "head.kind": "",
     "head.layers": 0,
     "head.dim": 0,
@@ -67,6 +72,8 @@ _POSITIVE = (lambda value: value > 0, "must be above 0")
 _CHOICES = {
     "augment.placement": ("host", "device"),
     "data.cache": ("host", "device"),
+    "model.norm": ("batch", "group"),
+    "loss.gather": ("all", "ring"),
     "train.on_nonfinite": ("stop", "skip"),
 }
 _RULES = {
@@ -74,12 +81,13 @@ _RULES = {
     "data.max_corrupt_fraction": (lambda value: 0 <= value < 1, "must be 0 (no image may be unreadable) to below 1"),
     "augment.image_size": (lambda value: value >= 1, "must be a number of pixels, 1 or more"),
     "loss.temperature": (lambda value: value >= 1e-4, "must be above 0, at least 1e-4; 0.1 to 0.5 is usual"),
-    "loss.chunk_size": (lambda value: value >= 0, "must be 0 (all anchors at once) or more"),
+    "loss.chunk_size": (lambda value: value >= 0, "must be 0 (chosen by the batch) or more"),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.warmup_epochs": _NOT_NEGATIVE,
     "train.batch_size": (lambda value: value >= 2, "must be at least 2: the negatives are the other images"),
     "train.epochs": _POSITIVE,
+    "train.microbatch_size": (lambda value: value >= 0, "must be 0 (the whole batch at once) or more"),
     "train.max_skipped": _NOT_NEGATIVE,
     "online_probe.learning_rate": (lambda value: value >= 0, "must be 0 (no online probe) or more"),
     "checkpoint.every_epochs": (lambda value: value >= 0, "must be 0 (only the last) or more"),
@@ -96,6 +104,7 @@ class Schedule:
     Attributes:
       batch_size: images per step over all devices.
       validation_batch_size: the same for validation; smaller where there are fewer images. 0 = no validation.
+      microbatches, validation_microbatches: parts that either passes the network in.
       steps_per_epoch, total_steps, warmup_steps: in steps.
       peak_learning_rate: the scaled rate that warm-up ends at.
       checkpoint_every: steps between two checkpoints; 0 = only the last step has one.
@@ -103,6 +112,8 @@ class Schedule:
 
     batch_size: int
     validation_batch_size: int
+    microbatches: int
+    validation_microbatches: int
     steps_per_epoch: int
     total_steps: int
     warmup_steps: int
@@ -196,7 +207,8 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
       num_devices: over all processes.
 
     Raises:
-      ValueError: the batch does not divide by the devices, or is larger than the data set.
+      ValueError: the batch does not divide by the devices or the micro-batches, or is larger than the data set; or a
+        chunk or a micro-batch is larger than the batch.
     """
     batch = config.train.batch_size
     if batch % num_devices:
@@ -208,6 +220,15 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
         raise ValueError(
             f"train.batch_size={batch} is larger than the {num_train} training images; use {largest} or less"
         )
+    micro = _microbatch_size(config, num_devices)
+    largest = batch // num_devices
+    if config.loss.chunk_size > largest:
+        raise ValueError(
+            f"loss.chunk_size={config.loss.chunk_size} is larger than the {largest} images of a device; "
+            f"use {largest} or less, or 0 to let the batch choose"
+        )
+    unit = micro if num_validation >= micro else num_devices  # fewer images than a micro-batch pass at once
+    validation_batch = min(batch, num_validation // unit * unit)
     steps_per_epoch = num_train // batch
     if steps_per_epoch * config.train.epochs > bounds.LARGEST_WHOLE:
         most = bounds.LARGEST_WHOLE // steps_per_epoch
@@ -217,7 +238,9 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
     optimizer = config.optimizer
     return Schedule(
         batch_size=batch,
-        validation_batch_size=min(batch, num_validation // num_devices * num_devices),
+        validation_batch_size=validation_batch,
+        microbatches=batch // micro,
+        validation_microbatches=max(1, validation_batch // micro),
         steps_per_epoch=steps_per_epoch,
         total_steps=steps_per_epoch * config.train.epochs,
         warmup_steps=round(optimizer.warmup_epochs * num_train / batch),
@@ -228,6 +251,31 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
     )
 
 
+def check_chunk(config: ConfigDict, *, free_bytes: int) -> None:
+    """Raises ValueError where a chunk of similarities that was asked for does not fit a device's free memory."""
+    chunk, row = config.loss.chunk_size, 4 * 2 * config.train.batch_size
+    if chunk * row > free_bytes:
+        taken, free = (f"{size / 2**20:,.0f} MiB" for size in (chunk * row, free_bytes))
+        raise ValueError(
+            f"loss.chunk_size={chunk}: its similarities to all vectors take {taken}, and a device has {free} for them; "
+            f"use {max(1, free_bytes // row)} or less, or 0 to let the batch choose"
+        )
+
+
+def _microbatch_size(config: ConfigDict, num_devices: int) -> int:
+    """Returns the images that pass at once, over all devices; refuses what does not divide."""
+    batch, micro = config.train.batch_size, config.train.microbatch_size or config.train.batch_size
+    if batch % micro == 0 and micro % num_devices == 0:
+        return micro
+    right = [size for size in range(num_devices, batch + 1, num_devices) if batch % size == 0]
+    near = [*[size for size in right if size < micro][-1:], *[size for size in right if size > micro][:1]]
+    nearest = " or ".join(map(str, near))
+    shared = f" and be divisible by {num_devices} devices" if num_devices > 1 else ""
+    raise ValueError(
+        f"train.microbatch_size={micro} must divide train.batch_size={batch}{shared}; use {nearest}, or 0 for one pass"
+    )
+
+
 def recipe(config: ConfigDict) -> Recipe:
     """Returns the views' recipe."""
     return Recipe(**{name: value for name, value in config.augment.items() if name != "placement"})
@@ -235,7 +283,7 @@ def recipe(config: ConfigDict) -> Recipe:
 
 def model_arguments(config: ConfigDict) -> dict[str, Any]:
     """Returns the keyword arguments of :func:`simclr_jax.models.create_model`, but for the mapped axis."""
-    names = ("encoder", "width", "cifar_stem", "dtype")
+    names = ("encoder", "width", "cifar_stem", "norm", "dtype", "remat")
     return {name: config.model[name] for name in names} | {f"head_{name}": value for name, value in config.head.items()}
 
 

@@ -17,7 +17,7 @@ class TrainState:
       step: int32 scalar, steps taken so far. The position in the data and all random keys follow from it.
       skipped: int32 scalar, the newest steps in a row whose updates were dropped, see steps.
       params: {"encoder", "head"}, float32.
-      batch_stats: running means and variances of BatchNorm, float32.
+      batch_stats: running means and variances of BatchNorm, float32; {} without BatchNorm.
       opt_state: the optimiser's.
       probe_params: the online probe, a linear classifier on h; {} without labels.
       probe_opt_state: the online probe's optimiser.
@@ -57,8 +57,8 @@ def shapes(image_size: int, *, model, optimizer, probe, probe_optimizer) -> Trai
     """Returns the shapes and types that :func:`create` gives, without making anything."""
 
     def made():
-        key, images = jax.random.key(0), jnp.zeros((1, image_size, image_size, 3))
-        variables = model.init(key, images, train=False)
+        key = jax.random.key(0)
+        variables = model.init(key, _an_image(image_size), train=False)
         return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
 
     return jax.eval_shape(made)
@@ -70,7 +70,7 @@ def _with_variables(variables, key, model, optimizer, probe, probe_optimizer) ->
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
         probe_params=probe_params,
         probe_opt_state=probe_optimizer.init(probe_params),
@@ -78,28 +78,26 @@ def _with_variables(variables, key, model, optimizer, probe, probe_optimizer) ->
 
 
 def initial_variables(key: jax.Array, image_size: int, *, model: nn.Module) -> dict[str, Any]:
-    """Returns the network as it is before training, {"params", "batch_stats"}."""
-    images = jnp.zeros((1, image_size, image_size, 3))
+    """Returns the network as it is before training, {"params"} and, with BatchNorm, "batch_stats"."""
     # It runs once, and to optimise it takes longer than the run: a fifth of the time for a small network.
     once = {"xla_backend_optimization_level": 0}
-    return jax.jit(model.init, static_argnames="train", compiler_options=once)(key, images, train=False)
+    return jax.jit(model.init, static_argnames="train", compiler_options=once)(key, _an_image(image_size), train=False)
 
 
 def check_variables(variables: dict[str, Any], *, model: nn.Module, run: str) -> None:
     """Raises ValueError unless arrays that were read from a run are those of a model, by name, shape and type.
 
     Args:
-      variables: {"params", "batch_stats"}.
+      variables: {"params"} and, with BatchNorm, "batch_stats".
       model: what is to compute with them.
       run: RUN, for messages.
     """
     side = 32  # of the image; no shape depends on it
-    wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), train=False))
+    wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), _an_image(side), train=False))
     want, have = _forms(wanted), _forms(variables)
     wrong = [f"{name} is {have[name]} and not {want[name]}" for name in want.keys() & have if want[name] != have[name]]
-    wrong += [f"{name} is missing" for name in want.keys() - have] + [
-        f"{name} is surplus" for name in have.keys() - want
-    ]
+    wrong += [f"{name} is missing" for name in want.keys() - have]
+    wrong += [f"{name} is surplus" for name in have.keys() - want]
     if wrong:
         raise ValueError(f"{run}: {len(wrong)} arrays do not fit the network of its config.json: {min(wrong)}")
 
@@ -110,3 +108,7 @@ def _forms(tree: Any) -> dict[str, str]:
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     kinds = [f"{getattr(leaf, 'dtype', type(leaf).__name__)} {list(jnp.shape(leaf))}" for _, leaf in leaves]
     return dict(zip(names, kinds, strict=True))
+
+
+def _an_image(image_size):
+    return jnp.zeros((1, image_size, image_size, 3))

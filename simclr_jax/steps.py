@@ -4,6 +4,7 @@ With ``axis_name`` they run on one shard of the batch under a mapped axis and re
 single-device program.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from simclr_jax import losses
+from simclr_jax import losses, passes
 from simclr_jax.state import TrainState
 
 ViewsOf = Callable[[Any, Any], dict[str, jax.Array]]
@@ -33,15 +34,15 @@ def pretrain_step(
     optimizer: optax.GradientTransformation,
     probe: nn.Module | None,
     probe_optimizer: optax.GradientTransformation,
-    temperature: float,
-    chunk_size: int | None = None,
+    microbatches: int = 1,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
+    **loss: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step of SimCLR (Algorithm 1 of the paper) and one of the online probe.
 
-    Both views go through the network in one forward pass, so that BatchNorm sees both. The online probe learns from
-    h behind a stop_gradient: it watches, and changes nothing.
+    Both views of an image go through the network in one forward pass, so that BatchNorm sees both. The online probe
+    learns from h behind a stop_gradient: it watches, and changes nothing.
 
     Args:
       state: the run.
@@ -50,9 +51,10 @@ def pretrain_step(
       views_of: makes the views on the device; by default the batch holds them.
       model, optimizer: what is pretrained, and how.
       probe, probe_optimizer: the online probe; None without labels.
-      temperature, chunk_size: of NT-Xent.
+      microbatches: parts that the shard passes in, see :mod:`simclr_jax.passes`; 1 is one pass.
       skip_nonfinite: drop an update that is not finite, all but its step number.
       axis_name: mapped axis over which the batch is sharded.
+      **loss: keyword arguments of :func:`simclr_jax.losses.nt_xent`.
 
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
@@ -61,27 +63,25 @@ def pretrain_step(
       whose updates were dropped.
     """
 
-    batch = views_of(batch, resident)
-
-    def loss_fn(params):
-        hiddens, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats}, both_views(batch), train=True, mutable=["batch_stats"]
-        )
-        z1, z2 = jnp.split(hiddens[-1], 2)
-        loss, metrics = losses.nt_xent(z1, z2, temperature=temperature, axis_name=axis_name, chunk_size=chunk_size)
-        return loss, (metrics, updates["batch_stats"], hiddens[0])
-
-    (loss, (metrics, batch_stats, h)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    gradients, batch_stats = _mean((gradients, batch_stats), axis_name)
+    how = {
+        "views_of": functools.partial(views_of, resident=resident),
+        "model": model,
+        "loss": functools.partial(losses.nt_xent, axis_name=axis_name, **loss),
+    }
+    if microbatches == 1:
+        found, gradients = passes.in_one_pass(state.params, state.batch_stats, batch, **how)
+    else:
+        found, gradients = passes.in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
+    gradients, batch_stats = _mean((gradients, found.batch_stats), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    metrics = _mean({"loss": loss, **metrics}, axis_name) | {"gradient_norm": optax.tree.norm(gradients)}
+    metrics = _mean({"loss": found.loss, **found.metrics}, axis_name) | {"gradient_norm": optax.tree.norm(gradients)}
     if probe is not None:
-        updated, probe_metrics = _probe_step(updated, h, batch["labels"], probe, probe_optimizer, axis_name)
+        updated, probe_metrics = _probe_step(updated, found.h, found.labels, probe, probe_optimizer, axis_name)
         metrics |= probe_metrics
     finite = _all_finite((metrics["loss"], metrics["gradient_norm"], updated.params))
     metrics |= {"finite": finite.astype(jnp.float32)}
@@ -100,29 +100,23 @@ def validation_step(
     views_of: ViewsOf = given,
     model: nn.Module,
     probe: nn.Module | None,
-    temperature: float,
-    chunk_size: int | None = None,
+    microbatches: int = 1,
     axis_name: str | None = None,
+    **loss: Any,
 ) -> dict[str, jax.Array]:
     """Returns :func:`pretrain_step`'s loss and accuracies on held-out views, BatchNorm in evaluation mode."""
-    batch = views_of(batch, resident)
-    hiddens = model.apply(_variables(state), both_views(batch), train=False)
-    z1, z2 = jnp.split(hiddens[-1], 2)
-    loss, metrics = losses.nt_xent(z1, z2, temperature=temperature, axis_name=axis_name, chunk_size=chunk_size)
-    metrics = _mean({"loss": loss, **metrics}, axis_name)
+    views_of = functools.partial(views_of, resident=resident)
+    h, z, labels = passes.in_evaluation(_variables(state), batch, count=microbatches, views_of=views_of, model=model)
+    value, metrics = losses.nt_xent(*jnp.split(z, 2), axis_name=axis_name, **loss)
+    metrics = _mean({"loss": value, **metrics}, axis_name)
     if probe is None:
         return metrics
-    return metrics | _probe_loss(state.probe_params, hiddens[0], batch["labels"], probe, axis_name)[1]
+    return metrics | _probe_loss(state.probe_params, h, labels, probe, axis_name)[1]
 
 
 def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: int) -> jax.Array:
     """Returns layer ``layer`` of [h, head layer 1, …, z] for images [n, H, W, 3], BatchNorm in evaluation mode."""
     return model.apply(variables, images, train=False)[layer].astype(jnp.float32)
-
-
-def both_views(batch: dict[str, jax.Array]) -> jax.Array:
-    """Returns [2n, size, size, 3]: the first views of all images, then the second."""
-    return jnp.concatenate([batch["views"][:, 0], batch["views"][:, 1]])
 
 
 def _all_finite(tree: Any) -> jax.Array:

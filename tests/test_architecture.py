@@ -13,10 +13,10 @@ PACKAGE = ROOT / "simclr_jax"
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = [
     ["losses", "optim", "models", "augment", "bounds"],
-    ["data", "state", "steps", "workdir", "checksums", "launcher", "peers"],
+    ["data", "state", "passes", "steps", "workdir", "checksums", "launcher", "peers"],
     ["parallel", "placement", "checkpoint", "preemption", "writer", "schedule", "evaluate"],
     ["parts"],
-    ["pretrain", "linear_eval", "preview", "check_data", "encoder", "command_line"],
+    ["pretrain", "plan", "linear_eval", "preview", "check_data", "encoder", "command_line"],
     ["__main__"],
 ]
 ORDERED = {1}  # levels whose rooms may import those before them; in the others siblings never import each other

@@ -144,6 +144,20 @@ def test_a_run_on_images_that_the_devices_hold_may_resume_with_images_that_trave
     assert np.isfinite([row["loss"] for row in rows(tmp_path / "resumed") if "loss" in row]).all()
 
 
+def test_a_run_in_micro_batches_is_the_run_in_one_pass_where_no_layer_looks_across_images(archive, tmp_path, capsys):
+    losses, changes = [], {"model.norm": "group", "train.epochs": 1, "optimizer.warmup_epochs": 0.0}
+    for name, micro in {"whole": 0, "parts": BATCH // 2}.items():
+        pretrain.run(
+            small(f"npz:{archive}", **changes, **{"train.microbatch_size": micro, "loss.gather": "ring"}),
+            str(tmp_path / name),
+        )
+        losses.append([row["loss"] for row in rows(tmp_path / name) if "loss" in row])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    assert "2 micro-batches of 8 images; their gradient is that of one pass" in capsys.readouterr().out
+    features = simclr_jax.load_encoder(str(tmp_path / "parts"))(red_or_blue(3, 5)[0])
+    assert features.shape == (3, 64) and np.isfinite(features).all()
+
+
 def test_a_finished_run_has_nothing_left_to_do(run, capsys):
     workdir, config = run
     before = (workdir / "metrics.jsonl").read_bytes()

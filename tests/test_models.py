@@ -261,9 +261,75 @@ def test_training_moves_the_statistics_of_encoder_and_head():
     assert not any(jax.tree.leaves(still))
 
 
+def test_a_group_norm_normalises_16_channels_of_an_image():
+    head = ProjectionHead(layers=2, dim=32, norm="group")
+    h = np.random.default_rng(0).normal(size=(5, 48)).astype(np.float32)
+    variables = random_variables(head, h)
+    assert sorted(variables) == ["params"]
+    params = variables["params"]
+
+    def normalised(x, scale, bias):
+        groups = x.reshape(len(x), -1, 16).astype(np.float64)
+        groups = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 1e-5)
+        return groups.reshape(x.shape) * scale + bias
+
+    layer1 = np.maximum(normalised(h @ params["dense1"]["kernel"], **params["norm1"]), 0)
+    z = normalised(layer1 @ params["dense2"]["kernel"], **params["norm2"], bias=0)
+    for train in (True, False):
+        hiddens = head.apply(variables, h, train=train)
+        np.testing.assert_allclose(hiddens[1], layer1, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(hiddens[2], z, rtol=1e-4, atol=1e-5)
+
+
+def test_with_group_norm_an_image_is_alone_in_training_too():
+    module = create_encoder("resnet_tiny", cifar_stem=True, norm="group")
+    variables = random_variables(module, images())
+    forward = jax.jit(functools.partial(module.apply, train=True))
+    np.testing.assert_allclose(forward(variables, images())[:1], forward(variables, images()[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_norm_and_remat_leave_the_names_of_parameters_alone():
+    plain = variable_shapes(create_encoder("resnet_tiny", cifar_stem=True), images())
+    for changes in ({"norm": "group"}, {"remat": True}):
+        other = variable_shapes(create_encoder("resnet_tiny", cifar_stem=True, **changes), images())
+        assert jax.tree.structure(other["params"]) == jax.tree.structure(plain["params"])
+    assert jax.tree.structure(other) == jax.tree.structure(plain)
+
+
+def test_recomputed_blocks_give_the_same_gradient_and_statistics_from_less_memory():
+    def objective(remat):
+        module = create_encoder("resnet_tiny", cifar_stem=True, remat=remat)
+
+        def loss(params, stats):
+            h, updates = module.apply({"params": params, **stats}, images(16), train=True, mutable=["batch_stats"])
+            return jnp.sum(h * jnp.sin(jnp.arange(h.size).reshape(h.shape))), updates
+
+        return loss
+
+    variables = random_variables(create_encoder("resnet_tiny", cifar_stem=True), images())
+    params, stats = variables["params"], {"batch_stats": variables["batch_stats"]}
+
+    def kept(loss):
+        """Bytes that jax keeps from the forward for the backward pass, whatever the compiler then does with them."""
+        pull_back = jax.eval_shape(lambda params: jax.vjp(lambda p: loss(p, stats)[0], params)[1], params)
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pull_back))
+
+    plain, again = objective(False), objective(True)
+    assert kept(again) < 0.55 * kept(plain)
+    want, got = (jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats) for loss in (plain, again))
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+    jax.tree.map(close, got, want)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: create_encoder("resnet18", norm="layer"), "unknown norm 'layer', known: batch, group"),
+        (lambda: ProjectionHead(dim=100, norm="group"), "head dim 100 is not divisible by the 16 .*; use 96 or 112"),
+        (lambda: ProjectionHead(dim=8, norm="group"), "head dim 8 .*; use 16$"),
         (lambda: create_encoder("resnet51"), "unknown encoder 'resnet51', known: .*resnet200; did you mean 'resnet"),
         (lambda: create_encoder("vit"), "unknown encoder 'vit', known: " + ", ".join(ENCODERS) + "$"),
         (lambda: create_encoder("resnet18", dtype="bf16"), "unknown dtype 'bf16', known: float32, bfloat16"),

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from simclr_jax import losses
-from simclr_jax.losses import nt_xent
+from simclr_jax.losses import contrastive, nt_xent, streaming
 from simclr_jax.models import ProjectionHead, SimCLR
 from simclr_jax.models.resnet import BasicBlock, ResNet
 
@@ -51,12 +50,12 @@ VECTORS = np.random.default_rng(0).normal(size=(IMAGES, 2, DIM)).astype(np.float
 WEIGHTS = np.random.default_rng(1).normal(size=(DIM, DIM)).astype(np.float32)
 
 
-def loss_step(weights, vectors, axis_name=AXIS, chunk_size=None):
+def loss_step(weights, vectors, axis_name=AXIS, **how):
     """Loss, metrics and the gradient of the weights, over the global batch."""
 
     def loss(weights):
         z = vectors @ weights
-        return nt_xent(z[:, 0], z[:, 1], temperature=0.2, axis_name=axis_name, chunk_size=chunk_size)
+        return nt_xent(z[:, 0], z[:, 1], temperature=0.2, axis_name=axis_name, **how)
 
     result = jax.value_and_grad(loss, has_aux=True)(weights)
     return result if axis_name is None else lax.pmean(result, axis_name)
@@ -67,10 +66,13 @@ def loss_of_one_device():
     return jax.jit(functools.partial(loss_step, axis_name=None))(WEIGHTS, VECTORS)
 
 
-@pytest.mark.parametrize("chunk_size", (None, 3))
+DENSE, STRIPES, RING = {}, {"chunk_size": 3}, {"chunk_size": 3, "gather": "ring"}
+
+
+@pytest.mark.parametrize("how", (DENSE, STRIPES, RING))
 @pytest.mark.parametrize("devices", DEVICE_COUNTS)
-def test_loss_metrics_and_gradient_equal_those_of_one_device(devices, chunk_size):
-    step = on_devices(functools.partial(loss_step, chunk_size=chunk_size), devices)
+def test_loss_metrics_and_gradient_equal_those_of_one_device(devices, how):
+    step = on_devices(functools.partial(loss_step, **how), devices)
     assert_equal_everywhere(step(WEIGHTS, split(VECTORS, devices)), loss_of_one_device())
 
 
@@ -91,13 +93,80 @@ def divided_by_the_devices(gathered, own):
 @pytest.mark.parametrize("broken", (dropped, own_rows_only, divided_by_the_devices))
 def test_a_gather_with_a_wrong_gradient_would_be_noticed(broken, monkeypatch):
     want_value, want_gradient = loss_of_one_device()  # before the patch, which it would obey too
-    gather = losses._gather
-    monkeypatch.setattr(losses, "_gather", lambda z, axis_name: broken(gather(z, axis_name), z))
+    gather = contrastive.all_rows
+    monkeypatch.setattr(contrastive, "all_rows", lambda z, axis_name: broken(gather(z, axis_name), z))
     # A new function each time: jax would reuse the program that it compiled for another gather.
     step = on_devices(lambda weights, vectors: loss_step(weights, vectors), 4)
     value, gradient = step(WEIGHTS, split(VECTORS, 4))
     assert_equal_everywhere(value, want_value)  # which is why only the gradient can tell
     assert relative_error(gradient[0], want_gradient) > 100 * TOLERANCE
+
+
+def no_gradient_of_the_others_anchors(over_others, visit, carry, held, **where):
+    """What a gather whose gradient is dropped comes to."""
+    if len(held) == 3:  # vectors, log-sum-exps and weights: the backward pass
+        visit_them, visit = (
+            visit,
+            lambda carry, others, earlier: visit_them(carry, (*others[:2], 0 * others[2]), earlier),
+        )
+    return over_others(visit, carry, held, **where)
+
+
+def gradient_of_own_vectors_only(over_others, visit, carry, held, **where):
+    return carry if len(held) == 3 else over_others(visit, carry, held, **where)
+
+
+def gradient_divided_by_the_devices(over_others, visit, carry, held, **where):
+    carry = over_others(visit, carry, held, **where)
+    return carry / lax.axis_size(AXIS) if len(held) == 3 else carry
+
+
+@pytest.mark.parametrize("how", (STRIPES, RING))
+@pytest.mark.parametrize(
+    "broken", (no_gradient_of_the_others_anchors, gradient_of_own_vectors_only, gradient_divided_by_the_devices)
+)
+def test_an_exchange_with_a_wrong_gradient_would_be_noticed(broken, how, monkeypatch):
+    want_value, want_gradient = loss_of_one_device()
+    monkeypatch.setattr(streaming, "over_others", functools.partial(broken, streaming.over_others))
+    step = on_devices(lambda weights, vectors: loss_step(weights, vectors, **how), 4)
+    value, gradient = step(WEIGHTS, split(VECTORS, 4))
+    assert_equal_everywhere(value, want_value)
+    assert relative_error(gradient[0], want_gradient) > 100 * TOLERANCE
+
+
+def test_a_ring_that_does_not_turn_would_be_noticed(monkeypatch):
+    ppermute, want = lax.ppermute, loss_of_one_device()
+    monkeypatch.setattr(lax, "ppermute", lambda x, axis_name, to: ppermute(x, axis_name, [(i, i) for i, _ in to]))
+    value, _ = on_devices(lambda weights, vectors: loss_step(weights, vectors, **RING), 4)(WEIGHTS, split(VECTORS, 4))
+    assert relative_error(value[0][0], want[0][0]) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("how", (STRIPES, RING))
+def test_devices_that_weigh_their_losses_get_the_gradient_that_jax_finds(how):
+    def step(weights, vectors, **how):
+        def loss(weights):
+            z = vectors @ weights
+            value, _ = nt_xent(z[:, 0], z[:, 1], temperature=0.2, axis_name=AXIS, **how)
+            return value * (1 + lax.axis_index(AXIS))
+
+        return lax.pmean(jax.grad(loss)(weights), AXIS)
+
+    got, want = (
+        on_devices(functools.partial(step, **keywords), 4)(WEIGHTS, split(VECTORS, 4)) for keywords in (how, DENSE)
+    )
+    assert relative_error(got, want) < TOLERANCE
+
+
+def test_round_the_ring_no_device_holds_what_all_hold():
+    def bytes_needed(devices, gather):
+        vectors = jax.ShapeDtypeStruct((devices, 4096 // devices, 2, 64), jnp.float32)
+        step = on_devices(functools.partial(loss_step, chunk_size=16, gather=gather), devices)
+        compiled = step.lower(np.zeros((64, 64), np.float32), vectors).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    at_2, at_8 = bytes_needed(2, "ring"), bytes_needed(8, "ring")
+    assert at_8 < 0.35 * at_2
+    assert at_8 < 0.5 * bytes_needed(8, "all")
 
 
 # The model: encoder, head and cross-device BatchNorm.

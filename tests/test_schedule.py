@@ -52,6 +52,9 @@ def test_every_key_is_read_somewhere():
         ("optimizer.warmup_epochs", 100.0, "must be below config.train.epochs=100"),
         ("train.batch_size", 1, "must be at least 2"),
         ("train.epochs", 0, "must be above 0"),
+        ("train.microbatch_size", -64, "train.microbatch_size=-64 must be 0 (the whole batch at once) or more"),
+        ("loss.gather", "tree", "loss.gather='tree' must be all or ring"),
+        ("model.norm", "layer", "model.norm='layer' must be batch or group"),
         ("checkpoint.keep", 0, "must be above 0"),
         ("augment.flip_probability", 1.5, "flip_probability"),
         ("augment.image_size", 0, "image_size"),
@@ -117,6 +120,42 @@ def test_a_batch_that_does_not_fit_names_those_that_do():
         schedule.resolve(changed(train__batch_size=512), num_train=450, num_validation=0, num_devices=8)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train__microbatch_size": 48},
+            "48 must divide train.batch_size=256 and .* by 4 .*; use 32 or 64, or",
+        ),
+        ({"train__microbatch_size": 2}, "use 4, or 0 for one pass"),
+        ({"train__microbatch_size": 512}, "microbatch_size=512 must divide train.batch_size=256 .*; use 256, or 0"),
+        ({"loss__chunk_size": 65}, "chunk_size=65 is larger than the 64 images of a device; use 64 or less, or 0"),
+    ],
+)
+def test_a_micro_batch_or_chunk_that_does_not_fit_names_those_that_do(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        schedule.resolve(changed(train__batch_size=256, **changes), num_train=1000, num_validation=0, num_devices=4)
+    assert "\n" not in str(error.value)
+
+
+def test_a_chunk_that_memory_does_not_hold_names_the_largest_that_does():
+    config = changed(train__batch_size=65536, loss__chunk_size=65536)
+    with pytest.raises(ValueError, match="take 32,768 MiB, and a device has 8,192 .*; use 16384 or less, or 0"):
+        schedule.check_chunk(config, free_bytes=8 * 2**30)
+    schedule.check_chunk(changed(train__batch_size=65536), free_bytes=2**20)  # 0 never takes much
+
+
+@pytest.mark.parametrize(
+    ("micro", "held_out", "passes", "validation_batch", "validation_passes"),
+    [(0, 100, 1, 64, 1), (16, 100, 4, 64, 4), (16, 40, 4, 32, 2), (16, 14, 4, 12, 1), (16, 0, 4, 0, 1)],
+)
+def test_a_batch_becomes_micro_batches(micro, held_out, passes, validation_batch, validation_passes):
+    config = changed(train__batch_size=64, train__microbatch_size=micro)
+    plan = schedule.resolve(config, num_train=1000, num_validation=held_out, num_devices=4)
+    assert (plan.microbatches, plan.validation_microbatches) == (passes, validation_passes)
+    assert plan.validation_batch_size == validation_batch
+
+
 def test_validation_takes_what_there_is():
     plan = schedule.resolve(changed(train__batch_size=64), num_train=99, num_validation=21, num_devices=8)
     assert plan.validation_batch_size == 16
@@ -125,6 +164,8 @@ def test_validation_takes_what_there_is():
 def test_differences_name_what_changes_the_result_and_only_that():
     old = default.get_config().to_dict()
     assert schedule.differences(old, changed(checkpoint__keep=9, log__every_steps=7, data__dir="/x").to_dict()) == []
+    same_result = changed(model__remat=True, loss__chunk_size=64, loss__gather="ring")
+    assert schedule.differences(old, same_result.to_dict()) == []
     new = changed(train__epochs=7, loss__temperature=0.5).to_dict()
     assert schedule.differences(old, new) == ["loss.temperature: 0.1 → 0.5", "train.epochs: 100 → 7"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax import parallel, state, steps
+from simclr_jax import parallel, passes, state, steps
 from simclr_jax.models import create_model
 
 SIZE, IMAGES, CLASSES, STEPS = 8, 16, 3, 3
@@ -146,7 +146,7 @@ def test_the_online_probe_ignores_images_without_label():
 
 def test_both_views_of_an_image_are_rows_apart_by_the_batch():
     views = np.arange(3 * 2 * 4, dtype=np.float32).reshape(3, 2, 2, 2, 1)
-    stacked = np.asarray(steps.both_views({"views": views}))
+    stacked = np.asarray(passes.both_views(views))
     for image in range(3):
         for view in range(2):
             np.testing.assert_array_equal(stacked[image + 3 * view], views[image, view])
@@ -164,7 +164,7 @@ def test_validation_uses_running_statistics_and_leaves_them_alone():
     assert_close(values, jax.tree.map(float, single))
     hiddens = parts(None)["model"].apply(
         {"params": initial_state().params, "batch_stats": initial_state().batch_stats},
-        steps.both_views(batch),
+        passes.both_views(batch["views"]),
         train=False,
     )
     z = np.asarray(hiddens[-1], np.float64)

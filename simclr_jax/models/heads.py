@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.models.resnet import BATCH_NORM, DTYPES, check_known
+from simclr_jax.models.norms import GROUP_SIZE, NORMS, norm_layer
+from simclr_jax.models.resnet import DTYPES, check_known
 
 HEAD_KINDS = ("nonlinear", "linear", "none")
 
@@ -15,10 +16,10 @@ _DENSE_INIT = nn.initializers.normal(0.01)  # Google's code
 
 
 class ProjectionHead(nn.Module):
-    """An MLP with BatchNorm, of which the layer before the loss is thrown away after pretraining.
+    """An MLP with normalisation, of which the layer before the loss is thrown away after pretraining.
 
-    Middle layers keep the width of h and end in BatchNorm and ReLU; the last has `dim` outputs and a BatchNorm
-    without offset. No dense layer has a bias.
+    Middle layers keep the width of h and end in a norm and ReLU; the last has `dim` outputs and a norm without
+    offset. No dense layer has a bias.
 
     Attributes:
       kind: "nonlinear", "linear" (one layer, whatever `layers` says) or "none" (the loss sees h itself).
@@ -26,9 +27,10 @@ class ProjectionHead(nn.Module):
       dim: length of z.
       dtype: "float32" or "bfloat16", of the matrix products. Parameters, statistics and outputs stay float32.
       axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
+      norm: "batch" or "group", see `norms`.
 
     Raises:
-      ValueError: on construction, if `kind` or `dtype` is unknown or a number is below 1.
+      ValueError: on construction, if a name is unknown, a number below 1, or `dim` no multiple of a group's size.
 
     Reference:
       Chen et al. 2020, section 4.2; Chen et al. 2020b (arXiv 2006.10029), section 3.2, for 3 layers.
@@ -39,13 +41,17 @@ class ProjectionHead(nn.Module):
     dim: int = 128
     dtype: str = "float32"
     axis_name: str | None = None
+    norm: str = "batch"
 
     def __post_init__(self):
         check_known("head kind", self.kind, HEAD_KINDS)
         check_known("dtype", self.dtype, DTYPES)
+        check_known("norm", self.norm, NORMS)
         for name, least in (("layers", self.layers), ("dim", self.dim)):
             if least < 1:
                 raise ValueError(f"head {name} {least} must be at least 1; kind 'none' turns the head off")
+        if self.norm == "group" and self.kind != "none":
+            _check_groups(self.dim)
         super().__post_init__()
 
     @property
@@ -80,11 +86,13 @@ class ProjectionHead(nn.Module):
             name=f"dense{layer}",
         )(x)
         # The norm returns float32: it computes in it anyway, and z would be rounded to bfloat16 for nothing.
-        x = BATCH_NORM(
-            use_running_average=not train,
-            use_bias=not last,
-            dtype=jnp.float32,
-            axis_name=self.axis_name,
-            name=f"norm{layer}",
-        )(x)
+        norm = norm_layer(self.norm, train=train, axis_name=self.axis_name)
+        x = norm(use_bias=not last, dtype=jnp.float32, name=f"norm{layer}")(x)
         return x if last else nn.relu(x)
+
+
+def _check_groups(dim):
+    below, above = dim // GROUP_SIZE * GROUP_SIZE, -(-dim // GROUP_SIZE) * GROUP_SIZE
+    if dim != below:
+        near = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"head dim {dim} is not divisible by the {GROUP_SIZE} channels of a norm's group; use {near}")

@@ -13,11 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.convolution import conv_general_dilated
+from simclr_jax.models.norms import NORMS, norm_layer
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# As in SimCLR's code; the head shares the BatchNorm.
-_CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-BATCH_NORM = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+_CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # as in SimCLR's code
 
 _STEM_CIFAR, _STEM_IMAGENET = (3, 1), (7, 2)  # kernel side, stride
 
@@ -80,7 +81,9 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...]
     base_width: int  # filters of the stem and of the first group, width multiplier included
     cifar_stem: bool = False
+    norm: str = "batch"
     dtype: str = "float32"
+    remat: bool = False
     axis_name: str | None = None
 
     @property
@@ -105,14 +108,15 @@ class ResNet(nn.Module):
         _check_images(images)
         dtype = DTYPES[self.dtype]
         conv = functools.partial(_conv, dtype=dtype)
-        norm = functools.partial(BATCH_NORM, use_running_average=not train, dtype=dtype, axis_name=self.axis_name)
+        norm = functools.partial(norm_layer(self.norm, train=train, axis_name=self.axis_name), dtype=dtype)
+        block = nn.remat(self.block) if self.remat else self.block
         x = self._stem(images.astype(dtype), conv, norm)
         for stage, blocks in enumerate(self.stage_sizes, start=1):
             filters = self.base_width * 2 ** (stage - 1)
             for index in range(1, blocks + 1):
                 stride = 2 if stage > 1 and index == 1 else 1
                 name = f"stage{stage}_block{index}"
-                x = self.block(filters, stride, index == 1, conv, norm, name=name)(x)
+                x = block(filters, stride, index == 1, conv, norm, name=name)(x)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
@@ -133,6 +137,7 @@ def _conv(filters, kernel_side, stride, *, dtype, name):
         use_bias=False,
         kernel_init=_CONV_INIT,
         dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
@@ -162,7 +167,9 @@ def create_encoder(
     *,
     width: int = 1,
     cifar_stem: bool = False,
+    norm: str = "batch",
     dtype: str = "float32",
+    remat: bool = False,
     axis_name: str | None = None,
 ) -> ResNet:
     """Builds an encoder by name.
@@ -171,7 +178,9 @@ def create_encoder(
       name: a key of `ENCODERS`.
       width: multiplies the filters of every layer; the paper's "R50 (2x)" is width 2.
       cifar_stem: True for images of up to 32 pixels: a 3×3 stem without stride or max-pool.
+      norm: "batch" or "group", see `norms`. The parameters have the same names, but only "batch" has statistics.
       dtype: "float32" or "bfloat16", of the computation. Parameters, BatchNorm statistics and h stay float32.
+      remat: True keeps only what enters each residual block for the backward pass, which computes the rest again.
       axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
 
     Returns:
@@ -188,6 +197,7 @@ def create_encoder(
       He et al. 2015, "Deep Residual Learning"; Chen et al. 2020, appendix B.9 for the CIFAR stem.
     """
     check_known("encoder", name, ENCODERS)
+    check_known("norm", norm, NORMS)
     check_known("dtype", dtype, DTYPES)
     if width < 1:
         raise ValueError(f"width {width} must be at least 1; 1 is the plain {name}, 2 doubles its filters")
@@ -197,7 +207,9 @@ def create_encoder(
         stage_sizes=architecture.stage_sizes,
         base_width=architecture.base_width * width,
         cifar_stem=cifar_stem,
+        norm=norm,
         dtype=dtype,
+        remat=remat,
         axis_name=axis_name,
     )
 

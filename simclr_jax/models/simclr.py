@@ -32,6 +32,8 @@ def create_model(
     head_kind: str,
     head_layers: int,
     head_dim: int,
+    norm: str = "batch",
+    remat: bool = False,
     axis_name: str | None = None,
 ) -> SimCLR:
     """Returns the model that these settings describe.
@@ -40,12 +42,16 @@ def create_model(
       encoder, width, cifar_stem: see `create_encoder`.
       dtype: of the computation, for both.
       head_kind, head_layers, head_dim: see `ProjectionHead`.
+      norm: of both, see `norms`.
+      remat: see `create_encoder`.
       axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
 
     Raises:
       ValueError: a setting is unknown or out of range.
     """
     return SimCLR(
-        encoder=create_encoder(encoder, width=width, cifar_stem=cifar_stem, dtype=dtype, axis_name=axis_name),
-        head=ProjectionHead(head_kind, head_layers, head_dim, dtype, axis_name),
+        encoder=create_encoder(
+            encoder, width=width, cifar_stem=cifar_stem, norm=norm, dtype=dtype, remat=remat, axis_name=axis_name
+        ),
+        head=ProjectionHead(head_kind, head_layers, head_dim, dtype, axis_name, norm),
     )

@@ -1,0 +1,118 @@
+"""How a batch passes through the model: at once, or in micro-batches, which take the memory of one of them.
+
+The gradient in micro-batches is found as by Gao et al. 2021 ("Scaling Deep Contrastive Learning Batch Size under Memory
+Limited Setup"): every micro-batch is embedded and nothing but z and h is kept; the loss and its gradient are taken over
+the z of the whole batch, so that the negatives are the same; then each micro-batch passes again and carries its part
+of that gradient back to the parameters. It costs a forward pass more.
+
+BatchNorm takes its statistics over a micro-batch, as it must. Its running statistics move once a step, by the mean over
+the micro-batches, so that their momentum means what it means in one pass. Without BatchNorm the gradient is that of
+one pass.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Loss = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Views = Callable[[Any], dict[str, jax.Array]]
+
+
+class Found(NamedTuple):
+    """What a pass over a batch of n images finds.
+
+    Attributes:
+      loss, metrics: the loss's.
+      batch_stats: BatchNorm's next running statistics; {} without BatchNorm.
+      h: representations [2n, feature_dim], of the first views of all images and then of the second.
+      labels: int [n].
+    """
+
+    loss: jax.Array
+    metrics: dict[str, jax.Array]
+    batch_stats: Any
+    h: jax.Array
+    labels: jax.Array
+
+
+def in_one_pass(params: Any, batch_stats: Any, batch: Any, *, views_of: Views, model: nn.Module, loss: Loss):
+    """Returns what a batch gives, a `Found`, and the gradient of the parameters.
+
+    Args:
+      params, batch_stats: of the model.
+      batch: arrays [n, …].
+      views_of: makes {"views": [n, 2, size, size, 3], "labels": [n]} of a batch, or of any part of it.
+      model: images to [h, …, z].
+      loss: (z1, z2) → loss, metrics.
+    """
+    batch = views_of(batch)
+
+    def loss_fn(params):
+        h, z, stats = _embed(params, batch_stats, batch["views"], model)
+        value, metrics = loss(*jnp.split(z, 2))
+        return value, Found(value, metrics, stats, h, batch["labels"])
+
+    gradients, found = jax.grad(loss_fn, has_aux=True)(params)
+    return found, gradients
+
+
+def in_micro_batches(
+    params: Any, batch_stats: Any, batch: Any, *, count: int, views_of: Views, model: nn.Module, loss: Loss
+):
+    """Returns what `in_one_pass` returns; ``count`` micro-batches divide n. Views are made anew in either pass."""
+    parts = _cut(batch, count)
+
+    def embed(mean_stats, part):
+        part = views_of(part)
+        h, z, stats = _embed(params, batch_stats, part["views"], model)
+        return jax.tree.map(lambda mean, new: mean + new / count, mean_stats, stats), (h, z, part["labels"])
+
+    stats, (h, z, labels) = jax.lax.scan(embed, jax.tree.map(jnp.zeros_like, batch_stats), parts)
+    (value, metrics), dz = jax.value_and_grad(lambda z: loss(*jnp.split(_whole(z), 2)), has_aux=True)(z)
+
+    def pull(gradients, part_and_dz):
+        part, dz = part_and_dz
+        views = views_of(part)["views"]
+        _, pull_back = jax.vjp(lambda params: _embed(params, batch_stats, views, model)[1], params)
+        return jax.tree.map(jnp.add, gradients, pull_back(dz)[0]), None
+
+    gradients, _ = jax.lax.scan(pull, jax.tree.map(jnp.zeros_like, params), (parts, dz))
+    return Found(value, metrics, stats, _whole(h), labels.reshape(-1)), gradients
+
+
+def in_evaluation(variables: Any, batch: Any, *, count: int, views_of: Views, model: nn.Module):
+    """Returns h, z, both [2n, …] as in `Found`, and labels [n], BatchNorm in evaluation mode, in ``count`` parts."""
+
+    def embed(part):
+        part = views_of(part)
+        hiddens = model.apply(variables, both_views(part["views"]), train=False)
+        return hiddens[0], hiddens[-1], part["labels"]
+
+    h, z, labels = jax.lax.map(embed, _cut(batch, count))
+    return _whole(h), _whole(z), labels.reshape(-1)
+
+
+def _cut(batch, count):
+    """[n, …] → [count, n / count, …]."""
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+
+
+def _embed(params, batch_stats, views, model):
+    """h, z and the running statistics after both views passed together."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    hiddens, updates = model.apply(variables, both_views(views), train=True, mutable=["batch_stats"])
+    return hiddens[0], hiddens[-1], updates.get("batch_stats", {})
+
+
+def both_views(views: jax.Array) -> jax.Array:
+    """[n, 2, …] → [2n, …]: the first views of all images, then the second."""
+    return jnp.concatenate([views[:, 0], views[:, 1]])
+
+
+def _whole(x):
+    """[parts, 2k, d], each part's first views before its second → [2n, d], all first views before the second."""
+    parts, rows, d = x.shape
+    return x.reshape(parts, 2, rows // 2, d).swapaxes(0, 1).reshape(-1, d)

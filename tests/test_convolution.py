@@ -1,0 +1,52 @@
+"""The convolution with a gradient in another order is lax's, for every kernel that an encoder uses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from simclr_jax.models import create_encoder
+from simclr_jax.models.convolution import convolve
+
+
+def plain(x, kernel, stride, pad):
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("side", (8, 9))
+@pytest.mark.parametrize(("kernel_side", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_value_and_gradient_are_those_of_lax(kernel_side, stride, side):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, side, side, 5)).astype(np.float32)
+    kernel = rng.normal(size=(kernel_side, kernel_side, 5, 4)).astype(np.float32)
+
+    def objective(convolution, x, kernel):
+        return jnp.sum(jnp.sin(convolution(x, kernel, stride, (kernel_side - 1) // 2)))
+
+    got, want = (
+        jax.value_and_grad(functools.partial(objective, convolution), argnums=(0, 1))(x, kernel)
+        for convolution in (convolve, plain)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_all_convolutions_of_a_step_have_batch_first_and_channels_last():
+    """What XLA's CPU compiler has to find inside a loop."""
+    encoder = create_encoder("resnet_tiny", cifar_stem=True)
+    images = jnp.zeros((2, 8, 8, 3))
+    variables = jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), images)
+
+    def loss(params):
+        return encoder.apply({**variables, "params": params}, images, train=False).sum()
+
+    variables = jax.tree.map(lambda x: jnp.ones(x.shape), variables)
+    program = str(jax.make_jaxpr(jax.grad(loss))(variables["params"]))
+    orders = program.count("ConvDimensionNumbers(")
+    assert orders >= 3 * 10 - 1  # three for each of ten convolutions, less the images' gradient
+    wanted = "ConvDimensionNumbers(lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2))"
+    assert program.count(wanted) == orders
