@@ -1,6 +1,6 @@
 """How large a value of a config may be, and how it is shown. A config may be somebody else's, or hold a zero too many.
 
-What a single key may hold belongs to :mod:`simclr_jax.schedule`.
+What a single key may hold belongs to :mod:`simclr_jax.keys`.
 """
 
 import math

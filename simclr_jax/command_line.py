@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from simclr_jax import launcher, parallel, preemption, schedule
+from simclr_jax import keys, launcher, parallel, preemption
 
 _PREFIX = "--config."
 _TRACEBACK = "Error whilst parsing config file:\n\nTraceback"
@@ -108,11 +108,11 @@ def _processes(several: Sequence[str]) -> launcher.Processes | None:
 
 def _check_overrides(argv: list[str], known: ConfigDict) -> None:
     """Names an unknown key in full; the flag parser would name only its last part."""
-    keys = schedule.flatten(known)
+    known_keys = keys.flatten(known)
     for argument in argv:
         key = argument.removeprefix(_PREFIX).split("=")[0]
         if argument.startswith(_PREFIX):
-            schedule.check_key(key, keys)
+            keys.check_key(key, known_keys)
 
 
 def _config(known: ConfigDict) -> ConfigDict:
@@ -125,7 +125,7 @@ def _config(known: ConfigDict) -> ConfigDict:
     config = flag.value
     if not isinstance(config, ConfigDict):
         raise ValueError(f"--config={path} cannot be loaded: {_fault_of(config)}")
-    schedule.check_keys(config, known)
+    keys.check_keys(config, known)
     return config
 
 

@@ -2,7 +2,7 @@
 
 import functools
 
-from simclr_jax import checkpoint, parallel, schedule, state, steps
+from simclr_jax import checkpoint, keys, parallel, schedule, state, steps
 from simclr_jax.evaluate.features import Encoder
 from simclr_jax.models import create_model
 
@@ -26,7 +26,7 @@ def load_encoder(run_or_checkpoint: str, step: int | None = None) -> Encoder:
       >>> features = encoder(images)
     """
     stored, _, variables = checkpoint.load_variables(run_or_checkpoint, step)
-    config = schedule.of_run(stored, run_or_checkpoint)
+    config = keys.of_run(stored, run_or_checkpoint)
     model = create_model(**schedule.model_arguments(config))
     state.check_variables(variables, model=model, run=run_or_checkpoint)
     encode = parallel.map_encoder(functools.partial(steps.encode_step, model=model, layer=0), variables)

@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax import checkpoint, parallel, placement, schedule, state, steps
+from simclr_jax import checkpoint, keys, parallel, placement, schedule, state, steps
 from simclr_jax.data import sources
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate import features, linear
@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """
     _check(config)
     stored, step, variables = checkpoint.load_variables(workdir, None if config.step < 0 else config.step)
-    pretraining = schedule.of_run(stored, workdir)
+    pretraining = keys.of_run(stored, workdir)
     model = create_model(**schedule.model_arguments(pretraining))
     state.check_variables(variables, model=model, run=workdir)
     path = _result_path(workdir)
@@ -99,8 +99,8 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 
 def _check(config: ConfigDict) -> None:
-    for key, value in schedule.flatten(config).items():
-        schedule.check_value(key, value)
+    for key, value in keys.flatten(config).items():
+        keys.check_value(key, value)
     for name, most in (("batch_size", MOST_IMAGES), ("epochs", MOST_EPOCHS)):
         if not 1 <= config[name] <= most:
             raise ValueError(f"config.{name}={config[name]} must be from 1 to {most:,}")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax import optim, parallel, preemption, schedule, state, steps
+from simclr_jax import keys, optim, parallel, preemption, state, steps
 from simclr_jax import workdir as run_folder
 from simclr_jax.checkpoint import Checkpoints, latest_step
 from simclr_jax.parts import Parts, initial_state, map_train_step, prepare, state_shapes
@@ -206,7 +206,7 @@ def _check_config(workdir: str, config: ConfigDict) -> int | None:
     if latest_step(workdir) is None:
         return None
     old, new = run_folder.read_config(workdir), config.to_dict()
-    differences, more_epochs_than = schedule.differences(old, new), schedule.extended_from(old, new)
+    differences, more_epochs_than = keys.differences(old, new), keys.extended_from(old, new)
     if differences and not more_epochs_than:
         raise ValueError(
             f"{workdir} holds a run with another config ({'; '.join(differences)}); "
@@ -218,7 +218,7 @@ def _check_config(workdir: str, config: ConfigDict) -> int | None:
 def _check_shared(workdir: str, config: ConfigDict) -> None:
     """Refuses a process that sees another workdir than process 0, which has written its config, or that has another."""
     try:
-        differences = schedule.differences(run_folder.read_config(workdir), config.to_dict())
+        differences = keys.differences(run_folder.read_config(workdir), config.to_dict())
     except ValueError as error:
         raise ValueError(f"{error}; --workdir must lie on a disk that all processes share") from error
     if differences:

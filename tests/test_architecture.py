@@ -13,7 +13,7 @@ PACKAGE = ROOT / "simclr_jax"
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = [
     ["losses", "optim", "models", "augment", "bounds"],
-    ["data", "state", "passes", "steps", "workdir", "checksums", "launcher", "peers"],
+    ["data", "keys", "state", "passes", "steps", "workdir", "checksums", "launcher", "peers"],
     ["parallel", "placement", "checkpoint", "preemption", "writer", "schedule", "evaluate"],
     ["parts"],
     ["pretrain", "plan", "linear_eval", "preview", "check_data", "encoder", "command_line"],

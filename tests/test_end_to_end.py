@@ -12,7 +12,7 @@ from PIL import Image
 
 import simclr_jax
 from configs import default, linear
-from simclr_jax import checkpoint, linear_eval, pretrain, schedule
+from simclr_jax import checkpoint, keys, linear_eval, pretrain
 from simclr_jax.parts import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -306,4 +306,4 @@ def test_bad_input_gets_one_line_before_anything_is_written(key, value, message,
 
 
 def test_the_default_config_is_the_reference_of_all():
-    assert schedule.flatten(default.get_config()).keys() == schedule.flatten(small("textures")).keys()
+    assert keys.flatten(default.get_config()).keys() == keys.flatten(small("textures")).keys()

@@ -17,7 +17,7 @@ from test_end_to_end import BATCH, SIZE, small
 
 import simclr_jax
 from configs import default, linear
-from simclr_jax import linear_eval, parts, pretrain, schedule
+from simclr_jax import keys, linear_eval, parts, pretrain
 from simclr_jax.augment import decode
 from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
@@ -60,7 +60,7 @@ def test_the_watch_lets_only_one_line_pass():
 
 # Configs
 
-KEYS = sorted(schedule.flatten(default.get_config()))
+KEYS = sorted(keys.flatten(default.get_config()))
 NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([0, -1, 2**31, 10**300, 1e-320, 1e300]))
 VALUES = st.one_of(NUMBERS, st.text(max_size=20), st.booleans(), st.none(), st.lists(NUMBERS, max_size=3))
 
@@ -81,7 +81,7 @@ def of_the_type_of(example):
 @st.composite
 def overrides(draw):
     keys = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True))
-    known = schedule.flatten(default.get_config())
+    known = keys.flatten(default.get_config())
     return {key: draw(st.one_of(of_the_type_of(known[key]), of_the_type_of(known[key]), VALUES)) for key in keys}
 
 
@@ -93,7 +93,7 @@ def test_any_value_of_any_key(source, archive, changes):
     with config.ignore_type(), config.unlocked():
         config.update_from_flattened_dict(changes)
     with one_line_or_right():
-        schedule.check_keys(config, default.get_config())
+        keys.check_keys(config, default.get_config())
         made = parts.prepare(config)
         assert made.plan.total_steps >= 1 and 0 < made.plan.peak_learning_rate < np.inf
 
@@ -117,21 +117,19 @@ def test_any_config_of_a_run(section, key, value):
     stored = small("textures").to_dict()
     (stored[section] if section else stored)[key] = value
     with one_line_or_right():
-        config = schedule.of_run(stored, "RUN")
-        assert set(schedule.flatten(config)) == set(
-            schedule.flatten(schedule.of_run(small("textures").to_dict(), "RUN"))
-        )
+        config = keys.of_run(stored, "RUN")
+        assert set(keys.flatten(config)) == set(keys.flatten(keys.of_run(small("textures").to_dict(), "RUN")))
         assert 1 <= config.model.width <= 16 and 1 <= config.augment.image_size <= 4096
-    assert all(len(line) < 1000 for line in schedule.differences(stored, small("textures").to_dict()))
+    assert all(len(line) < 1000 for line in keys.differences(stored, small("textures").to_dict()))
 
 
 def test_a_config_nested_thousands_deep_has_a_line_of_its_own():
     nested = 0
     for _ in range(5000):
         nested = {"a": nested}
-    assert len(schedule.differences({"seed": 1} | {"b": nested}, {"seed": 1})) == 1
+    assert len(keys.differences({"seed": 1} | {"b": nested}, {"seed": 1})) == 1
     with pytest.raises(ValueError, match="config.model is missing"):
-        schedule.of_run({"b": nested}, "RUN")
+        keys.of_run({"b": nested}, "RUN")
 
 
 # Archives

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from configs import default, linear
-from simclr_jax import schedule
+from simclr_jax import keys, schedule
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "linear"))
@@ -22,7 +22,7 @@ def changed(**changes):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_is_complete_and_right(name):
     config = importlib.import_module(f"configs.{name}").get_config()
-    schedule.check_keys(config, default.get_config())
+    keys.check_keys(config, default.get_config())
     schedule.check(config)
 
 
@@ -36,7 +36,7 @@ def test_every_docstring_says_command_time_and_result(name):
 
 def test_every_key_is_read_somewhere():
     code = "".join(path.read_text() for path in (ROOT / "simclr_jax").rglob("*.py"))
-    for key in [*schedule.flatten(default.get_config()), *schedule.flatten(linear.get_config())]:
+    for key in [*keys.flatten(default.get_config()), *keys.flatten(linear.get_config())]:
         if key.startswith(("augment.", "head.")):
             continue  # handed over whole to a dataclass, which refuses a name that it does not have
         assert re.search(rf"\b{key.rsplit('.', 1)[-1]}\b", code), f"nothing reads {key}"
@@ -71,17 +71,17 @@ def test_unknown_missing_and_mistyped_keys_are_named():
     with config.unlocked():
         config.train.epoch = 3
     with pytest.raises(ValueError, match=r"config.train.epoch is not a key; did you mean config.train.epochs\?"):
-        schedule.check_keys(config, known)
+        keys.check_keys(config, known)
     config = default.get_config()
     with config.unlocked():
         del config.loss.temperature
     with pytest.raises(ValueError, match="config.loss.temperature is missing"):
-        schedule.check_keys(config, known)
+        keys.check_keys(config, known)
     config = default.get_config()
     with config.ignore_type():
         config.train.epochs = "many"
     with pytest.raises(ValueError, match="config.train.epochs='many' must be int"):
-        schedule.check_keys(config, known)
+        keys.check_keys(config, known)
 
 
 def test_epochs_become_steps():
@@ -163,17 +163,17 @@ def test_validation_takes_what_there_is():
 
 def test_differences_name_what_changes_the_result_and_only_that():
     old = default.get_config().to_dict()
-    assert schedule.differences(old, changed(checkpoint__keep=9, log__every_steps=7, data__dir="/x").to_dict()) == []
+    assert keys.differences(old, changed(checkpoint__keep=9, log__every_steps=7, data__dir="/x").to_dict()) == []
     same_result = changed(model__remat=True, loss__chunk_size=64, loss__gather="ring")
-    assert schedule.differences(old, same_result.to_dict()) == []
+    assert keys.differences(old, same_result.to_dict()) == []
     new = changed(train__epochs=7, loss__temperature=0.5).to_dict()
-    assert schedule.differences(old, new) == ["loss.temperature: 0.1 → 0.5", "train.epochs: 100 → 7"]
+    assert keys.differences(old, new) == ["loss.temperature: 0.1 → 0.5", "train.epochs: 100 → 7"]
 
 
 @pytest.mark.parametrize("section", ["model", "head"])
 def test_a_run_of_a_network_that_is_not_known_is_refused(section):
     stored = default.get_config().to_dict()
-    assert schedule.of_run(stored, "RUN").model.encoder == "resnet50"
+    assert keys.of_run(stored, "RUN").model.encoder == "resnet50"
     stored[section]["magic"] = 1
     with pytest.raises(ValueError, match=f"RUN: its config.json .*config.{section} has the key 'magic', which this"):
-        schedule.of_run(stored, "RUN")
+        keys.of_run(stored, "RUN")
