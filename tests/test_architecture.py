@@ -104,9 +104,9 @@ def test_orbax_is_named_in_checkpoint_alone():
     assert owners(lambda path: "orbax" in packages(path)) == {"checkpoint.py"}
 
 
-def test_config_dicts_stop_at_schedule_and_the_drivers():
+def test_config_dicts_stop_at_keys_schedule_and_the_drivers():
     users = owners(lambda path: "ml_collections" in packages(path))
-    assert users <= {"schedule.py", *(f"{name}.py" for rooms in LEVELS[3:] for name in rooms)}
+    assert users <= {"keys.py", "schedule.py", *(f"{name}.py" for rooms in LEVELS[3:] for name in rooms)}
 
 
 def test_configs_hold_values_only():
