@@ -85,12 +85,14 @@ def _whole_on(devices: list) -> NamedSharding:
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
 
-def to_global(tree: Any) -> Any:
-    """Returns a tree that is whole on the local devices of every process as one that is whole on all devices.
+def to_save(tree: Any) -> Any:
+    """Returns a tree that is whole on all local devices as one that is whole on the first of each process.
 
-    That is what a checkpoint is made of and restored to by all processes together. The memory is shared.
+    That is what a checkpoint is made of by all processes together: of copies on more devices Orbax would write a slice
+    each, which for each shape it compiles first. The memory is shared.
     """
-    return tree if jax.process_count() == 1 else _placed(tree, jax.devices())
+    firsts = {device.process_index: device for device in reversed(jax.devices())}
+    return _placed(tree, [firsts[index] for index in sorted(firsts)])
 
 
 def to_local(tree: Any) -> Any:
@@ -102,7 +104,8 @@ def _placed(tree: Any, devices: list) -> Any:
     sharding = _whole_on(devices)
 
     def place(x: jax.Array) -> jax.Array:
-        return jax.make_array_from_single_device_arrays(x.shape, sharding, [s.data for s in x.addressable_shards])
+        mine = [shard.data for shard in x.addressable_shards if shard.device in sharding.device_set]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, mine)
 
     return jax.tree.map(place, tree)
 
