@@ -1,10 +1,11 @@
 """Screen and logs: the progress bar, the console, metrics.jsonl and TensorBoard."""
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from etils import epath
 from tensorboardX import SummaryWriter
@@ -40,11 +41,11 @@ class Writer:
     """
 
     def __init__(self, workdir: str, *, first_step: int, total_steps: int, views_per_step: int):
-        folder = run_folder.folder(workdir)
-        self._metrics = folder / "metrics.jsonl"
+        self._folder = run_folder.folder(workdir)
+        self._metrics = self._folder / "metrics.jsonl"
         self._rows = _rows_up_to(self._metrics, first_step)
         run_folder.replace_text(self._metrics, "".join(self._rows))
-        self._tensorboard = _tensorboard(folder / "tensorboard", first_step)
+        self._tensorboard = _tensorboard(self._folder / "tensorboard", first_step)
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
         self._views_per_step, self._first_step = views_per_step, first_step
         self._start = time.monotonic()
@@ -60,22 +61,17 @@ class Writer:
         """Appends one row to metrics.jsonl and TensorBoard."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         self._add(json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n")
-        for name, value in values.items() if self._tensorboard else ():
-            if math.isfinite(value):  # TensorBoard shows a gap
-                self._tensorboard.add_scalar(name, value, step)
+        with _named(self._folder / "tensorboard"):
+            for name, value in values.items() if self._tensorboard else ():
+                if math.isfinite(value):  # TensorBoard shows a gap
+                    self._tensorboard.add_scalar(name, value, step)
 
     def _add(self, row: str) -> None:
         if not run_folder.is_local(self._metrics):
             self._rows.append(row)
             return
-        try:
-            with self._metrics.open("a") as file:
-                file.write(row)
-        except OSError as error:
-            raise ValueError(
-                f"{self._metrics} cannot be written: {error.strerror}; make room or mend the disk, and the same "
-                "command goes on from the last good checkpoint"
-            ) from error
+        with _named(self._metrics), self._metrics.open("a") as file:
+            file.write(row)
 
     def flush(self) -> None:
         """Makes sure that metrics.jsonl holds every row: an object store has no appending, so there it is replaced."""
@@ -86,8 +82,21 @@ class Writer:
         """Closes the bar and the files."""
         self.flush()
         self._bar.close()
-        if self._tensorboard:
-            self._tensorboard.close()
+        with _named(self._folder / "tensorboard"):
+            if self._tensorboard:
+                self._tensorboard.close()
+
+
+@contextlib.contextmanager
+def _named(path: epath.Path) -> Iterator[None]:
+    """Turns an OSError of writing into a ValueError that says where, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {error.strerror}; make room or mend the disk, and the same command goes on "
+            "from the last good checkpoint"
+        ) from error
 
 
 def _tensorboard(folder: epath.Path, first_step: int) -> SummaryWriter | None:

@@ -4,8 +4,10 @@ import os
 
 import pytest
 
-# XLA reads the flag once, when jax starts.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# XLA reads the flags once, when jax starts. Programs that run for a moment are compiled quickly; the processes that
+# tests start compile as a user's do.
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 
 
 @pytest.fixture(scope="session", autouse=True)

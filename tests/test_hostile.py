@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import signal
 import zipfile
@@ -80,9 +81,9 @@ def of_the_type_of(example):
 
 @st.composite
 def overrides(draw):
-    keys = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True))
+    names = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True))
     known = keys.flatten(default.get_config())
-    return {key: draw(st.one_of(of_the_type_of(known[key]), of_the_type_of(known[key]), VALUES)) for key in keys}
+    return {key: draw(st.one_of(of_the_type_of(known[key]), of_the_type_of(known[key]), VALUES)) for key in names}
 
 
 @pytest.mark.parametrize("source", ["npz", "textures"])
@@ -245,7 +246,7 @@ def everything_below(folder):
     return sorted(path for path in folder.rglob("*"))
 
 
-DAMAGES = st.sampled_from(["delete", "empty", "halve", "flip", "folder", "link", "loop"])
+DAMAGES = st.sampled_from(["delete", "empty", "halve", "flip", "folder", "link", "loop", "pipe", "endless"])
 
 
 def damage(path, how, place):
@@ -260,8 +261,9 @@ def damage(path, how, place):
             path.write_bytes(content[: len(content) // 2] if how == "halve" else b"")
         return
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    makers = {"folder": path.mkdir, "loop": lambda: path.symlink_to(path)}
-    makers["link"] = lambda: path.symlink_to("/dev/null")
+    makers = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}
+    makers |= {"loop": lambda: path.symlink_to(path), "link": lambda: path.symlink_to("/dev/null")}
+    makers |= {"endless": lambda: path.symlink_to("/dev/zero")}
     makers.get(how, lambda: None)()
 
 

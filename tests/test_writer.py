@@ -1,6 +1,10 @@
 """metrics.jsonl holds each step once, also when a run resumes."""
 
+import errno
 import json
+
+import pytest
+from tensorboardX import SummaryWriter
 
 from simclr_jax.writer import Writer
 
@@ -35,3 +39,16 @@ def test_a_new_run_starts_empty(tmp_path):
     write(tmp_path, 0, [1, 2])
     write(tmp_path, 0, [1])
     assert [row["step"] for row in rows(tmp_path)] == [1]
+
+
+def test_a_disk_that_is_full_is_named_whatever_is_written(tmp_path, monkeypatch):
+    writer = Writer(str(tmp_path), first_step=0, total_steps=10, views_per_step=4)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", fail)
+    with pytest.raises(ValueError, match="tensorboard cannot be written: No space left.*last good checkpoint"):
+        writer.write(1, 0.1, {"loss": 1.0})
+    assert rows(tmp_path)[0]["step"] == 1
+    writer.close()
