@@ -1,7 +1,7 @@
 """What happens to a run that is killed, told to stop or damaged, counted over many real processes.
 
     make chaos                          # everything; the last line is one JSON object
-    python benchmarks/chaos.py --kills=9 --stops=2 --damages=8 --rounds=1   # a look in some minutes
+    python benchmarks/chaos.py --kills=9 --stops=2 --damages=8 --rounds=1 --inputs=0   # a look in some minutes
 
 A short run on 8-pixel noise, with its views made on the device, on four devices, and on the host in turn, is done once
 undisturbed; the others must end with its bits and its metrics.jsonl, to the byte.
@@ -217,6 +217,15 @@ def cost_of_saving(folder: pathlib.Path, rounds: int) -> dict[str, float]:
     }
 
 
+def bad_inputs() -> dict[str, int]:
+    """What bad_input.py finds; it prints its own table."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "bad_input.py")]
+    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+    print(out)
+    found = json.loads(out.splitlines()[-1])
+    return {"inputs": found["inputs"], "answered in one line": found["one_line"]}
+
+
 def _wait(process: subprocess.Popen, seconds: float) -> None:
     try:
         process.wait(seconds)
@@ -227,8 +236,8 @@ def _wait(process: subprocess.Popen, seconds: float) -> None:
 def arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, count in (("kills", 100), ("stops", 20), ("damages", 32), ("rounds", 9), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=count)
+    for name, count in (("kills", 100), ("stops", 20), ("damages", 32), ("rounds", 9), ("inputs", 1), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=count, help="0 leaves it out" if name != "seed" else None)
     return parser.parse_args()
 
 
@@ -245,13 +254,16 @@ def main() -> None:
         reference = Reference(processes.archive(folder), folder)
         disturb = (reference, folder)
         parts = {
-            "killed": lambda: kill(*disturb, given.kills, random.Random(given.seed)),
-            "told to stop": lambda: stop(*disturb, given.stops, random.Random(given.seed)),
-            "damaged": lambda: damage(*disturb, given.damages, random.Random(given.seed)),
-            "start to first step": lambda: start_up(*disturb, given.rounds),
-            "asynchronous checkpoints": lambda: cost_of_saving(folder, given.rounds),
+            "killed": (given.kills, lambda: kill(*disturb, given.kills, random.Random(given.seed))),
+            "told to stop": (given.stops, lambda: stop(*disturb, given.stops, random.Random(given.seed))),
+            "damaged": (given.damages, lambda: damage(*disturb, given.damages, random.Random(given.seed))),
+            "start to first step": (given.rounds, lambda: start_up(*disturb, given.rounds)),
+            "asynchronous checkpoints": (given.rounds, lambda: cost_of_saving(folder, given.rounds)),
+            "bad input": (given.inputs, bad_inputs),
         }
-        for name, part in parts.items():
+        for name, (count, part) in parts.items():
+            if not count:
+                continue
             result[name] = part()
             print(
                 f"{name + ':':27}" + ", ".join(f"{what} {count:,}" for what, count in result[name].items()), flush=True

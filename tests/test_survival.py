@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -38,10 +39,9 @@ def kill_after(process, run, rows, delay):
     ("settings", "kills"),
     [
         ({"devices": 1}, [(5, 0.0), (12, 0.03)]),
-        ({"devices": 4, "data__cache": "device"}, [(10, 0.0)]),
-        ({"devices": 1, "augment__placement": "host"}, [(7, 0.0)]),
+        ({"devices": 4, "augment__placement": "host"}, [(7, 0.0)]),
     ],
-    ids=["1 device", "4 devices", "views of the host"],
+    ids=["1 device", "4 devices, views of the host"],
 )
 def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(settings, kills, source, unstopped, tmp_path):
     whole = unstopped
@@ -70,16 +70,15 @@ def test_a_run_may_go_on_with_another_number_of_devices(source, unstopped, tmp_p
     np.testing.assert_allclose(*losses, rtol=2e-3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_loses_no_step(number, source, unstopped, tmp_path):
+def test_a_run_that_is_told_to_stop_loses_no_step(source, unstopped, tmp_path):
     run = tmp_path / "run"
     process = start(run, source)
     wait_until(lambda: metrics(run), process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     told = time.monotonic()
     code, _, err = finish(process)
     assert code == 75 and time.monotonic() - told < 30
-    assert f"{number.name}: writing a checkpoint after this step" in err
+    assert "SIGTERM: writing a checkpoint after this step" in err
     last = max(row["step"] for row in metrics(run))
     assert checkpoints(run)[-1] == last < STEPS
     assert f"stopped at step {last} with its checkpoint; the same command goes on" in err
@@ -106,7 +105,7 @@ def test_before_the_first_step_a_signal_ends_it_without_waiting_for_the_compiler
     run = tmp_path / "run"
     process = start(run, source)
     wait_until(lambda: (run / "versions.jsonl").exists(), process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code == 75 and "stopped before the first step" in err and not checkpoints(run)
 
@@ -141,8 +140,7 @@ def test_a_full_disk_stops_a_run_with_one_line_and_leaves_its_last_good_checkpoi
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_passed_over(source, unstopped, tmp_path):
-    run = tmp_path / "run"
-    kill_after(start(run, source), run, 9, 0.2)
+    run = shutil.copytree(unstopped, tmp_path / "run")
     newest = run / "checkpoints" / str(checkpoints(run)[-1])
     largest = max(newest.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     content = bytearray(pathlib.Path(largest).read_bytes())
