@@ -21,6 +21,7 @@ setup(
         "optax>=0.2.8",  # LARS, SGD, AdamW
         "orbax-checkpoint>=0.12",  # asynchronous, atomic checkpoints
         "pillow",  # decodes what TensorFlow cannot: TIFF, a BMP with a palette, animations
+        "psutil",  # how much memory there is, on every system
         "tensorboardX",  # TensorBoard files without TensorFlow
         # The input pipeline. The CPU build is enough: the accelerator belongs to JAX.
         'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',

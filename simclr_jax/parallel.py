@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import psutil
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -49,8 +50,7 @@ def free_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats:
         return (stats["bytes_limit"] - stats["bytes_in_use"]) // 2
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a CPU's devices share the machine's memory
-    return free // jax.local_device_count() // 2
+    return psutil.virtual_memory().available // jax.local_device_count() // 2  # a CPU's devices share the machine's
 
 
 def memory_bytes() -> int:
@@ -58,7 +58,7 @@ def memory_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats:
         return stats["bytes_limit"]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    return psutil.virtual_memory().total // jax.local_device_count()
 
 
 def describe() -> str:

@@ -9,6 +9,7 @@ import os
 import zipfile
 
 import numpy as np
+import psutil
 from etils import epath
 
 from simclr_jax.data.split import Split
@@ -109,16 +110,8 @@ def _check_array(archive: zipfile.ZipFile, name: str) -> None:
         raise ValueError(
             f"its header declares {dtype} {list(shape)}, {size:,} bytes, and {member.file_size - header:,} follow"
         )
-    if size > _memory_bytes():
+    if size > psutil.virtual_memory().total:
         raise ValueError(f"{dtype} {list(shape)} takes {size / 2**30:,.1f} GiB, more than this machine has")
-
-
-def _memory_bytes() -> float:
-    """The memory of this machine; no limit where the operating system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def _as_rgb(images: np.ndarray, what: str) -> np.ndarray:
