@@ -2,6 +2,7 @@
 
 import io
 import os
+import types
 import warnings
 import zipfile
 
@@ -155,7 +156,7 @@ def test_labels_that_number_no_classes_are_refused(tmp_path, label):
 
 def test_what_no_memory_holds_is_refused_before_it_is_read(tmp_path, monkeypatch):
     name = zipped(tmp_path, [("x_train.npy", header((2**20, 5, 5, 3)) + bytes(75 * 2**20))])  # 75 MiB, zipped to 75 KiB
-    monkeypatch.setattr("os.sysconf", lambda name: 2**12)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(total=2**24))
     with pytest.raises(ValueError, match=r"uint8 \[1048576, 5, 5, 3\] takes 0.1 GiB, more than this machine has"):
         open_source(name).load("train")
 
