@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import bad_cases  # noqa: E402  (a script finds its own folder itself)
+import bad_files  # noqa: E402
 
 LIMIT = 60.0  # seconds after which a command hangs
 EVERY = 20  # how many commands in forks there are to one that runs by itself besides
@@ -73,7 +74,7 @@ def main() -> None:
     options = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
-        bad_cases.plant(scratch, lambda *command: _by_itself(command, scratch))
+        bad_files.plant(scratch, lambda *command: _by_itself(command, scratch))
         cases = [case for case in bad_cases.table(scratch) if options.only in case.kind]
         _import_all()
         ends = []
