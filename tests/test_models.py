@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_resnet import NumpyResNet
+from variables import random_variables, variable_shapes
 
 from simclr_jax.models import ENCODERS, ProjectionHead, SimCLR, create_encoder
 from simclr_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
@@ -17,23 +18,6 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
 def images(count=3, side=16, seed=0):
     """Faint images, so that BatchNorm's epsilon counts beside the variance of the stem."""
     return 0.02 * np.random.default_rng(seed).uniform(size=(count, side, side, 3)).astype(np.float32)
-
-
-def variable_shapes(module, x):
-    return jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
-
-
-def random_variables(module, x, seed=0):
-    """Drawn by NumPy, which spares the compilation of `init`; no gamma and no mean is 0, variances are positive."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        if path[-1].key == "kernel":
-            return (rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(np.float32)
-        base = 0.8 if path[-1].key in ("scale", "var") else -0.2
-        return base + rng.uniform(0.0, 0.4, leaf.shape).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, variable_shapes(module, x))
 
 
 def initial_leaves(module, x, wanted):
