@@ -6,7 +6,11 @@ python -m simclr_jax preview --config=configs/NAME.py [--out=preview.png] [--ima
 python -m simclr_jax check-data --config=configs/NAME.py
     Reads every image of every split once and says what is there and what cannot be read.
 
-Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH
+python -m simclr_jax features --workdir=RUN --out=FOLDER
+    Writes h, or any layer of the head, of every image with ids and labels, as .npy files that map into memory.
+
+Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH. Commands on a RUN have their
+keys in configs/COMMAND.py.
 """
 
 import sys
@@ -30,6 +34,29 @@ def check_data() -> None:
     _launch(check_data.run, [])
 
 
+def features() -> None:
+    """Runs the command of that name."""
+    from absl import flags
+
+    from configs import features
+    from simclr_jax import export_features
+
+    flags.DEFINE_string("out", None, "The folder to write; it must not exist.")
+    _launch_on_run(export_features.run, features, ["out"])
+
+
+def _launch_on_run(run, config, arguments: list[str]) -> None:
+    from absl import flags
+
+    from simclr_jax import command_line
+
+    flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
+    what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
+    command_line.launch(
+        run, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__
+    )
+
+
 def _launch(run, arguments: list[str]) -> None:
     from configs import default
     from simclr_jax import command_line
@@ -38,7 +65,11 @@ def _launch(run, arguments: list[str]) -> None:
     command_line.launch(run, known=default.get_config(), arguments=arguments, what=what)
 
 
-COMMANDS = {"preview": preview, "check-data": check_data}  # each imports what it needs, so that the list is quick
+COMMANDS = {
+    "preview": preview,
+    "check-data": check_data,
+    "features": features,
+}  # each imports what it needs, so that the list is quick
 
 
 def main() -> None:

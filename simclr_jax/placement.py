@@ -133,7 +133,7 @@ def views_of(recipe: Recipe, seed: int, batch: Any, resident: Any) -> dict[str, 
 
 
 def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: Unreadable) -> Batches:
-    """Yields every image of a split once as evaluation sees it, {"images": float32 [n, size, size, 3], "labels"}.
+    """Yields every image of a split once as evaluation sees it, {"images": float32 [n, size, size, 3], labels, ids}.
 
     Pixels are resized on the devices, files on the host.
     """
@@ -144,7 +144,7 @@ def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: U
     for batch in arrays.stored_images(split, batch_size=batch_size):
         n = len(batch["labels"])
         padded = batch["images"][np.arange(batch_size) % n]  # one shape, compiled once
-        yield {"images": np.asarray(resize(padded))[:n], "labels": batch["labels"]}
+        yield {"images": np.asarray(resize(padded))[:n], "labels": batch["labels"], "ids": batch["ids"]}
 
 
 def _in_arrays(split: Any, placement: str) -> bool:

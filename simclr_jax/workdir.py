@@ -41,6 +41,20 @@ def folder(workdir: str) -> epath.Path:
     return epath.Path(workdir).expanduser()
 
 
+def inside(workdir: str, *names: str) -> epath.Path:
+    """Returns RUN/NAME/…, to be written.
+
+    Raises:
+      ValueError: a link leads it out of the run, which may be anybody's.
+    """
+    run = folder(workdir)
+    path = run.joinpath(*names)
+    place = os.path.realpath(path)  # epath's own resolve follows no links
+    if is_local(path) and place != os.path.join(os.path.realpath(run), *names):
+        raise ValueError(f"{path} is, or lies behind, a link to {place}; remove the link")
+    return path
+
+
 def is_local(path: epath.Path) -> bool:
     """Whether a path is of this machine's file system, and not of an object store such as gs://."""
     return "://" not in str(path)

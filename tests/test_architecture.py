@@ -15,11 +15,11 @@ LEVELS = [
     ["losses", "optim", "models", "augment", "bounds"],
     ["data", "keys", "state", "passes", "steps", "workdir", "checksums", "launcher", "peers"],
     ["parallel", "placement", "checkpoint", "preemption", "writer", "schedule", "evaluate"],
-    ["parts"],
-    ["pretrain", "plan", "linear_eval", "preview", "check_data", "encoder", "command_line"],
+    ["parts", "probing", "results"],
+    ["pretrain", "plan", "linear_eval", "export_features", "preview", "check_data", "encoder", "command_line"],
     ["__main__"],
 ]
-ORDERED = {1}  # levels whose rooms may import those before them; in the others siblings never import each other
+ORDERED = {1, 3}  # levels whose rooms may import those before them; in the others siblings never import each other
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

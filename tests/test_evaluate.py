@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from simclr_jax.evaluate import features, linear
+from simclr_jax.evaluate import features, linear, scores
 
 SETTINGS = {"learning_rates": (0.01, 0.1), "weight_decays": (0.0, 1e-3), "epochs": 30, "batch_size": 64, "seed": 0}
 
@@ -25,7 +25,7 @@ def fit(spread, **changes):
 
 def test_separable_features_are_separated():
     probe, (_, _, (test, labels)) = fit(0.05)
-    assert linear.accuracies(probe.logits(test), labels)["top1"] == 1.0
+    assert scores.accuracies(probe.logits(test), labels)["top1"] == 1.0
 
 
 def test_the_probe_does_as_well_as_scikit_learn():
@@ -33,14 +33,14 @@ def test_the_probe_does_as_well_as_scikit_learn():
     scale = train.std(0)
     oracle = LogisticRegression(max_iter=1000).fit(train / scale, train_labels).score(test / scale, labels)
     assert 0.5 < oracle < 0.95  # neither trivial nor hopeless
-    assert abs(linear.accuracies(probe.logits(test), labels)["top1"] - oracle) < 0.02
+    assert abs(scores.accuracies(probe.logits(test), labels)["top1"] - oracle) < 0.02
 
 
 def test_features_without_the_answer_stay_at_chance():
     rng = np.random.default_rng(0)
     data = [(rng.normal(size=(800, 8)).astype(np.float32), rng.integers(0, 4, 800)) for _ in range(3)]
     probe = linear.fit(data[0], data[1], num_classes=4, **SETTINGS)
-    assert abs(linear.accuracies(probe.logits(data[2][0]), data[2][1])["top1"] - 0.25) < 0.07
+    assert abs(scores.accuracies(probe.logits(data[2][0]), data[2][1])["top1"] - 0.25) < 0.07
 
 
 def test_validation_chooses_the_setting():
@@ -51,7 +51,7 @@ def test_validation_chooses_the_setting():
         for decay in decays
     }
     probe, (_, (validation, labels), _) = fit(1.0, learning_rates=rates, weight_decays=decays, epochs=3)
-    assert probe.validation_top1 == linear.accuracies(probe.logits(validation), labels)["top1"]
+    assert probe.validation_top1 == scores.accuracies(probe.logits(validation), labels)["top1"]
     assert min(alone.values()) < max(alone.values()) - 0.05
     assert alone[probe.learning_rate, probe.weight_decay] >= max(alone.values()) - 0.01
 
@@ -71,12 +71,12 @@ def test_a_constant_feature_does_no_harm():
 
 def test_accuracies_by_hand():
     logits = np.array([[5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]], np.float32)
-    assert linear.accuracies(logits, np.array([0, 4, 0])) == {"top1": 1 / 3, "top5": 2 / 3}
+    assert scores.accuracies(logits, np.array([0, 4, 0])) == {"top1": 1 / 3, "top5": 2 / 3}
 
 
 def test_chance_is_the_most_frequent_class():
     train_labels = np.repeat(np.arange(6), [5, 1, 1, 1, 1, 0])
-    assert linear.chance(train_labels, np.array([0, 0, 1, 5]), 6) == {"top1": 0.5, "top5": 0.75}
+    assert scores.chance(train_labels, np.array([0, 0, 1, 5]), 6) == {"top1": 0.5, "top5": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,30 @@ def test_extract_keeps_order_and_the_short_last_batch():
         sizes.append(len(batch))
         return mean_colour(batch)
 
-    batches = ({"images": images[i : i + 4], "labels": np.arange(10)[i : i + 4]} for i in range(0, 10, 4))
-    found, labels = features.extract({"a": encode, "b": lambda batch: -mean_colour(batch)}, batches, 4)
-    np.testing.assert_allclose(found["a"], mean_colour(images), rtol=1e-6)
-    np.testing.assert_allclose(found["b"], -mean_colour(images), rtol=1e-6)
-    np.testing.assert_array_equal(labels, np.arange(10))
+    batches = [{"images": images[i : i + 4]} for i in range(0, 10, 4)]
+    found = list(features.extract({"a": encode, "b": lambda batch: -mean_colour(batch)}, batches, 4))
+    for name, sign in (("a", 1), ("b", -1)):
+        made = np.concatenate([made[name] for _, made in found])
+        np.testing.assert_allclose(made, sign * mean_colour(images), rtol=1e-6)
+    assert [batch for batch, _ in found] == batches
     assert set(sizes) == {4}  # one compilation
+
+
+def test_features_that_are_not_finite_are_refused():
+    images = np.zeros((8, 2, 2, 3), np.float32)
+    images[5] = np.nan
+    batches = [{"images": images[:4]}, {"images": images[4:]}]
+    with pytest.raises(ValueError, match="1 of the first 8 images have features that are not finite, of the a encoder"):
+        list(features.extract({"a": mean_colour}, batches, 4))
+
+
+def test_confusion_and_classes_by_hand():
+    logits = np.eye(3)[[0, 1, 1, 2, 0]]
+    confusion = scores.confusion(logits, np.array([0, 0, 0, 1, 1]))
+    assert confusion.tolist() == [[1, 2, 0], [1, 0, 1], [0, 0, 0]]
+    found = scores.per_class(confusion, ("a", "b", "c"))
+    assert found["a"] == {"images": 3, "top1": 1 / 3, "taken_for": "b"} and found["b"]["top1"] == 0
+    assert "c" not in found  # of which there is no image
 
 
 @pytest.mark.parametrize("n", [0, 1, 4, 9])

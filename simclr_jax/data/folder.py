@@ -3,6 +3,7 @@
 import collections
 import os
 import stat
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,14 @@ class Folder:
             np.array([os.fsencode(path) for path in paths]), np.array(labels, np.int64) if labelled else None
         )
 
+    def fingerprint(self) -> str:
+        """Returns a checksum of the files' names, classes and, on this machine's disks, sizes and times."""
+        found = 0
+        for split, classes in self._files.items():
+            for path in (path for paths in classes.values() for path in paths):
+                found = zlib.crc32(os.fsencode(f"{split} {path} {_size_and_time(path)}\n"), found)
+        return f"folder {found:08x}"
+
     def _check_classes(self, path: str):
         trained = self._files.get("train", {})
         for name, files in self._files.items():
@@ -79,6 +88,14 @@ class Folder:
                 raise ValueError(
                     f"folder:{path}: {name} has classes that train does not have: {', '.join(unknown[:5])}"
                 )
+
+
+def _size_and_time(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)
+    except OSError:  # in an object store, or a link to nowhere
+        return ()
+    return found.st_size, found.st_mtime_ns
 
 
 class _Tree(NamedTuple):

@@ -48,6 +48,11 @@ class Npz:
             raise ValueError(f"{self._path} has {len(images)} images x_{name} but {len(labels)} labels y_{name}")
         return Split.whole(images, labels)
 
+    def fingerprint(self) -> str:
+        """Returns the archive's size and time."""
+        stat = self._path.stat()
+        return f"npz {stat.length} {stat.mtime}"
+
     def _read_labels(self, name: str) -> np.ndarray:
         labels = self._read(f"y_{name}")
         what = f"y_{name} of {self._path}"

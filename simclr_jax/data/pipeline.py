@@ -120,14 +120,15 @@ def central_views(
       unreadable: takes in images that cannot be read, which are left out; None allows none.
 
     Yields:
-      {"images": float32 [n, image_size, image_size, 3] in [0, 1], "labels": int64 [n]}, n ≤ batch_size.
+      {"images": float32 [n, image_size, image_size, 3] in [0, 1], "labels", "ids": int64 [n]}, n ≤ batch_size.
 
     Raises:
       ValueError: when its turn comes, one image too many cannot be read.
     """
 
     def render(record):
-        return {"images": host.central_view(record["image"], image_size), "labels": record["label"]}
+        image = host.central_view(record["image"], image_size)
+        return {"images": image, "labels": record["label"], "ids": record["id"]}
 
     return _one_pass(split, render, batch_size, unreadable)
 

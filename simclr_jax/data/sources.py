@@ -7,6 +7,7 @@ belong to :mod:`simclr_jax.data.pipeline`; pixels to :mod:`simclr_jax.augment`.
 import dataclasses
 import functools
 import math
+import zlib
 from typing import TYPE_CHECKING, Protocol
 
 from simclr_jax.data import folder, npz, textures
@@ -27,6 +28,9 @@ class Source(Protocol):
     def load(self, name: str) -> "Split | Stream":
         """Reads one split, or returns a stream of one that is too large to be held in memory."""
 
+    def fingerprint(self) -> str:
+        """Returns a text that is another one when an image or a label may be another one."""
+
 
 class Textures:
     """``textures``: the embedded set of :mod:`simclr_jax.data.textures`."""
@@ -37,6 +41,11 @@ class Textures:
     def load(self, name: str) -> Split:
         """Draws all splits when the first is asked for, and returns one."""
         return Split.whole(*_drawn_textures()[name])
+
+    def fingerprint(self) -> str:
+        """Returns a checksum of what was drawn."""
+        arrays = [array for split in _drawn_textures().values() for array in split]
+        return f"textures {functools.reduce(lambda found, array: zlib.crc32(array.tobytes(), found), arrays, 0):08x}"
 
 
 @functools.cache
@@ -101,6 +110,17 @@ class Splits:
             raise ValueError("a source without labels has no test images; probe on one with labels")
         part = self._parts[role]
         return part.first(self.limit) if role == "train" else part
+
+    def fingerprint(self, role: str) -> str:
+        """Returns a text that is another one when the images of a role may be other ones, or in another order."""
+        name = self.split_of(role)
+        cut = (
+            ()
+            if name and role != "train"
+            else (self.train, *map(self.split_of, ROLES), self.holdout_fraction, self.seed)
+        )
+        limit = (self.limit,) if role == "train" else ()
+        return " ".join(map(str, (self.source.fingerprint(), role, name, *cut, *limit)))
 
     @functools.cached_property
     def _parts(self) -> dict[str, "Split | Stream"]:

@@ -46,6 +46,10 @@ class Tfds:
         pixels = info.num_examples * math.prod(side or 0 for side in self._builder.info.features["image"].shape)
         return stream if max(info.num_bytes, pixels) > self._memory_limit else stream.in_memory()
 
+    def fingerprint(self) -> str:
+        """Returns the data set's name, version and place."""
+        return f"tfds {self._builder.info.full_name} {self._builder.data_path}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Stream:

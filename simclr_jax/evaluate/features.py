@@ -1,6 +1,6 @@
 """Features of a frozen encoder, computed once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -38,23 +38,31 @@ class Encoder:
 
 def extract(
     networks: dict[str, Encode], batches: Iterable[dict[str, np.ndarray]], batch_size: int
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Computes the features that several networks give to a whole split, in one pass over its images.
 
     Args:
       networks: by name.
-      batches: {"images", "labels"} in batches of at most ``batch_size``.
+      batches: {"images", …} in batches of at most ``batch_size``.
       batch_size: every call of a network gets this many images, so that it is compiled once.
 
-    Returns:
-      {name: float32 features [n, dim]} and int64 labels [n], in the split's order.
+    Yields:
+      Each batch, and {name: float32 features [n, dim]} of it.
+
+    Raises:
+      ValueError: features that are not finite.
     """
-    parts, labels = {name: [] for name in networks}, []
+    done = 0
     for batch in batches:
-        labels.append(batch["labels"])
-        for name, encode in networks.items():
-            parts[name].append(encode_padded(encode, batch["images"], batch_size))
-    return {name: np.concatenate(rows) for name, rows in parts.items()}, np.concatenate(labels)
+        made = {name: encode_padded(encode, batch["images"], batch_size) for name, encode in networks.items()}
+        done += len(batch["images"])
+        for name, features in made.items():
+            if bad := int((~np.isfinite(features).all(1)).sum()):
+                raise ValueError(
+                    f"{bad} of the first {done:,} images have features that are not finite, of the {name} encoder; "
+                    "choose an earlier checkpoint: --config.step=…"
+                )
+        yield batch, made
 
 
 def encode_padded(encode: Encode, images: np.ndarray, batch_size: int) -> np.ndarray:

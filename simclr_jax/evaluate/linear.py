@@ -80,24 +80,6 @@ def fit(
     return LinearProbe(weights[best], mean, scale, *grid[best], float(accuracies[best]))
 
 
-def accuracies(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns {"top1", "top5"}, 0 to 1; equal logits count as one class after the other.
-
-    Args:
-      logits: [n, classes].
-      labels: int [n].
-    """
-    ranked = np.argsort(-logits, axis=-1, kind="stable")
-    hits = ranked == labels[:, None]
-    return {"top1": float(hits[:, 0].mean()), "top5": float(hits[:, :5].any(-1).mean())}
-
-
-def chance(train_labels: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, float]:
-    """Returns the accuracies of always answering with the most frequent classes of the training labels."""
-    frequencies = np.bincount(train_labels, minlength=num_classes)
-    return accuracies(np.broadcast_to(frequencies, (len(labels), num_classes)), labels)
-
-
 def _sweep(x, y, grid, num_classes: int, epochs: int, batch_size: int, seed: int, progress) -> np.ndarray:
     """Returns the trained weights of every setting, [settings, dim + 1, classes]."""
     steps = len(y) // batch_size

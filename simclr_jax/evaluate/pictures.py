@@ -1,6 +1,7 @@
 """Pictures of what a run sees. The only module that names matplotlib."""
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.patches import Rectangle
 _INCHES = 2.2  # a picture's side
 _LINE = 0.125  # a caption line's height, inches
 _DPI = 110
+_NAMED, _NUMBERED = 40, 20  # classes of a confusion picture that have room for names, and for numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,41 @@ def contact_sheet(path: str, pictures: Sequence[Picture], *, columns: int, head:
         _draw(axis, picture)
     for axis in axes[len(pictures) :]:
         axis.set_axis_off()
-    with epath.Path(path).expanduser().open("wb") as file:
+    _save(figure, epath.Path(path).expanduser())
+
+
+def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> None:
+    """Draws which share of each class was taken for which into a PNG.
+
+    Args:
+      path: the file to write.
+      matrix: [classes, classes], images of a class (row) that were taken for another (column).
+      class_names: of rows and columns; shown where there is room for them.
+      title: over the picture.
+    """
+    n = len(class_names)
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = np.clip(1.5 + 0.35 * n, 4, 11)
+    figure = Figure(figsize=(side + 1, side), dpi=_DPI, layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, label="share of the class", fraction=0.046)
+    axis.set_title("\n".join(textwrap.wrap(title, 60)), fontsize=9)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("class")
+    if n <= _NAMED:
+        axis.set_xticks(range(n), class_names, rotation=90, fontsize=7)
+        axis.set_yticks(range(n), class_names, fontsize=7)
+    if n <= _NUMBERED:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                colour = "black" if share > 0.6 else "white"
+                axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: epath.Path) -> None:
+    with path.open("wb") as file:
         figure.savefig(file, format="png")
 
 

@@ -1,0 +1,15 @@
+"""The features of a run's images, as files that other programs read.
+
+    python -m simclr_jax features --workdir=RUN --out=FOLDER
+
+Result: FOLDER/{train,validation,test}/features-00000.npy, … float32 [images, dim], labels.npy and ids.npy.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import probe
+
+
+def get_config() -> ConfigDict:
+    """Returns every key."""
+    return probe.get_config()

@@ -1,0 +1,129 @@
+"""Features on disk: arrays that map into memory, written once and read by every probe.
+
+FOLDER/features-00000.npy, …  float32 [rows, dim]: the images in their split's order, shard by shard
+FOLDER/labels.npy, ids.npy    int64 [images]; -1 where there is no label
+FOLDER/features.json          what they are of; written last, so that a folder without it is not whole
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+SHARD_BYTES = 2**28  # of a shard's features
+
+_NOTE = "features.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What a network made of a split's images.
+
+    Attributes:
+      shards: float32 [rows, dim] each, mapped into memory where they lie on a local disk.
+      labels: int64 [n], -1 where there is no label.
+      ids: int64 [n], of the images in their split.
+    """
+
+    shards: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        return self.shards[0].shape[1]
+
+    def array(self) -> np.ndarray:
+        """Returns all features [n, dim], in memory if there are several shards."""
+        return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """Yields the features in their order, at most ``rows`` at a time."""
+        for shard in self.shards:
+            for start in range(0, len(shard), rows):
+                yield shard[start : start + rows]
+
+
+class Writer:
+    """Writes features as they are made. Nothing is at ``folder`` until `close`.
+
+    Args:
+      folder: where they go; what is there of that name is replaced.
+      note: what they are of, for features.json.
+      shard_bytes: of a shard.
+    """
+
+    def __init__(self, folder: epath.Path, note: dict[str, Any], *, shard_bytes: int = SHARD_BYTES):
+        self._folder, self._note, self._shard_bytes = folder, note, shard_bytes
+        self._new = folder.with_name(f"{folder.name}.new")
+        self._rows: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._ids: list[np.ndarray] = []
+        self._shards = 0
+        _remove(self._new)
+        self._new.mkdir(parents=True)
+
+    def add(self, features: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
+        """Takes in the features [n, dim] of the next n images, their labels and ids."""
+        self._rows.append(features)
+        self._labels.append(labels)
+        self._ids.append(ids)
+        if sum(rows.nbytes for rows in self._rows) >= self._shard_bytes:
+            self._write_shard()
+
+    def close(self) -> Features:
+        """Writes the rest, puts the folder in its place and returns what it holds."""
+        if self._rows:
+            self._write_shard()
+        labels, ids = (np.concatenate(parts).astype(np.int64) for parts in (self._labels, self._ids))
+        _save(self._new / "labels.npy", labels)
+        _save(self._new / "ids.npy", ids)
+        note = {"images": len(labels), "shards": self._shards, **self._note}
+        (self._new / _NOTE).write_text(json.dumps(note, indent=2) + "\n")
+        _remove(self._folder)
+        self._new.rename(self._folder)
+        return read(self._folder)
+
+    def abandon(self) -> None:
+        """Removes what was written."""
+        _remove(self._new)
+
+    def _write_shard(self) -> None:
+        _save(self._new / f"features-{self._shards:05d}.npy", np.concatenate(self._rows))
+        self._rows, self._shards = [], self._shards + 1
+
+
+def read(folder: epath.Path) -> Features | None:
+    """Returns the features of a folder; None where there are none, or where they are not whole."""
+    try:
+        note = json.loads((folder / _NOTE).read_text())
+        shards = tuple(_load(folder / f"features-{index:05d}.npy") for index in range(note["shards"]))
+        labels, ids = (np.array(_load(folder / f"{name}.npy")) for name in ("labels", "ids"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = {len(labels), len(ids), sum(map(len, shards))} == {note.get("images")} and len(labels) > 0
+    return Features(shards, labels, ids) if whole else None
+
+
+def _save(path: epath.Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _load(path: epath.Path) -> np.ndarray:
+    if "://" in str(path):
+        with path.open("rb") as file:
+            return np.load(file, allow_pickle=False)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _remove(folder: epath.Path) -> None:
+    if folder.exists():
+        folder.rmtree()
