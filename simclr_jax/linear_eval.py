@@ -5,9 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from simclr_jax import results
+from simclr_jax import probing, results
 from simclr_jax.evaluate import linear, scores
-from simclr_jax.probing import Subject
 from simclr_jax.writer import progress
 
 MOST_EPOCHS = 10**5
@@ -28,7 +27,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
       ValueError: no run, no checkpoint, no labels, no such layer or split; no result has been written then.
     """
     _check(config)
-    subject = Subject(config, workdir)
+    subject = probing.Subject(config, workdir)
     path = results.place(workdir, "linear")
     features = subject.labelled_features()
     train, validation, test = (features[role] for role in ("train", "validation", "test"))
@@ -68,6 +67,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 
 def _check(config: ConfigDict) -> None:
+    probing.check(config)
     for name, most in (("epochs", MOST_EPOCHS), ("seeds", MOST_SEEDS)):
         if not 1 <= config[name] <= most:
             raise ValueError(f"config.{name}={config[name]} must be from 1 to {most:,}")

@@ -50,7 +50,7 @@ class Subject:
     """
 
     def __init__(self, config: ConfigDict, workdir: str, *, labelled: bool = True):
-        _check(config)
+        check(config)
         self.workdir, self.config = workdir, config
         stored, self.step, self.variables = checkpoint.load_variables(workdir, None if config.step < 0 else config.step)
         self.pretraining = keys.of_run(stored, workdir)
@@ -194,7 +194,8 @@ def check_labels(labels: dict[str, np.ndarray], class_names: tuple[str, ...], so
             )
 
 
-def _check(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for a value that no probe could use. Reads no run."""
     for key, value in keys.flatten(config).items():
         keys.check_value(key, value)
     if not 1 <= config.batch_size <= MOST_IMAGES:

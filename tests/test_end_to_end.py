@@ -16,9 +16,8 @@ from simclr_jax import checkpoint, keys, linear_eval, pretrain
 from simclr_jax.parts import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
-NAMES = sorted(
-    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "default", "linear")
-)
+FILES = [path.stem for path in sorted((ROOT / "configs").glob("*.py")) if path.stem not in ("__init__", "default")]
+NAMES = [name for name in FILES if "train" in importlib.import_module(f"configs.{name}").get_config()]  # not probes
 SIZE, BATCH, TRAIN, CLASSES = 8, 16, 40, 2
 
 
