@@ -8,6 +8,7 @@ setup(
     description="SimCLR in JAX/Flax: pretraining, checkpoints and linear probes on CPU, GPU and TPU.",
     python_requires=">=3.11",
     packages=find_packages(include=["simclr_jax", "simclr_jax.*"]),
+    package_data={"simclr_jax.evaluate": ["report.html"]},
     install_requires=[
         "absl-py",  # command-line flags; ml_collections parses configs with it
         "etils[epath]",  # one path type for local disks and object stores; Orbax uses it too
@@ -15,6 +16,7 @@ setup(
         "flax>=0.12.8",  # Linen modules
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
         "jax>=0.10.2",
+        "jinja2",  # the report: HTML in which nothing of a run is taken for markup
         "matplotlib",  # pictures of views and features
         "ml-collections",  # configs that are Python files with command-line overrides
         "numpy",

@@ -9,6 +9,10 @@ python -m simclr_jax check-data --config=configs/NAME.py
 python -m simclr_jax features --workdir=RUN --out=FOLDER
     Writes h, or any layer of the head, of every image with ids and labels, as .npy files that map into memory.
 
+python -m simclr_jax report --workdir=RUN [--workdir=OTHER …] [--out=RUN/report.html] [--nocompute]
+    One HTML file of a run: probes, pictures, curves, views, config and commands; or a comparison of several. Probes
+    and pictures that are missing are made first, unless --nocompute.
+
 Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH. Commands on a RUN have their
 keys in configs/COMMAND.py.
 """
@@ -45,6 +49,36 @@ def features() -> None:
     _launch_on_run(export_features.run, features, ["out"])
 
 
+def report() -> None:
+    """Runs the command of that name."""
+    from absl import flags
+
+    from simclr_jax import command_line, report
+
+    flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; give it again to compare runs.")
+    flags.DEFINE_string("out", None, "The HTML file to write; by default report.html in the first RUN.")
+    flags.DEFINE_bool("compute", True, "Make the probes and pictures that are missing.")
+
+    def run(workdir: list[str]) -> None:
+        report.run(workdir, out=flags.FLAGS.out, make=_makers() if flags.FLAGS.compute else {})
+
+    command_line.launch(run, known=None, arguments=["workdir"])
+
+
+def _makers() -> dict:
+    """Returns what makes each part of a report, RUN → None."""
+    from configs import default, linear
+    from simclr_jax import keys, linear_eval, preview, workdir
+
+    def views(run: str) -> None:
+        config = keys.completed(workdir.read_config(run), default.get_config(), run)
+        out = workdir.inside(run, "eval", "views.png")
+        out.parent.mkdir(exist_ok=True)
+        preview.run(config, str(out), images=6)
+
+    return {"linear": lambda run: linear_eval.run(linear.get_config(), run), "views": views}
+
+
 def _launch_on_run(run, config, arguments: list[str]) -> None:
     from absl import flags
 
@@ -69,6 +103,7 @@ COMMANDS = {
     "preview": preview,
     "check-data": check_data,
     "features": features,
+    "report": report,
 }  # each imports what it needs, so that the list is quick
 
 

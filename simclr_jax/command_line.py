@@ -21,9 +21,9 @@ _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 def launch(
     main: Callable[..., object],
     *,
-    known: ConfigDict,
+    known: ConfigDict | None,
     arguments: Sequence[str],
-    what: str,
+    what: str = "",
     config: str | None = None,
     several: Sequence[str] = (),
     instead: dict[str, Callable[[ConfigDict], object]] | None = None,
@@ -35,7 +35,7 @@ def launch(
 
     Args:
       main: the driver.
-      known: a config with every key there is.
+      known: a config with every key there is; None for a driver without one, which is called as ``main(**arguments)``.
       arguments: names of further flags; one without a value is refused.
       what: what --config says, for --help.
       config: the file of a --config that is not given.
@@ -47,8 +47,9 @@ def launch(
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            _check_overrides(argv, known)
-            config_flags.DEFINE_config_file("config", config, what)  # here, because it loads the default at once
+            if known is not None:
+                _check_overrides(argv, known)
+                config_flags.DEFINE_config_file("config", config, what)  # here, because it loads the default at once
             return flags.FLAGS(argv)
         except (flags.Error, ValueError) as error:
             return _stop(_without_traceback(error))
@@ -63,11 +64,12 @@ def launch(
         try:
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
-            config, other = _config(known), [run for name, run in (instead or {}).items() if flags.FLAGS[name].value]
+            given = [] if known is None else [_config(known)]
+            other = [run for name, run in (instead or {}).items() if flags.FLAGS[name].value]
             driver, values = (other[0], {}) if other else (main, {name: _value(name) for name in arguments})
             _set_verbosity()
             company.join(_processes(several))
-            driver(config, **values)
+            driver(*given, **values)
         except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)
         except preemption.Stopped as stopped:

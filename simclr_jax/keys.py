@@ -154,6 +154,23 @@ def of_run(stored: Any, run: str) -> ConfigDict:
     return ConfigDict(found.pop("") | found)
 
 
+def completed(stored: dict[str, Any], known: ConfigDict, run: str) -> ConfigDict:
+    """Returns a run's whole config; keys that came after it have the values of ``known``.
+
+    Raises:
+      ValueError: RUN/config.json has keys that ``known`` has not, or values of another type.
+    """
+    config = known.copy_and_resolve_references()
+    try:
+        for key, value in flatten(stored).items():
+            check_key(key, flatten(known))
+            check_type(key, value, flatten(known)[key])
+            config.update_from_flattened_dict({key: value})
+    except ValueError as error:
+        raise ValueError(f"{run}: its config.json cannot be used: {error}") from error
+    return config
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Returns "key: old → new" for each key by which two configs give different results."""
     old, new = flatten(old), flatten(new)

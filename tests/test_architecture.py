@@ -16,7 +16,17 @@ LEVELS = [
     ["data", "keys", "state", "passes", "steps", "workdir", "checksums", "launcher", "peers"],
     ["parallel", "placement", "checkpoint", "preemption", "writer", "schedule", "evaluate"],
     ["parts", "probing", "results"],
-    ["pretrain", "plan", "linear_eval", "export_features", "preview", "check_data", "encoder", "command_line"],
+    [
+        "pretrain",
+        "plan",
+        "linear_eval",
+        "export_features",
+        "report",
+        "preview",
+        "check_data",
+        "encoder",
+        "command_line",
+    ],
     ["__main__"],
 ]
 ORDERED = {1, 3}  # levels whose rooms may import those before them; in the others siblings never import each other

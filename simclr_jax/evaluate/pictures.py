@@ -70,7 +70,7 @@ def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], 
     side = np.clip(1.5 + 0.35 * n, 4, 11)
     figure = Figure(figsize=(side + 1, side), dpi=_DPI, layout="constrained")
     axis = figure.subplots()
-    image = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, label="share of the class", fraction=0.046)
     axis.set_title("\n".join(textwrap.wrap(title, 60)), fontsize=9)
     axis.set_xlabel("taken for")
@@ -81,7 +81,7 @@ def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], 
     if n <= _NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
-                colour = "black" if share > 0.6 else "white"
+                colour = "white" if share > 0.6 else "black"
                 axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
     _save(figure, path)
 
