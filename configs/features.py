@@ -2,6 +2,7 @@
 
     python -m simclr_jax features --workdir=RUN --out=FOLDER
 
+Time: one pass over the images; 60,000 at 32 pixels through a tiny encoder about a minute on 2 CPU cores.
 Result: FOLDER/{train,validation,test}/features-00000.npy, … float32 [images, dim], labels.npy and ids.npy.
 """
 

@@ -1,4 +1,4 @@
-"""What is neither training nor probing.
+"""What is done with images and runs besides train.py and eval_linear.py.
 
 python -m simclr_jax preview --config=configs/NAME.py [--out=preview.png] [--images=8]
     Draws a contact sheet: images of the training split beside two views of each, with the drawn parameters.
@@ -55,7 +55,7 @@ def report() -> None:
 
     from simclr_jax import command_line, report
 
-    flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; give it again to compare runs.")
+    flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; several are compared")
     flags.DEFINE_string("out", None, "The HTML file to write; by default report.html in the first RUN.")
     flags.DEFINE_bool("compute", True, "Make the probes and pictures that are missing.")
 

@@ -26,6 +26,10 @@ def execute(*arguments):
         ("-m simclr_jax check-data --config.data.sauce=x", "did you mean config.data.source?"),
         ("train.py --config=configs/quickstart.py --flagfile=/no/such --workdir=x", "Unable to open flagfile"),
         ("eval_linear.py --workdir=x --config.epoch=3", "did you mean config.epochs?"),
+        ("-m simclr_jax report", "--workdir is missing: RUN, the folder"),
+        ("-m simclr_jax report --workdir=nowhere", "nowhere is not a run"),
+        ("-m simclr_jax report --workdir=nowhere --config.seed=1", "Unknown command line flag 'config.seed'"),
+        ("-m simclr_jax features --workdir=nowhere", "--out is missing"),
         ("-m simclr_jax prewiev", "'prewiev' is not a command; there are: preview, check-data"),
     ],
 )
