@@ -39,6 +39,7 @@ def make_run(tmp_path):
     (run / "config.json").write_text(json.dumps(quickstart.get_config().to_dict()))
     (run / "eval" / "linear.json").write_text(json.dumps(result(0.5, top1_deviation=0.01)))
     (run / "eval" / "knn.json").write_text(json.dumps(result(0.4375, step=3)))
+    (run / "eval" / "diagnose.json").write_text(json.dumps({"step": 6, "verdict": ["z uses 93 of 128", HOSTILE]}))
     (run / "eval" / "linear_confusion.png").write_bytes(picture())
     (run / "eval" / "curves.png").write_bytes(picture())
     rows = [{"step": 5, "epoch": 1, "loss": 4.0}, {"step": 6, "epoch": 2, "loss": 3.25}, {"step": 6, "loss": None}]
@@ -75,6 +76,7 @@ def test_a_report_holds_what_the_run_left(run):
     assert "linear probe 50.00 ± 1.00 % 90.00 % 25.00 % 12.50 % 6 h" in page.text
     assert "kNN 43.75 % 90.00 % 25.00 % 12.50 % 3 h" in page.text
     assert "knn is of step 3; the newest checkpoint is of step 6" in page.text
+    assert "Is it collapsing? z uses 93 of 128" in page.text
     assert "3.250 loss" in page.text  # the newest that is a number
     assert "0.10.2" in page.text
     for key, value in keys.flatten(quickstart.get_config()).items():
@@ -88,7 +90,7 @@ def test_a_report_needs_no_other_file_and_runs_nothing(run):
     assert all(link.startswith("data:") for link in page.links)
     decoded = [base64.b64decode(link.partition(",")[2]) for link in page.links if "png" in link]
     assert sorted(decoded) == sorted(path.read_bytes() for path in (run / "eval").glob("*.png"))
-    assert "script" not in page.tags and page.text.count(HOSTILE) == 6  # shown as it is, six times
+    assert "script" not in page.tags and page.text.count(HOSTILE) == 7  # shown as it is, seven times
 
 
 def test_several_runs_are_compared(run, tmp_path):

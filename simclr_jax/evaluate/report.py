@@ -91,6 +91,7 @@ def _shown(run: Left) -> dict[str, Any]:
         "summary": _summary(run),
         "figures": _figures(run, probes),
         "probes": probes,
+        "verdict": _verdict(run.results.get("diagnose", {})),
         "notes": run.notes,
         "pictures": pictures,
         "commands": _commands(run),
@@ -151,6 +152,11 @@ def _summary(run: Left) -> str:
         f"{config.get('model.encoder')} on {config.get('data.source')}, batch {config.get('train.batch_size')}, "
         f"{config.get('train.epochs')} epochs, temperature {config.get('loss.temperature')}; {steps:,} steps done"
     )
+
+
+def _verdict(diagnosis: dict[str, Any]) -> list[str]:
+    lines = diagnosis.get("verdict")
+    return [str(line) for line in lines] if isinstance(lines, list) else []
 
 
 def _commands(run: Left) -> list[str]:
