@@ -15,11 +15,15 @@ from simclr_jax import workdir as run_folder
 _FILES = "files.json"  # {path in the folder: [bytes, CRC-32]}
 
 
+def on_host(tree: Any) -> Any:
+    """Returns a tree that is whole on each device as NumPy arrays, which may share its memory."""
+    return jax.device_get(jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree))
+
+
 def of_arrays(tree: Any) -> dict[str, int]:
     """Returns {path: CRC-32} of the arrays of a tree, whether their containers are named or not."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = jax.device_get([x.addressable_data(0) if isinstance(x, jax.Array) else x for _, x in leaves])
-    return {_name(path): _checksum(np.asarray(array)) for (path, _), array in zip(leaves, arrays, strict=True)}
+    leaves = jax.tree_util.tree_leaves_with_path(on_host(tree))
+    return {_name(path): _checksum(np.asarray(array)) for path, array in leaves}
 
 
 def _checksum(array: np.ndarray) -> int:

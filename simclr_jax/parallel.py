@@ -85,26 +85,14 @@ def _whole_on(devices: list) -> NamedSharding:
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
 
-def to_save(tree: Any) -> Any:
-    """Returns a tree that is whole on all local devices as one that is whole on the first of each process.
-
-    That is what a checkpoint is made of by all processes together: of copies on more devices Orbax would write a slice
-    each, which for each shape it compiles first. The memory is shared.
-    """
-    firsts = {device.process_index: device for device in reversed(jax.devices())}
-    return _placed(tree, [firsts[index] for index in sorted(firsts)])
-
-
 def to_local(tree: Any) -> Any:
     """Returns a tree that is whole on all devices as one that is whole on the local ones, as mapped steps take it."""
-    return tree if jax.process_count() == 1 else _placed(tree, jax.local_devices())
-
-
-def _placed(tree: Any, devices: list) -> Any:
-    sharding = _whole_on(devices)
+    if jax.process_count() == 1:
+        return tree
+    sharding = _whole_on(jax.local_devices())
 
     def place(x: jax.Array) -> jax.Array:
-        mine = [shard.data for shard in x.addressable_shards if shard.device in sharding.device_set]
+        mine = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, sharding, mine)
 
     return jax.tree.map(place, tree)

@@ -95,7 +95,7 @@ def _train(
         if stop or plan.saves(step):
             book.settle()  # a state whose loss is not finite must not be saved
             writer.flush()  # the rows of a step are on disk before its checkpoint
-            checkpoints.save(step, parallel.to_save(train_state))
+            checkpoints.save(step, train_state)
         if stop:
             break
         checkpoints.check()

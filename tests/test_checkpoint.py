@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from simclr_jax import checkpoint, parallel, workdir
+from simclr_jax import checkpoint, checksums, parallel, workdir
 from simclr_jax.state import TrainState
 
 CONFIG = {"seed": 0, "train": {"epochs": 2}}
@@ -66,6 +67,36 @@ def test_a_state_comes_back_bit_for_bit_on_the_same_devices(run):
     assert step == 3
     assert_same_bits(restored, make_state(3))
     assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, target)
+
+
+def test_a_checkpoint_is_made_of_one_copy_whatever_the_number_of_devices(tmp_path):
+    """Of copies on several devices Orbax would write a slice each, which for each shape it compiles first."""
+    state, compiled = make_state(1), []
+    checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=1)
+    listener = lambda event, *_, **__: compiled.append(event) if "compile" in event else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        checkpoints.save(1, state)
+        checkpoints.close()
+        assert not compiled
+        jax.jit(lambda x: x + 1)(1)
+        assert compiled  # the listener would have noticed
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert len(jax.tree.leaves(state)[0].sharding.device_set) == 8
+    assert [path.name for path in (tmp_path / "checkpoints" / "1").glob("ocdbt.process_*")] == ["ocdbt.process_0"]
+
+
+def test_a_checkpoint_of_jax_arrays_as_runs_wrote_them_once_still_loads(run, tmp_path):
+    orbax, state = ocp.Checkpointer(ocp.StandardCheckpointHandler()), make_state(4)
+    noted = {"crc32": checksums.of_arrays(state)}
+    orbax.save(tmp_path / "checkpoints" / "4", args=ocp.args.StandardSave(state), custom_metadata=noted)
+    assert (tmp_path / "checkpoints" / "4" / "_sharding").exists()
+    assert_same_bits(checkpoint.load_variables(run)[2]["params"], state.params)
+    step, restored = restore(run)
+    assert step == 4
+    assert_same_bits(restored, state)
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, state)
 
 
 def test_a_state_may_be_donated_while_it_is_written(tmp_path):

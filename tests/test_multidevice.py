@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax import lax
 
-from simclr_jax import parallel
 from simclr_jax.losses import contrastive, nt_xent, streaming
 from simclr_jax.models import ProjectionHead, SimCLR
 from simclr_jax.models.resnet import BasicBlock, ResNet
@@ -237,10 +236,3 @@ def test_batch_norm_of_each_device_alone_would_be_noticed():
     first = functools.partial(jax.tree.map, lambda x: x[0])
     assert relative_error(first(stats), want_stats) > 100 * TOLERANCE
     assert relative_error(first(gradients), want_gradients) > 100 * TOLERANCE
-
-
-def test_a_checkpoint_is_made_of_one_copy_a_process():
-    values = np.arange(16, dtype=np.float32)
-    saved = parallel.to_save({"a": parallel.replicate(values)})["a"]
-    assert saved.sharding.device_set == {jax.devices()[0]}
-    np.testing.assert_array_equal(saved, values)
