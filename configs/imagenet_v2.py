@@ -4,10 +4,12 @@
     python train.py --config=configs/imagenet_v2.py --workdir=runs/imagenet_v2
     python eval_linear.py --workdir=runs/imagenet_v2
 
-A head of three layers, 800 epochs, a peak learning rate of 0.1·√4096 = 6.4 after a warm-up of 5 %.
+A head of three layers, 800 epochs, a peak learning rate of 0.1·√4096 = 6.4 after a warm-up of 5 %. The paper's larger
+networks: --config.model.sk_ratio=0.0625 (selective kernels), --config.model.encoder=resnet152 --config.model.width=3.
 
 Time: eight times that of configs/imagenet.py; not measured with this library.
-Result: linear probe top-1 71.7 % in the paper (ResNet-50, width 1, without selective kernels).
+Result: linear probe top-1 71.7 % in the paper (ResNet-50, width 1, without selective kernels; 74.6 % with them, and
+79.8 % with the largest network).
 """
 
 from ml_collections import ConfigDict

@@ -55,6 +55,8 @@ _OF_A_RUN = {
     "model.encoder": "",
     "model.width": 0,
     "model.cifar_stem": False,
+    "model.sk_ratio": 0.0,
+    "model.se_ratio": 0.0,
     "model.dtype": "",
     "model.norm": "",
     "model.global_batch_norm": False,
@@ -65,8 +67,12 @@ _OF_A_RUN = {
 }
 _NETWORK = ("model", "head")
 
+# Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
+_CAME_LATER = {"model.sk_ratio": 0.0, "model.se_ratio": 0.0}
+
 _NOT_NEGATIVE = (lambda value: value >= 0, "must be 0 or more")
 _POSITIVE = (lambda value: value > 0, "must be above 0")
+_RATIO = (lambda value: 0 <= value <= 1, "must be 0 (off) to 1; 0.0625 is usual")
 _CHOICES = {
     "augment.placement": ("host", "device"),
     "data.cache": ("host", "device"),
@@ -78,6 +84,8 @@ _RULES = {
     "seed": _NOT_NEGATIVE,
     "data.max_corrupt_fraction": (lambda value: 0 <= value < 1, "must be 0 (no image may be unreadable) to below 1"),
     "augment.image_size": (lambda value: value >= 1, "must be a number of pixels, 1 or more"),
+    "model.sk_ratio": _RATIO,
+    "model.se_ratio": _RATIO,
     "loss.temperature": (lambda value: value >= 1e-4, "must be above 0, at least 1e-4; 0.1 to 0.5 is usual"),
     "loss.chunk_size": (lambda value: value >= 0, "must be 0 (chosen by the batch) or more"),
     "optimizer.learning_rate": _POSITIVE,
@@ -129,7 +137,7 @@ def of_run(stored: Any, run: str) -> ConfigDict:
     """Returns the part of a run's config that its readers need: seed, data, image size, model and head.
 
     The file may come from anybody, so that it is read as data: keys that are needed must be there, of their types and
-    within the bounds of :func:`check_value`.
+    within the bounds of :func:`check_value`. Those that came later than the file have the value that changes nothing.
 
     Args:
       stored: what RUN/config.json holds.
@@ -144,11 +152,12 @@ def of_run(stored: Any, run: str) -> ConfigDict:
         for key, example in _OF_A_RUN.items():
             section, _, name = key.rpartition(".")
             values = _section(stored, section)
-            if name not in values:
+            if name not in values and key not in _CAME_LATER:
                 raise ValueError(f"config.{key} is missing")
-            check_type(key, values[name], example)
-            check_value(key, values[name])
-            found.setdefault(section, {})[name] = values[name]
+            value = values.get(name, _CAME_LATER.get(key))
+            check_type(key, value, example)
+            check_value(key, value)
+            found.setdefault(section, {})[name] = value
     except ValueError as error:
         raise ValueError(f"{run}: its config.json cannot be used: {error}") from error
     return ConfigDict(found.pop("") | found)
@@ -173,7 +182,7 @@ def completed(stored: dict[str, Any], known: ConfigDict, run: str) -> ConfigDict
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Returns "key: old → new" for each key by which two configs give different results."""
-    old, new = flatten(old), flatten(new)
+    old, new = _CAME_LATER | flatten(old), _CAME_LATER | flatten(new)
     keys = [key for key in {**old, **new} if key not in NOT_MATHEMATICS]
     return [
         f"{key}: {shown(old.get(key))} → {shown(new.get(key))}"

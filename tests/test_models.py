@@ -53,6 +53,29 @@ def test_forward_pass_and_running_statistics_equal_numpy(block, cifar_stem):
     )
 
 
+@pytest.mark.parametrize(
+    ("block", "cifar_stem", "side", "ratios"),
+    [
+        ("bottleneck", False, 12, {"sk_ratio": 0.0625}),  # sides 6, 3 and 2 in turn: the pool meets an odd one
+        ("bottleneck", True, 5, {"sk_ratio": 1.0, "se_ratio": 0.5}),
+        ("basic", False, 12, {"sk_ratio": 0.0625, "se_ratio": 0.5}),
+        ("basic", True, 5, {"se_ratio": 0.01}),
+    ],
+)
+def test_selective_kernels_and_excitation_equal_numpy(block, cifar_stem, side, ratios):
+    stage_sizes = (1, 2)
+    module = ResNet(block=BLOCKS[block], stage_sizes=stage_sizes, base_width=4, cifar_stem=cifar_stem, **ratios)
+    x = images(side=side)
+    variables = random_variables(module, x)
+    h, updates = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))(variables, x)
+    by_hand = NumpyResNet(variables, train=True)
+    want = by_hand(x, stage_sizes, cifar_stem, block == "bottleneck", sk="sk_ratio" in ratios)
+    np.testing.assert_allclose(h, want, rtol=1e-3, atol=1e-4)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), updates["batch_stats"], by_hand.running
+    )
+
+
 def test_evaluation_reads_the_running_statistics():
     _, variables, forward = tiny()
     want = NumpyResNet(variables, train=False)(images(), (1, 1, 1), cifar_stem=True, bottleneck=False)
@@ -84,6 +107,18 @@ def count_parameters(name, **keywords):
 )
 def test_parameter_counts_are_the_published_ones(name, width, cifar_stem, parameters):
     assert count_parameters(name, width=width, cifar_stem=cifar_stem) == parameters
+
+
+def test_parameters_of_selective_kernels_are_googles():
+    assert count_parameters("resnet50", sk_ratio=0.0625) == 35_215_584
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "sk_ratio", "millions"),
+    [(50, 2, 0.0625, 140), (101, 2, 0.0625, 257), (152, 3, 0.0625, 795)],  # Chen et al. 2020b, table 1
+)
+def test_parameters_of_the_second_paper(depth, width, sk_ratio, millions):
+    assert abs(count_parameters(f"resnet{depth}", width=width, sk_ratio=sk_ratio) / 1e6 - millions) < 1
 
 
 @pytest.mark.parametrize(
@@ -318,6 +353,12 @@ def test_recomputed_blocks_give_the_same_gradient_and_statistics_from_less_memor
         (lambda: create_encoder("vit"), "unknown encoder 'vit', known: " + ", ".join(ENCODERS) + "$"),
         (lambda: create_encoder("resnet18", dtype="bf16"), "unknown dtype 'bf16', known: float32, bfloat16"),
         (lambda: create_encoder("resnet18", width=0), "width 0 must be at least 1"),
+        (lambda: create_encoder("resnet50", sk_ratio=1.5), r"sk_ratio 1.5 must be from 0 \(off\) to 1"),
+        (lambda: create_encoder("resnet50", se_ratio=-0.1), r"se_ratio -0.1 must be from 0 \(off\) to 1"),
+        (
+            lambda: create_encoder("resnet_tiny", sk_ratio=0.5, norm="group"),
+            "sk_ratio 0.5 makes layers of 8 channels, which are not divisible by the 16 channels of a norm's group",
+        ),
         (lambda: ProjectionHead(kind="mlp"), "unknown head kind 'mlp', known: nonlinear, linear, none"),
         (lambda: ProjectionHead(dtype="float16"), "unknown dtype 'float16', known: .*did you mean 'bfloat16'"),
         (lambda: ProjectionHead(layers=0), "head layers 0 must be at least 1"),

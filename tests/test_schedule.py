@@ -54,6 +54,8 @@ def test_every_key_is_read_somewhere():
         ("train.epochs", 0, "must be above 0"),
         ("train.microbatch_size", -64, "train.microbatch_size=-64 must be 0 (the whole batch at once) or more"),
         ("loss.gather", "tree", "loss.gather='tree' must be all or ring"),
+        ("model.sk_ratio", 2.0, "model.sk_ratio=2.0 must be 0 (off) to 1"),
+        ("model.se_ratio", -1.0, "model.se_ratio=-1.0 must be 0 (off) to 1"),
         ("model.norm", "layer", "model.norm='layer' must be batch or group"),
         ("checkpoint.keep", 0, "must be above 0"),
         ("augment.flip_probability", 1.5, "flip_probability"),
@@ -168,6 +170,19 @@ def test_differences_name_what_changes_the_result_and_only_that():
     assert keys.differences(old, same_result.to_dict()) == []
     new = changed(train__epochs=7, loss__temperature=0.5).to_dict()
     assert keys.differences(old, new) == ["loss.temperature: 0.1 → 0.5", "train.epochs: 100 → 7"]
+
+
+def test_a_run_from_before_a_key_is_read_and_goes_on_as_it_was():
+    stored = default.get_config().to_dict()
+    for key in ("sk_ratio", "se_ratio"):
+        del stored["model"][key]
+    assert keys.of_run(stored, "RUN") == keys.of_run(default.get_config().to_dict(), "RUN")
+    assert keys.differences(stored, default.get_config().to_dict()) == []
+    now_with_it = changed(model__sk_ratio=0.0625).to_dict()
+    assert keys.differences(stored, now_with_it) == ["model.sk_ratio: 0.0 → 0.0625"]
+    del stored["model"]["width"]
+    with pytest.raises(ValueError, match="config.model.width is missing"):
+        keys.of_run(stored, "RUN")
 
 
 @pytest.mark.parametrize("section", ["model", "head"])

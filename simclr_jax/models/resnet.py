@@ -13,24 +13,27 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.channel_attention import SelectiveKernel, SqueezeExcitation, squeezed
 from simclr_jax.models.convolution import conv_general_dilated
-from simclr_jax.models.norms import NORMS, norm_layer
+from simclr_jax.models.norms import GROUP_SIZE, NORMS, norm_layer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 _CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # as in SimCLR's code
 
-_STEM_CIFAR, _STEM_IMAGENET = (3, 1), (7, 2)  # kernel side, stride
+_STEM_D = ((2, 2), (2, 1), (1, 1))  # by what the width is divided, and stride; He et al. 2018, "Bag of Tricks"
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions; the first carries the stride."""
+    """Two 3×3 convolutions; the first carries the stride. Of selective kernels it has the shortcut alone."""
 
     filters: int
     stride: int
     project: bool  # true for the first block of a group, whether its shapes differ or not
     conv: Callable
     norm: Callable
+    sk_ratio: float = 0.0
+    se_ratio: float = 0.0
 
     expansion = 1
 
@@ -41,7 +44,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.filters, 3, 1, name="conv2")(y)
         y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + _shortcut(self, x))
+        return nn.relu(_excited(self, y) + _shortcut(self, x))
 
 
 class BottleneckBlock(nn.Module):
@@ -52,6 +55,8 @@ class BottleneckBlock(nn.Module):
     project: bool
     conv: Callable
     norm: Callable
+    sk_ratio: float = 0.0
+    se_ratio: float = 0.0
 
     expansion = 4
 
@@ -60,17 +65,31 @@ class BottleneckBlock(nn.Module):
         """`[B, H, W, C]` to `[B, H / stride, W / stride, 4 * filters]`."""
         y = self.conv(self.filters, 1, 1, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
-        y = self.conv(self.filters, 3, self.stride, name="conv2")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        if self.sk_ratio:
+            y = SelectiveKernel(self.filters, self.stride, self.sk_ratio, self.conv, self.norm, name="selective")(y)
+        else:
+            y = self.conv(self.filters, 3, self.stride, name="conv2")(y)
+            y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.filters * self.expansion, 1, 1, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + _shortcut(self, x))
+        return nn.relu(_excited(self, y) + _shortcut(self, x))
+
+
+def _excited(block, y):
+    if not block.se_ratio:
+        return y
+    return SqueezeExcitation(max(1, int(block.filters * block.se_ratio)), block.conv, name="excitation")(y)
 
 
 def _shortcut(block, x):
     if not block.project:
         return x
-    x = block.conv(block.filters * block.expansion, 1, block.stride, name="shortcut_conv")(x)
+    stride = block.stride
+    if block.sk_ratio:
+        # As in SimCLR's code: a window over the edge averages the pixels there are, or with a stride zeros with them.
+        x = nn.avg_pool(x, (2, 2), (stride, stride), ((0, 1), (0, 1)), count_include_pad=stride > 1)
+        stride = 1
+    x = block.conv(block.filters * block.expansion, 1, stride, name="shortcut_conv")(x)
     return block.norm(name="shortcut_norm")(x)
 
 
@@ -81,6 +100,8 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...]
     base_width: int  # filters of the stem and of the first group, width multiplier included
     cifar_stem: bool = False
+    sk_ratio: float = 0.0
+    se_ratio: float = 0.0
     norm: str = "batch"
     dtype: str = "float32"
     remat: bool = False
@@ -116,25 +137,33 @@ class ResNet(nn.Module):
             for index in range(1, blocks + 1):
                 stride = 2 if stage > 1 and index == 1 else 1
                 name = f"stage{stage}_block{index}"
-                x = block(filters, stride, index == 1, conv, norm, name=name)(x)
+                x = block(filters, stride, index == 1, conv, norm, self.sk_ratio, self.se_ratio, name=name)(x)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
     def _stem(self, x, conv, norm):
-        kernel_side, stride = _STEM_CIFAR if self.cifar_stem else _STEM_IMAGENET
-        x = conv(self.base_width, kernel_side, stride, name="stem_conv")(x)
-        x = nn.relu(norm(name="stem_norm")(x))
-        return x if self.cifar_stem else nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        if self.cifar_stem:
+            return self._stem_layer(x, conv, norm, 3, 1)
+        if self.sk_ratio:
+            for index, (narrower, stride) in enumerate(_STEM_D, start=1):
+                x = self._stem_layer(x, conv, norm, 3, stride, narrower, str(index))
+        else:
+            x = self._stem_layer(x, conv, norm, 7, 2)
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+
+    def _stem_layer(self, x, conv, norm, kernel_side, stride, narrower=1, index=""):
+        x = conv(self.base_width // narrower, kernel_side, stride, name=f"stem_conv{index}")(x)
+        return nn.relu(norm(name=f"stem_norm{index}")(x))
 
 
-def _conv(filters, kernel_side, stride, *, dtype, name):
+def _conv(filters, kernel_side, stride, *, dtype, name, use_bias=False):
     # Explicit, to be symmetric: with a stride, SAME would pad even sides more at the bottom right.
     return nn.Conv(
         filters,
         (kernel_side, kernel_side),
         strides=stride,
         padding=(kernel_side - 1) // 2,
-        use_bias=False,
+        use_bias=use_bias,
         kernel_init=_CONV_INIT,
         dtype=dtype,
         conv_general_dilated=conv_general_dilated,
@@ -167,6 +196,8 @@ def create_encoder(
     *,
     width: int = 1,
     cifar_stem: bool = False,
+    sk_ratio: float = 0.0,
+    se_ratio: float = 0.0,
     norm: str = "batch",
     dtype: str = "float32",
     remat: bool = False,
@@ -178,6 +209,9 @@ def create_encoder(
       name: a key of `ENCODERS`.
       width: multiplies the filters of every layer; the paper's "R50 (2x)" is width 2.
       cifar_stem: True for images of up to 32 pixels: a 3×3 stem without stride or max-pool.
+      sk_ratio: above 0 turns on selective kernels, with a stem of three 3×3 convolutions and average-pooled shortcuts;
+        the second paper's "SK" is 0.0625. Blocks of two convolutions get stem and shortcuts alone, as in SimCLR's code.
+      se_ratio: above 0 turns on squeeze and excitation, narrowed to this part of a block's filters.
       norm: "batch" or "group", see `norms`. The parameters have the same names, but only "batch" has statistics.
       dtype: "float32" or "bfloat16", of the computation. Parameters, BatchNorm statistics and h stay float32.
       remat: True keeps only what enters each residual block for the backward pass, which computes the rest again.
@@ -188,25 +222,35 @@ def create_encoder(
       gives h, float32 `[B, m.feature_dim]`, for images `[B, H, W, 3]`, float in [0, 1].
 
     Raises:
-      ValueError: if a name is unknown or `width` is below 1.
+      ValueError: if a name is unknown, `width` below 1, a ratio not from 0 to 1, or if a group norm's channels do not
+        divide.
 
     Example:
       >>> encoder = create_encoder("resnet18", cifar_stem=True)
 
     Reference:
-      He et al. 2015, "Deep Residual Learning"; Chen et al. 2020, appendix B.9 for the CIFAR stem.
+      He et al. 2015, "Deep Residual Learning"; Chen et al. 2020, appendix B.9 for the CIFAR stem;
+      Chen et al. 2020b (arXiv 2006.10029), section 3.2 for selective kernels.
     """
     check_known("encoder", name, ENCODERS)
     check_known("norm", norm, NORMS)
     check_known("dtype", dtype, DTYPES)
     if width < 1:
         raise ValueError(f"width {width} must be at least 1; 1 is the plain {name}, 2 doubles its filters")
+    for what, ratio in (("sk_ratio", sk_ratio), ("se_ratio", se_ratio)):
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"{what} {ratio} must be from 0 (off) to 1; 0.0625 is usual")
     architecture = ENCODERS[name]
+    base_width = architecture.base_width * width
+    if norm == "group" and sk_ratio:
+        _check_groups(architecture, base_width, sk_ratio)
     return ResNet(
         block=architecture.block,
         stage_sizes=architecture.stage_sizes,
-        base_width=architecture.base_width * width,
+        base_width=base_width,
         cifar_stem=cifar_stem,
+        sk_ratio=sk_ratio,
+        se_ratio=se_ratio,
         norm=norm,
         dtype=dtype,
         remat=remat,
@@ -220,6 +264,18 @@ def check_known(what: str, name: str, known) -> None:
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {what} {name!r}, known: {', '.join(known)}{hint}")
+
+
+def _check_groups(architecture, base_width, sk_ratio):
+    """What selective kernels add has other numbers of channels than the rest, which are multiples of 16."""
+    filters = [base_width * 2**stage for stage in range(len(architecture.stage_sizes))]
+    channels = [base_width // 2, *(squeezed(f, sk_ratio) for f in filters)]
+    wrong = [count for count in channels if count % GROUP_SIZE]
+    if wrong:
+        raise ValueError(
+            f"sk_ratio {sk_ratio} makes layers of {wrong[0]} channels, which are not divisible by the {GROUP_SIZE} "
+            "channels of a norm's group; use another ratio, another width, or norm 'batch'"
+        )
 
 
 def _check_images(images):

@@ -32,6 +32,8 @@ def create_model(
     head_kind: str,
     head_layers: int,
     head_dim: int,
+    sk_ratio: float = 0.0,
+    se_ratio: float = 0.0,
     norm: str = "batch",
     remat: bool = False,
     axis_name: str | None = None,
@@ -42,6 +44,7 @@ def create_model(
       encoder, width, cifar_stem: see `create_encoder`.
       dtype: of the computation, for both.
       head_kind, head_layers, head_dim: see `ProjectionHead`.
+      sk_ratio, se_ratio: see `create_encoder`.
       norm: of both, see `norms`.
       remat: see `create_encoder`.
       axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
@@ -51,7 +54,15 @@ def create_model(
     """
     return SimCLR(
         encoder=create_encoder(
-            encoder, width=width, cifar_stem=cifar_stem, norm=norm, dtype=dtype, remat=remat, axis_name=axis_name
+            encoder,
+            width=width,
+            cifar_stem=cifar_stem,
+            sk_ratio=sk_ratio,
+            se_ratio=se_ratio,
+            norm=norm,
+            dtype=dtype,
+            remat=remat,
+            axis_name=axis_name,
         ),
         head=ProjectionHead(head_kind, head_layers, head_dim, dtype, axis_name, norm),
     )

@@ -1,0 +1,76 @@
+"""Layers that weigh channels by the image as a whole: selective kernels, and squeeze and excitation.
+
+Both receive `conv` as the blocks of :mod:`simclr_jax.models.resnet` do.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+_STREAMS = 2
+_NARROWEST = 32  # channels that a selective kernel squeezes to at least; as in SimCLR's code
+
+
+def squeezed(filters: int, sk_ratio: float) -> int:
+    """Returns the channels that decide on the streams of a selective kernel of so many filters."""
+    return max(int(filters * sk_ratio), _NARROWEST)
+
+
+class SelectiveKernel(nn.Module):
+    """Two streams of 3×3 convolution, mixed per image and channel by weights that add up to 1.
+
+    Attributes:
+      filters: channels of each stream and of the result.
+      stride: of the convolution.
+      sk_ratio: of the filters, see `squeezed`.
+      conv, norm: as a block has them.
+
+    Reference:
+      Li et al. 2019, "Selective Kernel Networks"; both streams with 3×3 kernels as in Chen et al. 2020b, section 3.2.
+    """
+
+    filters: int
+    stride: int
+    sk_ratio: float
+    conv: Callable
+    norm: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H / stride, W / stride, filters]`."""
+        both = self.conv(_STREAMS * self.filters, 3, self.stride, name="conv")(x)
+        both = nn.relu(self.norm(name="norm")(both))
+        streams = both.reshape(*both.shape[:-1], _STREAMS, self.filters)
+        squeeze = self.conv(squeezed(self.filters, self.sk_ratio), 1, 1, name="squeeze")(_pixels_mean(streams.sum(-2)))
+        squeeze = nn.relu(self.norm(name="squeeze_norm")(squeeze))
+        mixing = self.conv(_STREAMS * self.filters, 1, 1, name="mixing")(squeeze)
+        weights = nn.softmax(mixing.reshape(*mixing.shape[:-1], _STREAMS, self.filters), axis=-2)
+        return (streams * weights).sum(-2)
+
+
+class SqueezeExcitation(nn.Module):
+    """Each channel times a factor from 0 to 1 that all channels of the image decide on.
+
+    Attributes:
+      squeezed: channels in between.
+      conv: as a block has it.
+
+    Reference:
+      Hu et al. 2017, "Squeeze-and-Excitation Networks".
+    """
+
+    squeezed: int
+    conv: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` to the same shape."""
+        y = nn.relu(self.conv(self.squeezed, 1, 1, use_bias=True, name="squeeze")(_pixels_mean(x)))
+        return x * nn.sigmoid(self.conv(x.shape[-1], 1, 1, use_bias=True, name="excite")(y))
+
+
+def _pixels_mean(x):
+    """The mean over the pixels, `[B, 1, 1, C]`: in float32, as of the representation."""
+    return jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
