@@ -10,12 +10,16 @@ import jax
 import jax.numpy as jnp
 
 _STREAMS = 2
-_NARROWEST = 32  # channels that a selective kernel squeezes to at least; as in SimCLR's code
 
 
-def squeezed(filters: int, sk_ratio: float) -> int:
-    """Returns the channels that decide on the streams of a selective kernel of so many filters."""
-    return max(int(filters * sk_ratio), _NARROWEST)
+def kernel_squeezed(filters: int, sk_ratio: float) -> int:
+    """Returns the channels that decide on the streams of a selective kernel; 32 at least, as in SimCLR's code."""
+    return max(int(filters * sk_ratio), 32)
+
+
+def excitation_squeezed(filters: int, se_ratio: float) -> int:
+    """Returns the channels that decide on a block's channels."""
+    return max(int(filters * se_ratio), 1)
 
 
 class SelectiveKernel(nn.Module):
@@ -24,7 +28,7 @@ class SelectiveKernel(nn.Module):
     Attributes:
       filters: channels of each stream and of the result.
       stride: of the convolution.
-      sk_ratio: of the filters, see `squeezed`.
+      sk_ratio: of the filters, see `kernel_squeezed`.
       conv, norm: as a block has them.
 
     Reference:
@@ -43,7 +47,8 @@ class SelectiveKernel(nn.Module):
         both = self.conv(_STREAMS * self.filters, 3, self.stride, name="conv")(x)
         both = nn.relu(self.norm(name="norm")(both))
         streams = both.reshape(*both.shape[:-1], _STREAMS, self.filters)
-        squeeze = self.conv(squeezed(self.filters, self.sk_ratio), 1, 1, name="squeeze")(_pixels_mean(streams.sum(-2)))
+        channels = kernel_squeezed(self.filters, self.sk_ratio)
+        squeeze = self.conv(channels, 1, 1, name="squeeze")(_pixels_mean(streams.sum(-2)))
         squeeze = nn.relu(self.norm(name="squeeze_norm")(squeeze))
         mixing = self.conv(_STREAMS * self.filters, 1, 1, name="mixing")(squeeze)
         weights = nn.softmax(mixing.reshape(*mixing.shape[:-1], _STREAMS, self.filters), axis=-2)
@@ -54,20 +59,23 @@ class SqueezeExcitation(nn.Module):
     """Each channel times a factor from 0 to 1 that all channels of the image decide on.
 
     Attributes:
-      squeezed: channels in between.
+      filters: of the block.
+      se_ratio: of the filters, see `excitation_squeezed`.
       conv: as a block has it.
 
     Reference:
       Hu et al. 2017, "Squeeze-and-Excitation Networks".
     """
 
-    squeezed: int
+    filters: int
+    se_ratio: float
     conv: Callable
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to the same shape."""
-        y = nn.relu(self.conv(self.squeezed, 1, 1, use_bias=True, name="squeeze")(_pixels_mean(x)))
+        channels = excitation_squeezed(self.filters, self.se_ratio)
+        y = nn.relu(self.conv(channels, 1, 1, use_bias=True, name="squeeze")(_pixels_mean(x)))
         return x * nn.sigmoid(self.conv(x.shape[-1], 1, 1, use_bias=True, name="excite")(y))
 
 

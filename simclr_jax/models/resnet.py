@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.models.channel_attention import SelectiveKernel, SqueezeExcitation, squeezed
+from simclr_jax.models.channel_attention import SelectiveKernel, SqueezeExcitation, kernel_squeezed
 from simclr_jax.models.convolution import conv_general_dilated
 from simclr_jax.models.norms import GROUP_SIZE, NORMS, norm_layer
 
@@ -78,7 +78,7 @@ class BottleneckBlock(nn.Module):
 def _excited(block, y):
     if not block.se_ratio:
         return y
-    return SqueezeExcitation(max(1, int(block.filters * block.se_ratio)), block.conv, name="excitation")(y)
+    return SqueezeExcitation(block.filters, block.se_ratio, block.conv, name="excitation")(y)
 
 
 def _shortcut(block, x):
@@ -269,7 +269,7 @@ def check_known(what: str, name: str, known) -> None:
 def _check_groups(architecture, base_width, sk_ratio):
     """What selective kernels add has other numbers of channels than the rest, which are multiples of 16."""
     filters = [base_width * 2**stage for stage in range(len(architecture.stage_sizes))]
-    channels = [base_width // 2, *(squeezed(f, sk_ratio) for f in filters)]
+    channels = [base_width // 2, *(kernel_squeezed(f, sk_ratio) for f in filters)]
     wrong = [count for count in channels if count % GROUP_SIZE]
     if wrong:
         raise ValueError(

@@ -1,0 +1,58 @@
+"""Arrays by name: whether a file holds exactly what a network needs, and the tree that they make."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SHOWN = 10  # names of each fault
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Returns {"params/encoder/stem_conv/kernel": shape} of all that a network consists of; nothing is made."""
+    image = jnp.zeros((1, 32, 32, 3))  # no shape depends on its size
+    tree = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+
+def check(
+    wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], *, surplus: Iterable[str], what: str
+) -> None:
+    """Raises ValueError unless a file holds all that is wanted, in its shape, and nothing else.
+
+    Args:
+      wanted, found: {name in the file: shape}.
+      surplus: names of what the file holds besides.
+      what: the file and what it was taken for.
+    """
+    misshapen = [
+        f"{name} is {list(found[name])} and not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    missing = [name for name in wanted if name not in found]
+    faults = {"missing": missing, "surplus": list(surplus), "misshapen": misshapen}
+    told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    if told:
+        raise ValueError(f"{what}, but its tensors do not fit: {'; '.join(told)}")
+
+
+def nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the tree whose leaves have these paths."""
+    tree: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = array
+    return tree
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
