@@ -13,6 +13,9 @@ python -m simclr_jax report --workdir=RUN [--workdir=OTHER …] [--out=RUN/repor
     One HTML file of a run: probes, pictures, curves, views, config and commands; or a comparison of several. Probes
     and pictures that are missing are made first, unless --nocompute.
 
+python -m simclr_jax import google CHECKPOINT --out=RUN [--ema]
+    Makes a run of a checkpoint of Google's SimCLR code, for all that reads a run. docs/weights.md.
+
 Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH. Commands on a RUN have their
 keys in configs/COMMAND.py.
 """
@@ -79,6 +82,23 @@ def _makers() -> dict:
     return {"linear": lambda run: linear_eval.run(linear.get_config(), run), "views": views}
 
 
+def import_weights() -> None:
+    """Runs the command of that name."""
+    import argparse
+
+    from simclr_jax import command_line, import_weights
+
+    parser = argparse.ArgumentParser("python -m simclr_jax import")
+    formats = parser.add_subparsers(required=True, metavar="google")
+    google = formats.add_parser("google", help="a checkpoint of Google's SimCLR code")
+    google.add_argument("path", metavar="CHECKPOINT", help="prefix of its files, their folder, or a SavedModel")
+    google.add_argument("--out", required=True, metavar="RUN", help="the folder to write")
+    google.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    google.set_defaults(driver=import_weights.google)
+    arguments = vars(parser.parse_args())
+    command_line.run(arguments.pop("driver"), **arguments)
+
+
 def _launch_on_run(run, config, arguments: list[str]) -> None:
     from absl import flags
 
@@ -104,6 +124,7 @@ COMMANDS = {
     "check-data": check_data,
     "features": features,
     "report": report,
+    "import": import_weights,
 }  # each imports what it needs, so that the list is quick
 
 

@@ -82,13 +82,26 @@ def launch(
     app.run(drive, flags_parser=parse)
 
 
+def run(main: Callable[..., object], **arguments: Any) -> None:
+    """Runs a driver that has no config; what went wrong ends the program in one line, as in :func:`launch`."""
+    _quiet()
+    try:
+        main(**arguments)
+    except (ValueError, ArithmeticError, OSError) as error:
+        _stop(error)
+
+
 def _set_verbosity() -> None:
     """Leaves a failure to be told in the one line: Orbax logs pages of tracebacks of it, through absl and asyncio."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     if flags.FLAGS.verbosity < logging.INFO:
-        for name in ("absl", "asyncio"):
-            getLogger(name).setLevel("CRITICAL")
+        _quiet()
+
+
+def _quiet() -> None:
+    for name in ("absl", "asyncio"):
+        getLogger(name).setLevel("CRITICAL")
 
 
 def _value(name: str) -> Any:

@@ -107,10 +107,9 @@ def _without_the_rest(file: File, ema: bool) -> tuple[File, dict[str, list[str]]
     if ema and not averages:
         raise ValueError(f"{file.what} holds no moving average of its weights; leave out --ema")
     taken = plain | averages if ema else plain
-    left_out["weights without moving average" if ema else "moving average of the weights"] = sorted(
-        {*plain.values(), *averages.values()} - set(taken.values())
-    )
-    entries = {key: name for key, name in file.entries.items() if key not in gone}
+    others = sorted({*plain.values(), *averages.values()} - set(taken.values()))
+    left_out["weights without moving average" if ema else "moving average of the weights"] = others
+    entries = {key: called for key, called in file.entries.items() if key not in gone.union(others)}
     return dataclasses.replace(file, keys=taken, entries=entries), {k: v for k, v in left_out.items() if v}
 
 
