@@ -24,6 +24,7 @@ setup(
         "orbax-checkpoint>=0.12",  # asynchronous, atomic checkpoints
         "pillow",  # decodes what TensorFlow cannot: TIFF, a BMP with a palette, animations
         "psutil",  # how much memory there is, on every system
+        "scikit-learn",  # t-SNE
         "tensorboardX",  # TensorBoard files without TensorFlow
         # The input pipeline. The CPU build is enough: the accelerator belongs to JAX.
         'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',
@@ -41,7 +42,6 @@ setup(
             "pytest-xdist",  # spreads the suite over the cores
             "ruff",
             "scikit-image",  # independent oracle for HSV and blur
-            "scikit-learn",  # independent oracle for the linear probe
         ],
     },
 )

@@ -16,6 +16,12 @@ python -m simclr_jax report --workdir=RUN [--workdir=OTHER …] [--out=RUN/repor
 python -m simclr_jax import google CHECKPOINT --out=RUN [--ema]
     Makes a run of a checkpoint of Google's SimCLR code, for all that reads a run. docs/weights.md.
 
+python -m simclr_jax diagnose --workdir=RUN
+    Says whether the run has collapsed, from how h and z of two views of held-out images lie.
+
+python -m simclr_jax pictures --workdir=RUN
+    Draws t-SNE of h and z, nearest neighbours and the curves of pretraining into RUN/eval.
+
 Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH. Commands on a RUN have their
 keys in configs/COMMAND.py.
 """
@@ -99,6 +105,22 @@ def import_weights() -> None:
     command_line.run(arguments.pop("driver"), **arguments)
 
 
+def diagnose() -> None:
+    """Runs the command of that name."""
+    from configs import diagnose
+    from simclr_jax.diagnose import run
+
+    _launch_on_run(run, diagnose, [])
+
+
+def pictures() -> None:
+    """Runs the command of that name."""
+    from configs import pictures
+    from simclr_jax import draw
+
+    _launch_on_run(draw.run, pictures, [])
+
+
 def _launch_on_run(run, config, arguments: list[str]) -> None:
     from absl import flags
 
@@ -125,6 +147,8 @@ COMMANDS = {
     "features": features,
     "report": report,
     "import": import_weights,
+    "diagnose": diagnose,
+    "pictures": pictures,
 }  # each imports what it needs, so that the list is quick
 
 

@@ -3,6 +3,7 @@
 How keys together make a run belongs to :mod:`simclr_jax.schedule`.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,7 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from simclr_jax import bounds
+from simclr_jax.augment.recipe import Recipe
 from simclr_jax.bounds import check_type, shown
 
 # Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
@@ -69,6 +71,14 @@ _NETWORK = ("model", "head")
 
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
 _CAME_LATER = {"model.sk_ratio": 0.0, "model.se_ratio": 0.0}
+
+# What else a reader needs that makes views as the run did, and compares them as its loss did.
+_OF_ITS_VIEWS = {
+    **{f"augment.{field.name}": field.default for field in dataclasses.fields(Recipe) if field.name != "image_size"},
+    "augment.placement": "",
+    "loss.temperature": 0.0,
+    "train.batch_size": 0,
+}
 
 _NOT_NEGATIVE = (lambda value: value >= 0, "must be 0 or more")
 _POSITIVE = (lambda value: value > 0, "must be above 0")
@@ -133,7 +143,7 @@ def check_value(key: str, value: Any) -> None:
         raise ValueError(f"config.{key}={value!r} must be {' or '.join(_CHOICES[key])}")
 
 
-def of_run(stored: Any, run: str) -> ConfigDict:
+def of_run(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
     """Returns the part of a run's config that its readers need: seed, data, image size, model and head.
 
     The file may come from anybody, so that it is read as data: keys that are needed must be there, of their types and
@@ -142,6 +152,7 @@ def of_run(stored: Any, run: str) -> ConfigDict:
     Args:
       stored: what RUN/config.json holds.
       run: RUN, for messages.
+      views: with the keys of its views, its batch size and its temperature.
 
     Raises:
       ValueError: a key is missing, mistyped or out of bounds, or describes a network that this version does not know.
@@ -149,7 +160,7 @@ def of_run(stored: Any, run: str) -> ConfigDict:
     found = {}
     try:
         _check_network(stored)
-        for key, example in _OF_A_RUN.items():
+        for key, example in (_OF_A_RUN | (_OF_ITS_VIEWS if views else {})).items():
             section, _, name = key.rpartition(".")
             values = _section(stored, section)
             if name not in values and key not in _CAME_LATER:

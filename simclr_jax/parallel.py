@@ -166,6 +166,11 @@ def first(values: Any) -> dict[str, float]:
     return {name: float(value.addressable_shards[0].data.reshape(-1)[0]) for name, value in values.items()}
 
 
+def first_arrays(tree: Any) -> Any:
+    """Reads arrays that every device holds alike, [devices, …] over all of them, as NumPy arrays […]."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
+
+
 class Company:
     """The processes of a run, among them this one, while it is entered.
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from simclr_jax import keys, optim, parallel, preemption, state, steps
 from simclr_jax import workdir as run_folder
 from simclr_jax.checkpoint import Checkpoints, latest_step
+from simclr_jax.evaluate import collapse
 from simclr_jax.parts import Parts, initial_state, map_train_step, prepare, state_shapes
 from simclr_jax.writer import Silent, Writer, say
 
@@ -111,6 +112,10 @@ class _Book:
         self._pending: tuple[int, Any] | None = None
         self._epoch: list[dict[str, float]] = []
         self._dropped = 0
+        config = parts.config
+        self._alarm = collapse.Alarm(temperature=config.loss.temperature, warmup_epochs=config.optimizer.warmup_epochs)
+        for row in writer.rows():  # of before a resume: what was said is not said again
+            self._alarm.see(row.get("epoch", 0), row)
 
     def enter(self, step: int, metrics: dict[str, jax.Array]) -> bool:
         """Takes in the metrics of a step that was just started, and settles the step before it.
@@ -166,6 +171,8 @@ class _Book:
         names = self._epoch[0] if self._epoch else ()  # all of a short epoch's updates may have been dropped
         means = {name: float(np.mean([values[name] for values in self._epoch])) for name in names}
         say(_epoch_line(epoch, self._parts.config.train.epochs, means | held_out))
+        if warning := self._alarm.see(epoch, held_out):
+            say(warning)
         self._epoch = []
 
     def close(self) -> None:
@@ -193,10 +200,14 @@ def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
     def validate(train_state: state.TrainState) -> dict[str, float]:
         if not parts.plan.validation_batch_size:
             return {}
-        rows = [
-            parallel.first(validation_step(train_state, parallel.shard(batch), None)) for batch in feed.validation()
-        ]
-        return {f"validation_{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        rows, sums = [], []
+        for batch in feed.validation():
+            metrics, lie = validation_step(train_state, parallel.shard(batch), None)
+            rows.append(parallel.first(metrics))
+            sums.append(parallel.first_arrays(lie))
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        found = means | collapse.of_batches(sums, parts.plan.validation_batch_size)
+        return {f"validation_{name}": value for name, value in found.items()}
 
     return validate
 
@@ -295,4 +306,6 @@ def _epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
         shown.append(f"contrastive {100 * values['validation_contrastive_accuracy']:5.1f} %")
     if "validation_online_top1" in values:
         shown.append(f"online {100 * values['validation_online_top1']:5.1f} %")
+    if "validation_rank_z" in values:
+        shown.append(f"rank of h {values['validation_rank_h']:.1f}, of z {values['validation_rank_z']:.1f}")
     return "  ".join(shown)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from simclr_jax import losses, passes
+from simclr_jax import geometry, losses, passes
 from simclr_jax.state import TrainState
 
 ViewsOf = Callable[[Any, Any], dict[str, jax.Array]]
@@ -103,15 +103,19 @@ def validation_step(
     microbatches: int = 1,
     axis_name: str | None = None,
     **loss: Any,
-) -> dict[str, jax.Array]:
-    """Returns :func:`pretrain_step`'s loss and accuracies on held-out views, BatchNorm in evaluation mode."""
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """Measures a state on held-out views, BatchNorm in evaluation mode.
+
+    Returns:
+      :func:`pretrain_step`'s loss and accuracies, and the :func:`simclr_jax.geometry.sums` of h and z.
+    """
     views_of = functools.partial(views_of, resident=resident)
     h, z, labels = passes.in_evaluation(_variables(state), batch, count=microbatches, views_of=views_of, model=model)
     value, metrics = losses.nt_xent(*jnp.split(z, 2), axis_name=axis_name, **loss)
     metrics = _mean({"loss": value, **metrics}, axis_name)
-    if probe is None:
-        return metrics
-    return metrics | _probe_loss(state.probe_params, h, labels, probe, axis_name)[1]
+    if probe is not None:
+        metrics |= _probe_loss(state.probe_params, h, labels, probe, axis_name)[1]
+    return metrics, geometry.sums(h, z, axis_name)
 
 
 def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: int) -> jax.Array:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from simclr_jax import workdir as run_folder
 
+_LAST_STEP = 2**31 - 1
 _LONG_SILENCE = 30.0  # seconds between two lines of a progress bar that goes to a file
 
 
@@ -44,6 +45,7 @@ class Writer:
         self._folder = run_folder.folder(workdir)
         self._metrics = self._folder / "metrics.jsonl"
         self._rows = _rows_up_to(self._metrics, first_step)
+        self._before = tuple(self._rows)
         run_folder.replace_text(self._metrics, "".join(self._rows))
         self._tensorboard = _tensorboard(self._folder / "tensorboard", first_step)
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
@@ -72,6 +74,10 @@ class Writer:
             return
         with _named(self._metrics), self._metrics.open("a") as file:
             file.write(row)
+
+    def rows(self) -> list[dict[str, float]]:
+        """Returns the rows of before the start, which are those of a resumed run up to its checkpoint."""
+        return [_numbers(row) for row in self._before]
 
     def flush(self) -> None:
         """Makes sure that metrics.jsonl holds every row: an object store has no appending, so there it is replaced."""
@@ -115,6 +121,10 @@ class Silent:
     def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Does nothing."""
 
+    def rows(self) -> list[dict[str, float]]:
+        """Returns none."""
+        return []
+
     def flush(self) -> None:
         """Does nothing."""
 
@@ -132,6 +142,17 @@ def _rows_up_to(path: epath.Path, step: int) -> list[str]:
         if found is None:
             say(f"line {number} of {path} cannot be read and is left out")
     return [line for found, line in rows if found is not None and found <= step]
+
+
+def read_rows(workdir: str) -> list[dict[str, float]]:
+    """Returns the rows of RUN/metrics.jsonl, without what is no number in them; none where there is no such file."""
+    lines = _rows_up_to(run_folder.folder(workdir) / "metrics.jsonl", _LAST_STEP)
+    return [_numbers(line) for line in lines]
+
+
+def _numbers(line: str) -> dict[str, float]:
+    row = json.loads(line)
+    return {name: x for name, x in row.items() if type(x) in (int, float) and math.isfinite(x)}
 
 
 def _step_of(line: str) -> int | None:

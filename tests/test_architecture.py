@@ -12,11 +12,11 @@ PACKAGE = ROOT / "simclr_jax"
 
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = """
-losses optim models augment bounds
+losses optim models augment bounds geometry
 data keys state passes steps workdir checksums launcher peers
 parallel placement checkpoint preemption writer schedule evaluate interop
 parts probing results
-pretrain plan linear_eval export_features report preview check_data encoder import_weights command_line
+pretrain plan linear_eval export_features diagnose draw report preview check_data encoder import_weights command_line
 __main__
 """
 LEVELS = [line.split() for line in LEVELS.strip().splitlines()]
@@ -103,6 +103,10 @@ def test_devices_are_named_in_parallel_alone():
 
 def test_orbax_is_named_in_checkpoint_alone():
     assert owners(lambda path: "orbax" in packages(path)) == {"checkpoint.py"}
+
+
+def test_matplotlib_is_named_by_the_pictures_alone():
+    assert owners(lambda path: "matplotlib" in packages(path)) == {"evaluate/pictures.py", "evaluate/plots.py"}
 
 
 def test_config_dicts_stop_at_keys_schedule_and_the_drivers():

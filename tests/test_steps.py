@@ -160,8 +160,10 @@ def test_validation_uses_running_statistics_and_leaves_them_alone():
     single = steps.validation_step(
         initial_state(), batch, **{k: parts(None)[k] for k in ("model", "probe")}, temperature=0.5
     )
-    values = parallel.first(mapped(parallel.replicate(initial_state()), parallel.shard(batch), None))
-    assert_close(values, jax.tree.map(float, single))
+    metrics, sums = mapped(parallel.replicate(initial_state()), parallel.shard(batch), None)
+    values = parallel.first(metrics)
+    assert_close(values, jax.tree.map(float, single[0]))
+    assert_close(parallel.first_arrays(sums), single[1])
     hiddens = parts(None)["model"].apply(
         {"params": initial_state().params, "batch_stats": initial_state().batch_stats},
         passes.both_views(batch["views"]),

@@ -1,14 +1,16 @@
-"""Pictures of what a run sees. The only module that names matplotlib."""
+"""Pictures of what a run sees, and of what it takes for alike. Plots of numbers are in `plots`."""
 
 import dataclasses
 import textwrap
 from collections.abc import Sequence
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+SAME, OTHER = "#009E73", "#D55E00"  # Okabe and Ito's green and vermilion
 _INCHES = 2.2  # a picture's side
 _LINE = 0.125  # a caption line's height, inches
 _DPI = 110
@@ -86,8 +88,71 @@ def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], 
     _save(figure, path)
 
 
-def _save(figure: Figure, path: epath.Path) -> None:
-    with path.open("wb") as file:
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """One row of a picture of nearest neighbours: an image and those that lie nearest, nearest first.
+
+    Attributes:
+      image: [H, W, 3], uint8 or float in [0, 1].
+      name: its class; None where it has no label.
+      images, names: of the neighbours, likewise.
+      cosines: of the neighbours to the image.
+    """
+
+    image: np.ndarray
+    name: str | None
+    images: Sequence[np.ndarray]
+    names: Sequence[str | None]
+    cosines: Sequence[float]
+
+
+def neighbours(file: epath.Path | IO[bytes], rows: Sequence[Neighbours], *, title: str) -> Figure:
+    """Draws images, left, beside their nearest neighbours. Whether the class is the same is told by the frame's
+    colour, by its line, and by a sign: = and a whole line, ≠ and a dashed one.
+
+    Args:
+      file: the PNG to write, a path or a file that is open.
+      rows: one of each image.
+      title: over the picture.
+    """
+    columns = 1 + max(len(row.images) for row in rows)
+    figure = Figure(figsize=(0.95 * columns + 0.3, 1.13 * len(rows) + 0.6), dpi=150, layout="constrained")
+    figure.suptitle("\n".join(textwrap.wrap(title, 14 * columns)), fontsize=9)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (left, *right) in zip(rows, axes, strict=True):
+        _thumbnail(left, row.image, _short(row.name or "query"), frame="black", width=0.8)
+        for axis in right:
+            axis.set_axis_off()
+        for axis, image, name, cosine in zip(right, row.images, row.names, row.cosines, strict=False):
+            axis.set_axis_on()
+            if row.name is None or name is None:
+                _thumbnail(axis, image, f"{cosine:.2f}", frame="0.6", width=0.8)
+            elif name == row.name:
+                _thumbnail(axis, image, f"= {cosine:.2f}", frame=SAME, width=2.2)
+            else:
+                _thumbnail(axis, image, f"≠ {cosine:.2f} {_short(name, 8)}", frame=OTHER, width=2.2, style=(0, (3, 2)))
+    _save(figure, file)
+    return figure
+
+
+def _thumbnail(axis, image: np.ndarray, caption: str, *, frame: str, width: float, style: Any = "-") -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set_xlabel(caption, fontsize=7, labelpad=2)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set(color=frame, linewidth=width, linestyle=style)
+
+
+def _short(name: str, most: int = 13) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _save(figure: Figure, file: epath.Path | IO[bytes]) -> None:
+    if isinstance(file, epath.Path):
+        with file.open("wb") as opened:
+            figure.savefig(opened, format="png")
+    else:
         figure.savefig(file, format="png")
 
 

@@ -1,0 +1,19 @@
+"""Is a run collapsing? Two views of images that it was not trained on, by its own recipe, and how their h and z lie.
+
+    python -m simclr_jax diagnose --workdir=RUN
+
+Result: RUN/eval/diagnose.json, RUN/eval/similarities.png and a table beside the untrained network.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import probe
+
+
+def get_config() -> ConfigDict:
+    """Returns every key."""
+    config = probe.get_config()
+    config.split = "validation"  # or test, or train
+    config.images = 2048  # the first ones of the split; ranks need more views than there are dimensions
+    del config.layer  # h and z are what is compared
+    return config

@@ -1,0 +1,164 @@
+"""Plots of numbers: similarities, maps of representations, curves. Pictures of images are in `pictures`.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart; shapes and dashes say the same in print.
+"""
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import matplotlib
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILION, "#8C8C00", "black")
+PAIRS = (BLUE, VERMILION, GREEN, "#CC79A7")  # of lines in one plot
+MARKERS = "o^sDvP"
+MOST_NAMED = 24  # classes that a legend names, and that have a colour and shape of their own
+DPI = 150
+FONT = {
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+File = epath.Path | IO[bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of a plot: its name, x and y [n], and how it is drawn."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = BLUE
+    style: str = "-"
+    marker: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One plot of several under each other: what its y axis shows, and its lines."""
+
+    label: str
+    lines: Sequence[Line]
+
+
+def similarities(file: File, positive: np.ndarray, negative: np.ndarray, *, title: str) -> Figure:
+    """Draws the histograms of the cosines of two views of one image and of two images.
+
+    Args:
+      file: the PNG to write, a path or a file that is open.
+      positive, negative: cosines [n], [m].
+      title: over the picture.
+    """
+    figure, (axis,) = _figure(1, 1, size=(5.2, 3.2), title=title)
+    bins = np.linspace(-1, 1, 81)
+    for values, name, colour, style, hatch in (
+        (negative, "two images", ORANGE, "--", ""),
+        (positive, "two views of an image", BLUE, "-", "///"),
+    ):
+        density, _ = np.histogram(values, bins)
+        share = 100 * density / max(len(values), 1)
+        axis.stairs(share, bins, fill=True, color=colour, alpha=0.25, hatch=hatch)
+        label = f"{name}: mean {np.mean(values):.2f}"
+        axis.stairs(share, bins, color=colour, linestyle=style, linewidth=1.4, label=label)
+    axis.set_xlim(-1, 1)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("cosine similarity of z")
+    axis.set_ylabel("share of pairs, %")
+    axis.legend(frameon=False, loc="upper left")
+    return _save(figure, file)
+
+
+def maps(
+    file: File, points: Mapping[str, np.ndarray], labels: np.ndarray | None, class_names: Sequence[str], *, title: str
+) -> Figure:
+    """Draws points in the plane side by side, coloured and shaped by class.
+
+    Args:
+      file: the PNG to write, a path or a file that is open.
+      points: {title: [n, 2]}.
+      labels: int [n], -1 where there is none; None draws all alike.
+      class_names: of the labels. Up to `MOST_NAMED` have a legend; more have colours along a scale.
+      title: over the picture.
+    """
+    figure, axes = _figure(1, len(points), size=(4.0 * len(points) + 1.3, 4.3), title=title)
+    for axis, (name, xy) in zip(axes, points.items(), strict=True):
+        _scatter(axis, xy, labels, class_names)
+        axis.set_title(name)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.spines[:].set_visible(True)
+        axis.spines[:].set_color("0.7")
+    if labels is not None and len(class_names) <= MOST_NAMED:
+        handles, names = axes[0].get_legend_handles_labels()
+        legend = figure.legend(handles, names, loc="outside right center", frameon=False, markerscale=1.8)
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
+    return _save(figure, file)
+
+
+def _scatter(axis: Any, xy: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str]) -> None:
+    style = {"s": 7, "alpha": 0.75, "linewidths": 0}
+    if labels is None:
+        axis.scatter(*xy.T, color="0.35", **style)
+    elif len(class_names) > MOST_NAMED:
+        axis.scatter(*xy.T, c=labels, cmap="viridis", **style)
+    else:
+        for label in sorted(set(labels.tolist())):
+            colour = COLOURS[label % len(COLOURS)] if label >= 0 else "0.7"
+            # Eight colours, and after each round of them another shape: no two classes have both in common.
+            marker = MARKERS[(label // len(COLOURS) + label) % len(MARKERS)] if label >= 0 else "x"
+            name = textwrap.shorten(class_names[label], 24) if label >= 0 else "no label"
+            axis.scatter(*xy[labels == label].T, color=colour, marker=marker, label=name, **style)
+
+
+def curves(file: File, panels: Sequence[Panel], *, x_label: str, title: str) -> Figure:
+    """Draws plots that share their x axis, two in a row.
+
+    Args:
+      file: the PNG to write, a path or a file that is open.
+      panels: what is drawn.
+      x_label: under the lowest ones.
+      title: over the picture.
+    """
+    rows, columns = -(-len(panels) // 2), min(len(panels), 2)
+    figure, axes = _figure(rows, columns, size=(4.2 * columns, 2.5 * rows + 0.4), title=title)
+    for axis, panel in zip(axes, panels, strict=False):
+        for line in panel.lines:
+            axis.plot(line.x, line.y, line.style, color=line.colour, marker=line.marker, ms=3, lw=1.3, label=line.name)
+        axis.set_ylabel(panel.label)
+        axis.set_xlabel(x_label)
+        axis.grid(True, color="0.9", linewidth=0.6)
+        axis.margins(y=0.12)
+        if len(panel.lines) > 1:
+            axis.legend(frameon=False)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    return _save(figure, file)
+
+
+def _figure(rows: int, columns: int, *, size: tuple[float, float], title: str) -> tuple[Figure, list]:
+    with matplotlib.rc_context(FONT):
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    width = int(size[0] * 15)
+    figure.suptitle("\n".join(textwrap.wrap(title, width)), fontsize=9)
+    return figure, axes
+
+
+def _save(figure: Figure, file: File) -> Figure:
+    if isinstance(file, epath.Path):
+        with file.open("wb") as opened:
+            figure.savefig(opened, format="png")
+    else:
+        figure.savefig(file, format="png")
+    return figure
