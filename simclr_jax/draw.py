@@ -161,7 +161,8 @@ def _lines(rows: list[dict[str, Any]], names: dict[str, str], scale: float) -> l
         found = [(row["epoch"], scale * row[name]) for row in rows if name in row and "epoch" in row]
         held_out = name.startswith("validation_")
         style = {"style": "--" if held_out else "-", "marker": "o" if held_out else ""}
-        lines += [plots.Line(words, *zip(*found, strict=True), colour=colour, **style)] * bool(found)
+        if found:
+            lines.append(plots.Line(words, *zip(*found, strict=True), colour=colour, **style))
     return lines
 
 
