@@ -107,7 +107,7 @@ def _neighbours(subject: Subject, role: str, path: epath.Path) -> list[str]:
         )
         for i, image, those, values in zip(shown, subject.images(role, query.ids[shown]), nearest, cosines, strict=True)
     ]
-    title = f"{role} images and the training images nearest to them in {subject.layer_name()}, by cosine; "
+    title = f"{role.capitalize()} images and the training images nearest to them in {subject.layer_name()}, by cosine; "
     pictures.neighbours(path, rows, title=f"{title}{subject.source}, step {subject.step:,}")
     return [str(path)]
 

@@ -26,6 +26,7 @@ FONT = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+ABOVE = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0.2}
 
 File = epath.Path | IO[bytes]
 
@@ -50,6 +51,7 @@ class Panel:
     lines: Sequence[Line]
 
 
+@matplotlib.rc_context(FONT)
 def similarities(file: File, positive: np.ndarray, negative: np.ndarray, *, title: str) -> Figure:
     """Draws the histograms of the cosines of two views of one image and of two images.
 
@@ -59,24 +61,25 @@ def similarities(file: File, positive: np.ndarray, negative: np.ndarray, *, titl
       title: over the picture.
     """
     figure, (axis,) = _figure(1, 1, size=(5.2, 3.2), title=title)
-    bins = np.linspace(-1, 1, 81)
+    bins = np.linspace(-1, 1, 51)
     for values, name, colour, style, hatch in (
         (negative, "two images", ORANGE, "--", ""),
         (positive, "two views of an image", BLUE, "-", "///"),
     ):
         density, _ = np.histogram(values, bins)
         share = 100 * density / max(len(values), 1)
-        axis.stairs(share, bins, fill=True, color=colour, alpha=0.25, hatch=hatch)
+        axis.stairs(share, bins, fill=True, facecolor=colour, edgecolor=colour, alpha=0.25, hatch=hatch, linewidth=0)
         label = f"{name}: mean {np.mean(values):.2f}"
         axis.stairs(share, bins, color=colour, linestyle=style, linewidth=1.4, label=label)
     axis.set_xlim(-1, 1)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("cosine similarity of z")
     axis.set_ylabel("share of pairs, %")
-    axis.legend(frameon=False, loc="upper left")
+    axis.legend(**ABOVE)
     return _save(figure, file)
 
 
+@matplotlib.rc_context(FONT)
 def maps(
     file: File, points: Mapping[str, np.ndarray], labels: np.ndarray | None, class_names: Sequence[str], *, title: str
 ) -> Figure:
@@ -121,6 +124,7 @@ def _scatter(axis: Any, xy: np.ndarray, labels: np.ndarray | None, class_names: 
             axis.scatter(*xy[labels == label].T, color=colour, marker=marker, label=name, **style)
 
 
+@matplotlib.rc_context(FONT)
 def curves(file: File, panels: Sequence[Panel], *, x_label: str, title: str) -> Figure:
     """Draws plots that share their x axis, two in a row.
 
@@ -140,19 +144,16 @@ def curves(file: File, panels: Sequence[Panel], *, x_label: str, title: str) -> 
         axis.grid(True, color="0.9", linewidth=0.6)
         axis.margins(y=0.12)
         if len(panel.lines) > 1:
-            axis.legend(frameon=False)
+            axis.legend(**ABOVE)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     return _save(figure, file)
 
 
 def _figure(rows: int, columns: int, *, size: tuple[float, float], title: str) -> tuple[Figure, list]:
-    with matplotlib.rc_context(FONT):
-        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    width = int(size[0] * 15)
-    figure.suptitle("\n".join(textwrap.wrap(title, width)), fontsize=9)
-    return figure, axes
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure.suptitle("\n".join(textwrap.wrap(title, int(size[0] * 15))), fontsize=9)
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel().tolist()
 
 
 def _save(figure: Figure, file: File) -> Figure:
