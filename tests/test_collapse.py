@@ -30,7 +30,7 @@ def test_equal_singular_values_are_counted(rank, n, dim):
 
 
 def test_vectors_that_are_one_point_have_rank_one_and_do_not_vary():
-    found = collapse.of_vectors(np.full((50, 8), 0.3))
+    found = collapse.of_vectors(np.full((50, 8), 0.25))
     assert abs(found["rank"] - 1) < 1e-4 and not found["std"].any()
 
 
@@ -138,7 +138,7 @@ def test_a_long_run_is_given_more_time():
 
 def test_a_loss_that_comes_down_through_chance_gives_no_alarm():
     """The validation losses of the quickstart's epochs: 4.844 is ln(127)."""
-    assert not heard([GOOD | {"loss": loss} for loss in (5.112, 4.920, 4.850, 4.62, 4.457, 4.204, 4.057)])
+    assert not heard([GOOD | {"loss": loss} for loss in (5.112, 4.920, 4.850, 4.714, 4.457, 4.204, 4.057)])
 
 
 def test_the_losses_of_a_run_with_a_learning_rate_of_1_give_one():

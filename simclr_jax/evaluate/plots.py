@@ -118,8 +118,10 @@ def _scatter(axis: Any, xy: np.ndarray, labels: np.ndarray | None, class_names: 
     else:
         for label in sorted(set(labels.tolist())):
             colour = COLOURS[label % len(COLOURS)] if label >= 0 else "0.7"
-            # Eight colours, and after each round of them another shape: no two classes have both in common.
-            marker = MARKERS[(label // len(COLOURS) + label) % len(MARKERS)] if label >= 0 else "x"
+            # Eight colours; each round of them has other shapes, so that no two classes have both in common.
+            turn, place = divmod(label, len(COLOURS))
+            colour = COLOURS[place] if label >= 0 else "0.7"
+            marker = MARKERS[(place + 2 * turn) % len(MARKERS)] if label >= 0 else "x"
             name = textwrap.shorten(class_names[label], 24) if label >= 0 else "no label"
             axis.scatter(*xy[labels == label].T, color=colour, marker=marker, label=name, **style)
 
