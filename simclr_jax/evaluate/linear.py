@@ -69,7 +69,7 @@ def fit(
     if not grid:
         raise ValueError("the probe's grid is empty: give at least one of learning_rates and of weight_decays")
     for features, labels in (train, validation):
-        _check(features, labels, num_classes)
+        check_examples(features, labels, num_classes)
     mean = train[0].mean(0)
     scale = np.maximum(train[0].std(0), 1e-6 + 1e-3 * train[0].std())  # a constant feature stays near 0
     x, y = jnp.asarray(_with_bias((train[0] - mean) / scale)), jnp.asarray(train[1])
@@ -120,7 +120,8 @@ def _with_bias(features: np.ndarray) -> np.ndarray:
     return np.concatenate([features, np.ones((len(features), 1), features.dtype)], axis=1)
 
 
-def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def check_examples(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    """Raises ValueError for features that are not finite, and for labels that are not 0 to num_classes - 1."""
     if not np.isfinite(features).all():
         raise ValueError(
             f"{(~np.isfinite(features).all(1)).sum()} of {len(features)} images have features that are not finite"

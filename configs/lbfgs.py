@@ -1,0 +1,21 @@
+"""L-BFGS logistic regression on a pretraining run's features (Kornblith et al. 2019).
+
+    python -m simclr_jax lbfgs --workdir=RUN
+
+Each L2 strength is fitted on the training images, the best on validation again on both together, and judged on test
+once. Result: RUN/eval/lbfgs.json, and a table beside the untrained encoder and chance.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import probe
+
+
+def get_config() -> ConfigDict:
+    """Returns every key of the probe."""
+    config = probe.get_config()
+    config.l2_min = 1e-6  # λ of Σ cross-entropy + (λ/2)·‖W‖²: 1 / C of scikit-learn
+    config.l2_max = 1e5
+    config.l2_values = 45  # evenly spaced in log λ; validation chooses
+    config.iterations = 1000  # the most of one fit; one that has not converged then is said
+    return config
