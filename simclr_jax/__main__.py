@@ -22,6 +22,12 @@ python -m simclr_jax diagnose --workdir=RUN
 python -m simclr_jax pictures --workdir=RUN
     Draws t-SNE of h and z, nearest neighbours and the curves of pretraining into RUN/eval.
 
+python -m simclr_jax knn --workdir=RUN
+    Classifies the test images by their nearest training images, beside the untrained encoder and chance.
+
+python -m simclr_jax lbfgs --workdir=RUN
+    Logistic regression on the features by L-BFGS, its L2 strength chosen on validation.
+
 Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH. Commands on a RUN have their
 keys in configs/COMMAND.py.
 """
@@ -121,6 +127,22 @@ def pictures() -> None:
     _launch_on_run(draw.run, pictures, [])
 
 
+def knn() -> None:
+    """Runs the command of that name."""
+    from configs import knn
+    from simclr_jax import knn_eval
+
+    _launch_on_run(knn_eval.run, knn, [])
+
+
+def lbfgs() -> None:
+    """Runs the command of that name."""
+    from configs import lbfgs
+    from simclr_jax import lbfgs_eval
+
+    _launch_on_run(lbfgs_eval.run, lbfgs, [])
+
+
 def _launch_on_run(run, config, arguments: list[str]) -> None:
     from absl import flags
 
@@ -145,6 +167,8 @@ COMMANDS = {
     "preview": preview,
     "check-data": check_data,
     "features": features,
+    "knn": knn,
+    "lbfgs": lbfgs,
     "report": report,
     "import": import_weights,
     "diagnose": diagnose,

@@ -60,9 +60,7 @@ class _Chosen:
     temperature: float
 
 
-def _choose(
-    grid: list[tuple[int, float]], queries: Features, bank: Features, num_classes: int, name: str
-) -> _Chosen:
+def _choose(grid: list[tuple[int, float]], queries: Features, bank: Features, num_classes: int, name: str) -> _Chosen:
     """Returns the pair of k and T that is best on validation."""
     similarities, labels = _search(queries, bank, max(k for k, _ in grid), f"neighbours, {name} encoder, validation")
     found = [

@@ -66,7 +66,9 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 def _check(config: ConfigDict) -> None:
     if not 1e-12 <= config.l2_min <= config.l2_max <= 1e12:
-        raise ValueError(f"config.l2_min={config.l2_min} to l2_max={config.l2_max} must rise, from 1e-12 to 1e12 at most")
+        raise ValueError(
+            f"config.l2_min={config.l2_min} to l2_max={config.l2_max} must rise, from 1e-12 to 1e12 at most"
+        )
     for name, most in (("l2_values", MOST_VALUES), ("iterations", MOST_ITERATIONS)):
         if not 1 <= config[name] <= most:
             raise ValueError(f"config.{name}={config[name]} must be from 1 to {most:,}")

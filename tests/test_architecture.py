@@ -16,7 +16,7 @@ losses optim models augment bounds geometry
 data keys state passes steps workdir checksums launcher peers
 parallel placement checkpoint preemption writer schedule evaluate interop
 parts probing results
-pretrain plan linear_eval export_features diagnose draw report preview check_data encoder import_weights command_line
+pretrain plan linear_eval export_features knn_eval lbfgs_eval diagnose draw report preview check_data encoder import_weights command_line
 __main__
 """
 LEVELS = [line.split() for line in LEVELS.strip().splitlines()]

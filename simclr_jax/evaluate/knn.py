@@ -51,9 +51,7 @@ def nearest(
     return similarities, found
 
 
-def vote(
-    similarities: np.ndarray, labels: np.ndarray, *, k: int, temperature: float, num_classes: int
-) -> np.ndarray:
+def vote(similarities: np.ndarray, labels: np.ndarray, *, k: int, temperature: float, num_classes: int) -> np.ndarray:
     """Returns the weight exp(s / T) that the k nearest give to each class, float64 [n, classes], largest weight 1.
 
     Args:

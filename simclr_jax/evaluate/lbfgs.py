@@ -129,9 +129,7 @@ def _minimise(parameters, x, y, strength, iterations):
     def step(carry):
         parameters, state, _, count = carry
         value, gradient = value_and_gradient(parameters, state=state)
-        updates, state = optimiser.update(
-            gradient, state, parameters, value=value, grad=gradient, value_fn=objective
-        )
+        updates, state = optimiser.update(gradient, state, parameters, value=value, grad=gradient, value_fn=objective)
         parameters = optax.apply_updates(parameters, updates)
         return parameters, state, largest(optax.tree.get(state, "grad")), count + 1
 
