@@ -26,7 +26,7 @@ def lars(
 ) -> optax.GradientTransformation:
     """LARS as SimCLR uses it: leaves not named "kernel" skip both weight decay and layer-wise adaptation.
 
-    The decay joins the gradient before the trust ratio, and rate times ratio enters the momentum buffer.
+    The kernel of a classifier decays, and is not adapted, as in Google's code: its size begins at zero. The decay joins the gradient before the trust ratio, and rate times ratio enters the momentum buffer.
 
     Args:
       learning_rate: a number, or a function of the step.
@@ -45,7 +45,7 @@ def lars(
         weight_decay=weight_decay,
         weight_decay_mask=_kernel_mask,
         trust_coefficient=trust_coefficient,
-        trust_ratio_mask=_kernel_mask,
+        trust_ratio_mask=_adapted_mask,
         momentum=momentum,
     )
 
@@ -139,6 +139,13 @@ def excluded_from_decay(params) -> list[str]:
 
 def _kernel_mask(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_kernel(_path_name(path)), params)
+
+
+def _adapted_mask(params):
+    def adapted(path):
+        return _is_kernel(path) and not path.startswith("classifier/")
+
+    return jax.tree_util.tree_map_with_path(lambda path, _: adapted(_path_name(path)), params)
 
 
 def _path_name(path) -> str:

@@ -132,6 +132,36 @@ def views_of(recipe: Recipe, seed: int, batch: Any, resident: Any) -> dict[str, 
     return {"views": views, "labels": images["labels"]}
 
 
+def single_views(
+    split: Any, recipe: Recipe, *, batch_size: int, seed: int, steps: int, unreadable: Unreadable
+) -> Batches:
+    """Yields the batches of a supervised training, the images in a new order each epoch, for `view_of`.
+
+    Of files the host makes one view each; pixels it hands out.
+
+    Args:
+      split: the images.
+      recipe: what a view is.
+      batch_size: images a step.
+      seed: decides the order and the views.
+      steps: how many batches.
+      unreadable: takes in images that cannot be read, for which others stand in.
+    """
+    how = {"batch_size": batch_size, "seed": seed, "first_step": 0, "last_step": steps}
+    if split.kind == "pixels":
+        return arrays.training_images(split, **how)
+    return _pipeline().training_views(split, recipe, single=True, unreadable=unreadable, **how)
+
+
+def view_of(recipe: Recipe, batch: Any, seed: jax.Array) -> dict[str, jax.Array]:
+    """Makes {"images", "labels"} of a batch of `single_views`: one view of each image, on the devices if it is pixels."""
+    if "epoch" not in batch:
+        return batch
+    parameters = device.draw(recipe, seed, batch["epoch"], batch["ids"], *batch["images"].shape[1:3])
+    first = {name: values[:, 0] for name, values in parameters.items()}
+    return {"images": device.render(recipe, batch["images"], first), "labels": batch["labels"]}
+
+
 def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: Unreadable) -> Batches:
     """Yields every image of a split once as evaluation sees it, {"images": float32 [n, size, size, 3], labels, ids}.
 
@@ -140,11 +170,13 @@ def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: U
     if split.kind != "pixels":
         yield from _pipeline().central_views(split, image_size, batch_size=batch_size, unreadable=unreadable)
         return
-    resize = jax.jit(functools.partial(device.central_views, image_size=image_size))
     for batch in arrays.stored_images(split, batch_size=batch_size):
         n = len(batch["labels"])
         padded = batch["images"][np.arange(batch_size) % n]  # one shape, compiled once
-        yield {"images": np.asarray(resize(padded))[:n], "labels": batch["labels"], "ids": batch["ids"]}
+        yield {"images": np.asarray(_resized(padded, image_size=image_size))[:n], "labels": batch["labels"], "ids": batch["ids"]}
+
+
+_resized = jax.jit(device.central_views, static_argnames="image_size")  # compiled once, however often a split is seen
 
 
 def _in_arrays(split: Any, placement: str) -> bool:

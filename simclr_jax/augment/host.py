@@ -105,6 +105,12 @@ def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Ten
     return tf.stack([render(recipe, image, parameters) for parameters in views])
 
 
+def one_view(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Tensor:
+    """The first of `two_views`, float32 `[image_size, image_size, 3]`, without the work of the second."""
+    image, (parameters,) = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id, views=1)
+    return render(recipe, image, parameters)
+
+
 def pairs_of_views(recipe: Recipe, images: tf.Tensor, seed: int, epochs, image_ids) -> tf.Tensor:
     """`two_views` of each of many images of one size, in one program: at 32 pixels five times as fast.
 
@@ -220,9 +226,11 @@ def _compiled_pairs(recipe: Recipe):
     return tf.function(pairs, jit_compile=True, autograph=False)
 
 
-def _image_and_parameters(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tuple[tf.Tensor, list[dict]]:
-    """Pixels that hold the crops of both views, and both views' parameters."""
-    seeds = [view_seed(seed, epoch, image_id, view) for view in range(NUM_VIEWS)]
+def _image_and_parameters(
+    recipe: Recipe, image: tf.Tensor, seed, epoch, image_id, views: int = NUM_VIEWS
+) -> tuple[tf.Tensor, list[dict]]:
+    """Pixels that hold the crops of the first views, and these views' parameters."""
+    seeds = [view_seed(seed, epoch, image_id, view) for view in range(views)]
 
     def draw_views(height, width):
         return _draw_views(recipe, seeds, height, width)

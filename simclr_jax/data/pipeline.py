@@ -43,6 +43,7 @@ def training_views(
     last_step: int,
     shard: tuple[int, int] = (0, 1),
     crops_only: bool = False,
+    single: bool = False,
     unreadable: Unreadable | None = None,
 ) -> Batches:
     """Yields batches of two views of each image, for steps ``first_step`` to ``last_step - 1``.
@@ -58,12 +59,14 @@ def training_views(
       last_step: where to stop.
       shard: this host's index and the number of hosts.
       crops_only: leave all but decoding and cropping to the devices.
+      single: make the first view of each image alone.
       unreadable: takes in images that cannot be read, for which others stand in; None allows none. A stream, whose
         images TFDS has checked when it prepared them, allows none either.
 
     Yields:
       {"views": float32 [batch_size / hosts, 2, size, size, 3] in [0, 1], "labels": int64, -1 where there is none}; with
-      ``crops_only`` "crops" and "parameters", as :func:`simclr_jax.augment.host.two_crops`, in the place of "views".
+      ``crops_only`` "crops" and "parameters", as :func:`simclr_jax.augment.host.two_crops`, in the place of "views";
+      if ``single``, "images": float32 [batch_size / hosts, size, size, 3].
 
     Raises:
       ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, one
@@ -72,9 +75,12 @@ def training_views(
     local = batch_size // shard[1]
     if isinstance(split, Split):
         order = orders.training_order(len(split), batch_size=batch_size, seed=seed, shard=shard)
-        batches = _pairs(split, recipe, seed, crops_only, local)
+        if single:
+            batches = _one_by_one(split, _single(recipe, seed), local)
+        else:
+            batches = _pairs(split, recipe, seed, crops_only, local)
         return _of_steps(split, order, range(first_step, last_step), batches, local, unreadable, seed)
-    render = _pair(recipe, seed, crops_only)
+    render = _single(recipe, seed) if single else _pair(recipe, seed, crops_only)
     orders.check_batch(batch_size, len(split), shard)
     mine = split.shard(*shard)
     return itertools.chain.from_iterable(
@@ -162,6 +168,14 @@ def _pair(recipe: Recipe, seed: int, crops_only: bool) -> Render:
         image = (record["image"], seed, record["epoch"], record["id"])
         made = host.two_crops(recipe, *image) if crops_only else {"views": host.two_views(recipe, *image)}
         return made | {"labels": record["label"]}
+
+    return render
+
+
+def _single(recipe: Recipe, seed: int) -> Render:
+    def render(record):
+        image = host.one_view(recipe, record["image"], seed, record["epoch"], record["id"])
+        return {"images": image, "labels": record["label"]}
 
     return render
 

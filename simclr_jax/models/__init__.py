@@ -1,7 +1,16 @@
 """Models: images to representations h and projections z."""
 
+from simclr_jax.models.classifier import Classifier, create_classifier
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.resnet import ENCODERS, create_encoder
 from simclr_jax.models.simclr import SimCLR, create_model
 
-__all__ = ["ENCODERS", "ProjectionHead", "SimCLR", "create_encoder", "create_model"]
+__all__ = [
+    "ENCODERS",
+    "Classifier",
+    "ProjectionHead",
+    "SimCLR",
+    "create_classifier",
+    "create_encoder",
+    "create_model",
+]

@@ -60,18 +60,19 @@ class ProjectionHead(nn.Module):
         return {"nonlinear": self.layers, "linear": 1, "none": 0}[self.kind]
 
     @nn.compact
-    def __call__(self, h: jax.Array, train: bool) -> list[jax.Array]:
+    def __call__(self, h: jax.Array, train: bool, upto: int | None = None) -> list[jax.Array]:
         """The layers of the head, so that a probe may read any of them.
 
         Args:
           h: representations, float32 `[B, feature_dim]`.
           train: True normalises by the batch and moves the running statistics, False uses the running ones.
+          upto: the last layer that is computed; None = z.
 
         Returns:
           `[h, layer 1 after ReLU, ..., z]`, all float32, z `[B, dim]`; only `[h]` if the kind is "none".
         """
         hiddens = [h]
-        for layer in range(1, self.depth + 1):
+        for layer in range(1, (self.depth if upto is None else upto) + 1):
             last = layer == self.depth
             features = self.dim if last else h.shape[-1]
             hiddens.append(self._layer(hiddens[-1], layer, features, last, train))

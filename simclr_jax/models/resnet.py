@@ -106,6 +106,17 @@ class ResNet(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     axis_name: str | None = None
+    frozen: tuple[str, ...] = ()  # of `parts`: those whose BatchNorm uses its running statistics in training too
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What images pass one after another: "stem", "stage1_block1", …"""
+        blocks = (
+            f"stage{stage}_block{index}"
+            for stage, count in enumerate(self.stage_sizes, start=1)
+            for index in range(1, count + 1)
+        )
+        return ("stem", *blocks)
 
     @property
     def feature_dim(self) -> int:
@@ -129,15 +140,19 @@ class ResNet(nn.Module):
         _check_images(images)
         dtype = DTYPES[self.dtype]
         conv = functools.partial(_conv, dtype=dtype)
-        norm = functools.partial(norm_layer(self.norm, train=train, axis_name=self.axis_name), dtype=dtype)
         block = nn.remat(self.block) if self.remat else self.block
-        x = self._stem(images.astype(dtype), conv, norm)
+
+        def norm(part):
+            trained = train and part not in self.frozen
+            return functools.partial(norm_layer(self.norm, train=trained, axis_name=self.axis_name), dtype=dtype)
+
+        x = self._stem(images.astype(dtype), conv, norm("stem"))
         for stage, blocks in enumerate(self.stage_sizes, start=1):
             filters = self.base_width * 2 ** (stage - 1)
             for index in range(1, blocks + 1):
                 stride = 2 if stage > 1 and index == 1 else 1
                 name = f"stage{stage}_block{index}"
-                x = block(filters, stride, index == 1, conv, norm, self.sk_ratio, self.se_ratio, name=name)(x)
+                x = block(filters, stride, index == 1, conv, norm(name), self.sk_ratio, self.se_ratio, name=name)(x)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 

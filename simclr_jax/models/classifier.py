@@ -1,0 +1,66 @@
+"""A pretrained network with a linear classifier on top: what fine-tuning and linear evaluation train, all or in part."""
+
+import flax.linen as nn
+import jax
+
+from simclr_jax.models.simclr import SimCLR
+
+HEAD, CLASSIFIER = "head", "classifier"  # names of parts, and of their parameters
+
+
+class Classifier(nn.Module):
+    """Images to logits: encoder, the first layers of the projection head, a linear layer that begins at zero.
+
+    Parameters and statistics have the names of `SimCLR`, and "classifier"; layers of the head that are not read do not
+    exist. The parts that images pass are those of the encoder, "head" and "classifier".
+
+    Attributes:
+      encoder, head: of a `SimCLR`.
+      layer: which of [h, head layer 1, …, z] the classifier reads.
+      classes: logits.
+      frozen: parts that do not learn: their BatchNorm uses its running statistics in training too.
+
+    Reference:
+      Chen et al. 2020b (arXiv 2006.10029), section 2, for layers above 0.
+    """
+
+    encoder: nn.Module
+    head: nn.Module
+    layer: int
+    classes: int
+    frozen: tuple[str, ...] = ()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Returns logits, float32 `[B, classes]`, for images `[B, H, W, 3]`, float in [0, 1]."""
+        h = self.encoder(images, train)
+        features = self.head(h, train and HEAD not in self.frozen, upto=self.layer)[-1]
+        return nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name=CLASSIFIER)(features)
+
+    def is_frozen(self, path: str) -> bool:
+        """Tells whether a parameter, "encoder/stem_conv/kernel", belongs to a frozen part."""
+        first, second = path.split("/")[:2]
+        part = second if first == "encoder" else first
+        return ("stem" if part.startswith("stem_") else part) in self.frozen
+
+
+def create_classifier(model: SimCLR, *, layer: int, classes: int, trainable: str) -> Classifier:
+    """Returns a classifier on a network.
+
+    Args:
+      model: the network.
+      layer, classes: see `Classifier`.
+      trainable: the first part that learns, and all after it: "all" or "stem", a block ("stage3_block1"), a stage
+        ("stage3"), "head" (what is read of the projection head, and the classifier) or "classifier".
+
+    Raises:
+      ValueError: there is no such part.
+    """
+    parts = (*model.encoder.parts, HEAD, CLASSIFIER)
+    starts = {"all": 0} | {part: index for index, part in enumerate(parts)}
+    starts |= {part.removesuffix("_block1"): index for index, part in enumerate(parts) if part.endswith("_block1")}
+    if trainable not in starts:
+        raise ValueError(f"trainable={trainable!r} is no part of this network; it has: {', '.join(starts)}")
+    frozen = parts[: starts[trainable]]
+    encoder = model.encoder.clone(frozen=tuple(part for part in frozen if part in model.encoder.parts))
+    return Classifier(encoder, model.head, layer, classes, frozen)
