@@ -103,7 +103,7 @@ def one_fit(n: int, dim: int, rounds: int) -> dict[str, Any]:
 
 
 def sweep(n: int, dim: int, rounds: int) -> dict[str, Any]:
-    """45 strengths, the choice and the fit on both sets, beside 45 fits of scikit-learn, its choice and its last fit."""
+    """45 strengths, the choice and the fit on both sets, beside 45 fits of scikit-learn, its choice and last fit."""
     train, validation, test = (features(m, dim, seed) for seed, m in enumerate((n, n // 5, 10_000), 1))
 
     def ours():

@@ -28,6 +28,12 @@ python -m simclr_jax knn --workdir=RUN
 python -m simclr_jax lbfgs --workdir=RUN
     Logistic regression on the features by L-BFGS, its L2 strength chosen on validation.
 
+python -m simclr_jax finetune --workdir=RUN [--config.label_fraction=0.1]
+    Trains the network on labels, all or its last parts, beside the same network from scratch.
+
+python -m simclr_jax linear-augmented --workdir=RUN
+    Trains a linear classifier on the frozen encoder with crops and flips, as in the paper.
+
 Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH. Commands on a RUN have their
 keys in configs/COMMAND.py.
 """
@@ -143,6 +149,22 @@ def lbfgs() -> None:
     _launch_on_run(lbfgs_eval.run, lbfgs, [])
 
 
+def finetune() -> None:
+    """Runs the command of that name."""
+    from configs import finetune as config
+    from simclr_jax import finetune
+
+    _launch_on_run(finetune.run, config, [])
+
+
+def linear_augmented() -> None:
+    """Runs the command of that name."""
+    from configs import linear_augmented
+    from simclr_jax import finetune
+
+    _launch_on_run(finetune.run_linear, linear_augmented, [])
+
+
 def _launch_on_run(run, config, arguments: list[str]) -> None:
     from absl import flags
 
@@ -173,6 +195,8 @@ COMMANDS = {
     "import": import_weights,
     "diagnose": diagnose,
     "pictures": pictures,
+    "finetune": finetune,
+    "linear-augmented": linear_augmented,
 }  # each imports what it needs, so that the list is quick
 
 

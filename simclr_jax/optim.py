@@ -26,7 +26,8 @@ def lars(
 ) -> optax.GradientTransformation:
     """LARS as SimCLR uses it: leaves not named "kernel" skip both weight decay and layer-wise adaptation.
 
-    The kernel of a classifier decays, and is not adapted, as in Google's code: its size begins at zero. The decay joins the gradient before the trust ratio, and rate times ratio enters the momentum buffer.
+    The kernel of a classifier decays and is not adapted, as in Google's code: it begins at zero. The decay joins the
+    gradient before the trust ratio, and rate times ratio enters the momentum buffer.
 
     Args:
       learning_rate: a number, or a function of the step.

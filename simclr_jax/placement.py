@@ -154,7 +154,7 @@ def single_views(
 
 
 def view_of(recipe: Recipe, batch: Any, seed: jax.Array) -> dict[str, jax.Array]:
-    """Makes {"images", "labels"} of a batch of `single_views`: one view of each image, on the devices if it is pixels."""
+    """Makes {"images", "labels"} of a batch of `single_views`, on the devices where it holds pixels."""
     if "epoch" not in batch:
         return batch
     parameters = device.draw(recipe, seed, batch["epoch"], batch["ids"], *batch["images"].shape[1:3])
@@ -173,7 +173,11 @@ def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: U
     for batch in arrays.stored_images(split, batch_size=batch_size):
         n = len(batch["labels"])
         padded = batch["images"][np.arange(batch_size) % n]  # one shape, compiled once
-        yield {"images": np.asarray(_resized(padded, image_size=image_size))[:n], "labels": batch["labels"], "ids": batch["ids"]}
+        yield {
+            "images": np.asarray(_resized(padded, image_size=image_size))[:n],
+            "labels": batch["labels"],
+            "ids": batch["ids"],
+        }
 
 
 _resized = jax.jit(device.central_views, static_argnames="image_size")  # compiled once, however often a split is seen

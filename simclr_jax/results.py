@@ -28,13 +28,12 @@ def of_networks(
     """Returns {"top1", "top5", "untrained_top1", …, "chance_top1", …}, fractions.
 
     Args:
-      logits: {network: [n, classes]} of the test images.
+      logits: {network: [n, classes]} of the test images; all but "pretrained" give their names to their accuracies.
       labels, train_labels: int [n] of the test images, and of those that the probe learned from.
       num_classes: labels are 0 to num_classes - 1.
     """
-    found = {"": scores.accuracies(logits["pretrained"], labels)}
-    if "untrained" in logits:
-        found["untrained_"] = scores.accuracies(logits["untrained"], labels)
+    prefixes = {network: "" if network == "pretrained" else f"{network}_" for network in logits}
+    found = {prefixes[network]: scores.accuracies(made, labels) for network, made in logits.items()}
     found["chance_"] = scores.chance(train_labels, labels, num_classes)
     return {f"{prefix}{name}": value for prefix, values in found.items() for name, value in values.items()}
 
@@ -92,8 +91,8 @@ def finish(
 
 
 def table(found: dict[str, float]) -> str:
-    """Returns the accuracies as rows of text: pretrained, untrained and chance."""
-    rows = {"pretrained": "", "untrained": "untrained_", "chance": "chance_"}
+    """Returns the accuracies as rows of text: pretrained, untrained or from scratch, and chance."""
+    rows = {"pretrained": "", "untrained": "untrained_", "from scratch": "from_scratch_", "chance": "chance_"}
     lines = [f"{'encoder':14}{'top-1':>16}{'top-5':>16}"]
     for row, prefix in rows.items():
         if f"{prefix}top1" in found:

@@ -62,8 +62,8 @@ def initial_state(
 
     def chosen(name: str) -> Flat:
         have = _flat(variables.get(name, {}))
-        return {
-            path: jnp.asarray(have[path]) if path in have else jnp.zeros(leaf.shape, leaf.dtype)
+        return {  # copies, because a step donates its state
+            path: jnp.array(have[path]) if path in have else jnp.zeros(leaf.shape, leaf.dtype)
             for path, leaf in _flat(wanted.get(name, {})).items()
         }
 
@@ -106,9 +106,7 @@ def supervised_step(
     batch = images_of(batch, state.seed)
 
     def loss_fn(params):
-        logits, changed = model.apply(
-            _variables(state, params), batch["images"], train=True, mutable=["batch_stats"]
-        )
+        logits, changed = model.apply(_variables(state, params), batch["images"], train=True, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         top1 = (logits.argmax(-1) == batch["labels"]).mean(dtype=jnp.float32)
         return losses.mean(), ({"loss": losses.mean(), "top1": top1}, changed.get("batch_stats", {}))

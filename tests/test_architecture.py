@@ -13,13 +13,20 @@ PACKAGE = ROOT / "simclr_jax"
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = """
 losses optim models augment bounds geometry
-data keys state passes steps workdir checksums launcher peers
+
+data keys state passes steps supervised workdir checksums launcher peers
+
 parallel placement checkpoint preemption writer schedule evaluate interop
-parts probing results
-pretrain plan linear_eval export_features knn_eval lbfgs_eval diagnose draw report preview check_data encoder import_weights command_line
+
+parts probing results fitting
+
+pretrain plan preview check_data command_line
+linear_eval knn_eval lbfgs_eval finetune diagnose draw report
+encoder export_features import_weights
+
 __main__
 """
-LEVELS = [line.split() for line in LEVELS.strip().splitlines()]
+LEVELS = [level.split() for level in LEVELS.split("\n\n")]
 ORDERED = {1, 3}  # levels whose rooms may import those before them; in the others siblings never import each other
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

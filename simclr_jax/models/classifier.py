@@ -1,4 +1,4 @@
-"""A pretrained network with a linear classifier on top: what fine-tuning and linear evaluation train, all or in part."""
+"""A pretrained network with a linear classifier on top, of which fine-tuning and linear evaluation train parts."""
 
 import flax.linen as nn
 import jax

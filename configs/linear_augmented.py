@@ -1,0 +1,22 @@
+"""The papers' linear evaluation of a pretraining run: a classifier on the frozen encoder, trained on crops and flips.
+
+    python -m simclr_jax linear-augmented --workdir=RUN
+
+Appendix B.6 of the first paper: Nesterov momentum 0.9, learning rate 0.1·B/256, 90 epochs, no weight decay; the cosine
+is Google's code's. `eval_linear.py` is the same on central views alone, whose features are computed once: far quicker.
+
+Result: RUN/eval/linear_augmented.json, beside the untrained encoder and chance.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import finetune
+
+
+def get_config() -> ConfigDict:
+    """Returns every key."""
+    config = finetune.get_config()
+    del config.trainable, config.from_scratch
+    config.epochs = 90
+    config.learning_rates = (0.1,)
+    return config
