@@ -3,10 +3,9 @@
 import itertools
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from simclr_jax import optim, parallel, results, schedule, state
+from simclr_jax import optim, parallel, results, schedule
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import sources, subset
 from simclr_jax.data.split import Split
@@ -63,7 +62,7 @@ def _run(
         trainer = _trainer(subject, model, train, validation)
         if seed == config.seed:
             _describe(subject, trainer, train, trainable)
-        starts = {"pretrained": subject.variables} | ({other: _untrained(subject, seed)} if compared else {})
+        starts = {"pretrained": subject.variables} | ({other: subject.untrained(seed)} if compared else {})
         best = {network: _best(trainer, config, variables, seed, network) for network, variables in starts.items()}
         # The test split is judged here, once for each seed, after everything has been chosen.
         judged = {network: trainer.logits(parallel.replicate(fit.state), test) for network, fit in best.items()}
@@ -117,10 +116,6 @@ def _classifier(subject: Subject, trainable: str):
     )
 
 
-def _untrained(subject: Subject, seed: int) -> dict[str, Any]:
-    return state.initial_variables(jax.random.key(seed), subject.image_size, model=subject.model)
-
-
 def _trainer(subject: Subject, model, train: Any, validation: Any) -> Trainer:
     config = subject.config
     recipe = Recipe(
@@ -140,6 +135,7 @@ def _trainer(subject: Subject, model, train: Any, validation: Any) -> Trainer:
         batch_size=config.batch_size,
         epochs=config.epochs or (EPOCHS_OF_FEW if config.label_fraction <= FEW_LABELS else EPOCHS),
         max_corrupt_fraction=config.data.max_corrupt_fraction,
+        devices=parallel.device_count(),
     )
 
 

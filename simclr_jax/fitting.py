@@ -53,6 +53,7 @@ class Trainer:
       batch_size: images a step over all devices; fewer where there are fewer.
       epochs: passes over ``train``.
       max_corrupt_fraction: of the images of each split that may be unreadable.
+      devices: how many share a batch.
 
     Raises:
       ValueError: the batch does not divide by the devices, or there are fewer images than devices.
@@ -70,11 +71,11 @@ class Trainer:
         batch_size: int,
         epochs: int,
         max_corrupt_fraction: float,
+        devices: int,
     ):
         self._model, self._recipe, self._train, self._validation = model, recipe, train, validation
         self._optimizer_name, self._scaling, self._epochs = optimizer, scaling, epochs
         self._max_corrupt_fraction = max_corrupt_fraction
-        devices = parallel.device_count()
         if batch_size % devices:
             raise ValueError(f"config.batch_size={batch_size} is not divisible by {devices} devices")
         self._evaluated_at_once = batch_size
@@ -119,7 +120,7 @@ class Trainer:
                 before = metrics
                 if number % self.steps_per_epoch == 0:
                     curve.append(self.top1(state))
-                    bar.set_postfix_str(f"validation {100 * curve[-1]:.1f} %", refresh=False)
+                    bar.set_postfix_str(_progress(parallel.first(metrics), curve[-1]), refresh=False)
                 bar.update()
         _check(parallel.first(before), self.total_steps, learning_rate)
         return Fitted(jax.device_get(state), learning_rate, weight_decay, curve[-1], tuple(curve))
@@ -163,6 +164,11 @@ class Trainer:
             supervised.supervised_step, images_of=images_of, model=self._model, optimizer=optimizer
         )
         return optimizer, step
+
+
+def _progress(metrics: dict[str, float], validation_top1: float) -> str:
+    trained = f"loss {metrics['loss']:.3f}, top-1 {100 * metrics['top1']:.1f} %"
+    return f"{trained}, validation {100 * validation_top1:.1f} %"
 
 
 def _check(metrics: dict[str, float], step: int, learning_rate: float) -> None:

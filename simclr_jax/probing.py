@@ -139,9 +139,10 @@ class Subject:
         variables = self.variables if network == "pretrained" else self.untrained()
         return parallel.map_encoder(functools.partial(steps.encode_step, model=self.model, layer=layer), variables)
 
-    def untrained(self) -> dict[str, Any]:
-        """Returns the variables that the run's pretraining began with."""
-        return state.initial_variables(jax.random.key(self.pretraining.seed), self.image_size, model=self.model)
+    def untrained(self, seed: int | None = None) -> dict[str, Any]:
+        """Returns variables as pretraining begins with them: those that the run's began with, or another seed's."""
+        key = jax.random.key(self.pretraining.seed if seed is None else seed)
+        return state.initial_variables(key, self.image_size, model=self.model)
 
     def _folder(self, role: str, layer: int, network: str) -> epath.Path:
         note = json.dumps(self._note(role, layer, network), sort_keys=True)

@@ -1,4 +1,4 @@
-"""Fine-tuning: frozen parts stay, steps are those of a hand-written loop, subsets are fair, the table is honest."""
+"""Fine-tuning: what is frozen stays, steps are those of a hand-written loop, subsets are fair."""
 
 import functools
 import json
@@ -163,7 +163,10 @@ def test_the_rate_of_the_state_is_that_of_the_optimizer():
     """One program serves all rates: LARS of rate 1, scaled, is LARS of that rate."""
     rng = np.random.default_rng(0)
     params = {"encoder/conv/kernel": rng.normal(size=(3, 4)), "classifier/kernel": np.zeros((4, 2))}
-    gradients = [{path: rng.normal(size=leaf.shape) for path, leaf in params.items()} for _ in range(3)]
+    params = {path: leaf.astype(np.float32) for path, leaf in params.items()}
+    gradients = [
+        {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in params.items()} for _ in range(3)
+    ]
     ends = []
     for inside, outside in ((0.3, 1.0), (1.0, 0.3)):
         optimizer = optim.lars(inside, weight_decay=0.01)
@@ -175,7 +178,7 @@ def test_the_rate_of_the_state_is_that_of_the_optimizer():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), *ends)
     # The classifier begins at zero and is not adapted: its first step is the plain gradient's.
     first, _ = optim.lars(1.0).update(gradients[0], optim.lars(1.0).init(params), params)
-    moved = params | {"classifier/kernel": np.ones((4, 2))}
+    moved = params | {"classifier/kernel": np.ones((4, 2), np.float32)}
     second, _ = optim.lars(1.0).update(gradients[0], optim.lars(1.0).init(moved), moved)
     np.testing.assert_allclose(second["classifier/kernel"], first["classifier/kernel"])
 
