@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import simclr_jax
-from configs import default, linear
-from simclr_jax import checkpoint, keys, linear_eval, pretrain
+from configs import default, diagnose, linear, pictures
+from simclr_jax import checkpoint, draw, keys, linear_eval, pretrain
+from simclr_jax.diagnose import run as measure
 from simclr_jax.parts import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -111,6 +112,11 @@ def test_a_run_leaves_what_it_promises(run):
     assert {"contrastive_accuracy", "contrastive_entropy", "learning_rate", "online_top1"} <= set(training[0])
     assert [row["step"] for row in held_out] == [2, 4, 6]
     assert {"validation_contrastive_accuracy", "validation_online_top1"} <= set(held_out[0])
+    for row in held_out:
+        assert 1 <= row["validation_rank_h"] <= 8 * 2 and 1 <= row["validation_rank_z"] <= 8 * 2  # views of 8 images
+        assert 0 < row["validation_std_z"] <= 128**-0.5 and row["validation_std_h"] > 0
+        assert 0 < row["validation_alignment"] < 4 and -8 <= row["validation_uniformity"] < 0
+        assert row["validation_chance_loss"] == pytest.approx(np.log(15))
 
 
 def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_bits(run, tmp_path):
@@ -201,6 +207,48 @@ def test_the_probe_reads_any_layer_and_any_source(run, tmp_path):
         linear_eval.run(probe_config(layer=3), str(workdir))
 
 
+def picture_config(**changes):
+    config = pictures.get_config()
+    config.update_from_flattened_dict({"perplexity": 5.0, "queries": 3, "neighbours": 4, **changes})
+    return config
+
+
+def test_a_checkpoint_is_diagnosed_as_validation_measured_it(run, capsys):
+    workdir, _ = run
+    config = diagnose.get_config()
+    result = measure(config, str(workdir))
+    assert result == json.loads((workdir / "eval" / "diagnose.json").read_text())
+    last = [row for row in rows(workdir) if "validation_loss" in row][-1]
+    for name, found in {
+        "rank_h": result["h"]["rank"],
+        "rank_z": result["z"]["rank"],
+        "std_h": result["h"]["mean_std"],
+        "std_z": result["z"]["mean_std"],
+        **{name: result[name] for name in ("alignment", "uniformity", "loss", "chance_loss")},
+    }.items():
+        assert found == pytest.approx(last[f"validation_{name}"], rel=1e-2), name
+    assert sum(result["positive"]["counts"]) == 8 and sum(result["negative"]["counts"]) == 8 * 7
+    assert Image.open(workdir / "eval" / "similarities.png").format == "PNG"
+    assert result["verdict"][0] in capsys.readouterr().out
+    config.split = "all"
+    with pytest.raises(ValueError, match=r"config.split='all' must be train, validation or test"):
+        measure(config, str(workdir))
+
+
+def test_pictures_are_drawn_as_far_as_there_is_what_they_show(run, tmp_path, capsys):
+    workdir, _ = run
+    drawn = draw.run(picture_config(), str(workdir))
+    assert [path.rsplit("/", 1)[1] for path in drawn] == ["tsne.png", "neighbours.png", "curves.png"]
+    assert all(Image.open(path).format == "PNG" for path in drawn)
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    (copy / "metrics.jsonl").unlink()
+    assert not draw.run(picture_config(perplexity=24.0, queries=0), str(copy))
+    said = capsys.readouterr().out
+    assert "24 test images are too few for t-SNE with perplexity 24" in said and "no metrics.jsonl" in said
+    with pytest.raises(ValueError, match="config.queries=99 must be from 0 to 24"):
+        draw.run(picture_config(queries=99), str(copy))
+
+
 def test_load_encoder_gives_the_features_of_the_checkpoint(run):
     workdir, config = run
     encoder = simclr_jax.load_encoder(str(workdir))
@@ -225,6 +273,7 @@ def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path):
     with pytest.raises(ValueError, match="has no labels; give the probe a source with labels"):
         linear_eval.run(probe_config(), str(tmp_path / "run"))
     assert not (tmp_path / "run" / "eval").exists()
+    assert len(draw.run(picture_config(perplexity=3.0), str(tmp_path / "run"))) == 2  # 8 images are too few for t-SNE
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(archive, tmp_path):
