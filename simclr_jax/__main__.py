@@ -38,6 +38,7 @@ Any key of the config can be changed, as for train.py: --config.data.source=fold
 keys in configs/COMMAND.py.
 """
 
+import functools
 import sys
 
 
@@ -88,8 +89,9 @@ def report() -> None:
 
 def _makers() -> dict:
     """Returns what makes each part of a report, RUN → None."""
-    from configs import default, linear
-    from simclr_jax import keys, linear_eval, preview, workdir
+    from configs import default, knn, lbfgs, linear, pictures
+    from configs import diagnose as diagnosis
+    from simclr_jax import diagnose, draw, keys, knn_eval, lbfgs_eval, linear_eval, preview, workdir
 
     def views(run: str) -> None:
         config = keys.completed(workdir.read_config(run), default.get_config(), run)
@@ -97,7 +99,16 @@ def _makers() -> dict:
         out.parent.mkdir(exist_ok=True)
         preview.run(config, str(out), images=6)
 
-    return {"linear": lambda run: linear_eval.run(linear.get_config(), run), "views": views}
+    drivers = {
+        "linear": (linear_eval, linear),
+        "lbfgs": (lbfgs_eval, lbfgs),
+        "knn": (knn_eval, knn),
+        "diagnose": (diagnose, diagnosis),
+        "tsne": (draw, pictures),
+    }
+    return {name: functools.partial(of.run, config.get_config()) for name, (of, config) in drivers.items()} | {
+        "views": views
+    }
 
 
 def import_weights() -> None:

@@ -17,6 +17,9 @@ PROBES = {
     "linear_augmented": ("linear probe, augmented", "python -m simclr_jax linear-augmented --workdir={run}"),
     "lbfgs": ("logistic regression (L-BFGS)", "python -m simclr_jax lbfgs --workdir={run}"),
     "knn": ("kNN", "python -m simclr_jax knn --workdir={run}"),
+    "finetune": ("fine-tuning", "python -m simclr_jax finetune --workdir={run}"),
+    "finetune_0.1": ("10 % of labels", "python -m simclr_jax finetune --workdir={run} --config.label_fraction=0.1"),
+    "finetune_0.01": ("1 % of labels", "python -m simclr_jax finetune --workdir={run} --config.label_fraction=0.01"),
 }
 MOST_PICTURE_BYTES = 2**24  # of one picture; the report would hold no more of them comfortably
 _HEADLINES = 8  # figures at the top of a run
