@@ -2,9 +2,9 @@
 
     python -m simclr_jax pictures --workdir=RUN
 
-Time: t-SNE of 2,000 images a minute or so on 2 CPU cores, the rest seconds. Result: RUN/eval/tsne.png, h beside z,
-coloured by class (as in the paper's appendix B); neighbours.png, test images beside the training images that lie
-nearest; curves.png, from RUN/metrics.jsonl.
+Time: t-SNE of 2,000 images a minute or so of CPU, the rest seconds. Result: RUN/eval/tsne.png, h beside z, coloured by
+class (as in the paper's appendix B); neighbours.png, test images beside the training images that lie nearest;
+curves.png, from RUN/metrics.jsonl.
 """
 
 from ml_collections import ConfigDict

@@ -113,7 +113,11 @@ class _Book:
         self._epoch: list[dict[str, float]] = []
         self._dropped = 0
         config = parts.config
-        self._alarm = collapse.Alarm(temperature=config.loss.temperature, warmup_epochs=config.optimizer.warmup_epochs)
+        self._alarm = collapse.Alarm(
+            temperature=config.loss.temperature,
+            warmup_epochs=config.optimizer.warmup_epochs,
+            epochs=config.train.epochs,
+        )
         for row in writer.rows():  # of before a resume: what was said is not said again
             self._alarm.see(row.get("epoch", 0), row)
 
