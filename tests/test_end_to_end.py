@@ -19,6 +19,7 @@ from simclr_jax.parts import prepare
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [path.stem for path in sorted((ROOT / "configs").glob("*.py")) if path.stem not in ("__init__", "default")]
 NAMES = [name for name in FILES if "train" in importlib.import_module(f"configs.{name}").get_config()]  # not probes
+PNG = b"\x89PNG"
 SIZE, BATCH, TRAIN, CLASSES = 8, 16, 40, 2
 
 
@@ -228,7 +229,7 @@ def test_a_checkpoint_is_diagnosed_as_validation_measured_it(run, capsys):
     }.items():
         assert found == pytest.approx(last[f"validation_{name}"], rel=1e-2), name
     assert sum(result["positive"]["counts"]) == 8 and sum(result["negative"]["counts"]) == 8 * 7
-    assert Image.open(workdir / "eval" / "similarities.png").format == "PNG"
+    assert (workdir / "eval" / "similarities.png").read_bytes().startswith(PNG)
     assert result["verdict"][0] in capsys.readouterr().out
     config.split = "all"
     with pytest.raises(ValueError, match=r"config.split='all' must be train, validation or test"):
@@ -239,7 +240,7 @@ def test_pictures_are_drawn_as_far_as_there_is_what_they_show(run, tmp_path, cap
     workdir, _ = run
     drawn = draw.run(picture_config(), str(workdir))
     assert [path.rsplit("/", 1)[1] for path in drawn] == ["tsne.png", "neighbours.png", "curves.png"]
-    assert all(Image.open(path).format == "PNG" for path in drawn)
+    assert all(pathlib.Path(path).read_bytes().startswith(PNG) for path in drawn)
     copy = shutil.copytree(workdir, tmp_path / "copy")
     (copy / "metrics.jsonl").unlink()
     assert not draw.run(picture_config(perplexity=24.0, queries=0), str(copy))
