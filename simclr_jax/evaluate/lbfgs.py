@@ -90,7 +90,8 @@ class _Problem:
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, num_classes: int):
         self._mean = features.mean(0, dtype=np.float64).astype(np.float32)
-        self._scale = max(float(np.sqrt(np.var(features, axis=0, dtype=np.float64).mean())), 1e-30)
+        scale = float(np.sqrt(np.var(features, axis=0, dtype=np.float64).mean()))
+        self._scale = scale if scale > 1e-12 else 1.0  # of constant features; λ / scale² stays in float32
         self._x, self._y = self.scaled(features), jnp.asarray(labels)
         self.parameters = jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes)
 
