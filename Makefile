@@ -1,11 +1,11 @@
-# make quickstart | make test | make lint | make bench-input | make bench-loss | make chaos: each sets up .venv first when
-# it has to.
+# make quickstart | make test | make lint | make bench-input | make bench-loss | make bench-probes | make chaos: each sets
+# up .venv first when it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint bench-input bench-loss chaos constraints clean
+.PHONY: quickstart test lint bench-input bench-loss bench-probes chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -25,6 +25,11 @@ bench-input: $(VENV)/.installed
 # Time and memory of NT-Xent in its forms; quarter of an hour on 2 cores. BENCH_FLAGS="--images 512 2048" is a minute.
 bench-loss: $(VENV)/.installed
 	$(BIN)/python benchmarks/loss.py $(BENCH_FLAGS)
+
+# The nearest neighbours beside FAISS, L-BFGS beside scikit-learn; needs `pip install faiss-cpu`. Hours on 2 cores, most of
+# them scikit-learn's sweep: BENCH_FLAGS="--only knn fit" is half an hour.
+bench-probes: $(VENV)/.installed
+	$(BIN)/python benchmarks/probes.py $(BENCH_FLAGS)
 
 # Kills, stops and damages runs, and gives bad input; most of an hour on 2 cores.
 chaos: $(VENV)/.installed

@@ -33,7 +33,7 @@ setup(
         "tqdm",  # progress bars
     ],
     extras_require={
-        "bench": ["torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
+        "bench": ["faiss-cpu", "scikit-learn", "torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "test": [
