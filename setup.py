@@ -24,6 +24,7 @@ setup(
         "orbax-checkpoint>=0.12",  # asynchronous, atomic checkpoints
         "pillow",  # decodes what TensorFlow cannot: TIFF, a BMP with a palette, animations
         "psutil",  # how much memory there is, on every system
+        "safetensors",  # weights in and out, without pickle
         "scikit-learn",  # t-SNE
         "tensorboardX",  # TensorBoard files without TensorFlow
         # The input pipeline. The CPU build is enough: the accelerator belongs to JAX.

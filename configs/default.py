@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
     config.model.cifar_stem = False  # 3×3 stem without max-pool, for images up to 32 pixels
     config.model.sk_ratio = 0.0  # above 0: selective kernels and the ResNet-D that goes with them; v2 has 0.0625
     config.model.se_ratio = 0.0  # above 0: squeeze and excitation
+    config.model.pool = "same"  # padding of the stem's max-pool, as Google's code; or symmetric, as PyTorch's networks
+    config.model.normalize = "none"  # or imagenet, cifar10: their mean colour and deviation, as weights of others want
     config.model.norm = "batch"  # or group: of each image alone, so that any micro-batch gives the one-pass step
     config.model.dtype = "float32"  # of the computation, or bfloat16; parameters and loss stay float32
     config.model.global_batch_norm = True  # BatchNorm statistics over all devices

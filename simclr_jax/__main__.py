@@ -14,7 +14,11 @@ python -m simclr_jax report --workdir=RUN [--workdir=OTHER …] [--out=RUN/repor
     and pictures that are missing are made first, unless --nocompute.
 
 python -m simclr_jax import google CHECKPOINT --out=RUN [--ema]
-    Makes a run of a checkpoint of Google's SimCLR code, for all that reads a run. docs/weights.md.
+python -m simclr_jax import torch FILE.safetensors --out=RUN --normalize=none|imagenet|cifar10
+    Makes a run of a checkpoint of Google's SimCLR code, or of a PyTorch ResNet, for all that reads a run.
+
+python -m simclr_jax export torch RUN --out=FILE.safetensors
+    Writes a run's encoder as a PyTorch state dict. docs/weights.md.
 
 python -m simclr_jax diagnose --workdir=RUN
     Says whether the run has collapsed, from how h and z of two views of held-out images lie.
@@ -118,14 +122,35 @@ def import_weights() -> None:
     from simclr_jax import command_line, import_weights
 
     parser = argparse.ArgumentParser("python -m simclr_jax import")
-    formats = parser.add_subparsers(required=True, metavar="google")
+    formats = parser.add_subparsers(required=True, metavar="google or torch")
     google = formats.add_parser("google", help="a checkpoint of Google's SimCLR code")
     google.add_argument("path", metavar="CHECKPOINT", help="prefix of its files, their folder, or a SavedModel")
-    google.add_argument("--out", required=True, metavar="RUN", help="the folder to write")
     google.add_argument("--ema", action="store_true", help="take the moving average of the weights")
     google.set_defaults(driver=import_weights.google)
+    torch = formats.add_parser("torch", help="a PyTorch state dict with torchvision's names")
+    torch.add_argument("path", metavar="FILE.safetensors")
+    torch.add_argument("--normalize", help="what its images were normalised by: none, imagenet or cifar10")
+    torch.add_argument("--pool", help="padding of its max-pool: symmetric, as PyTorch's networks, or same")
+    torch.add_argument("--prefix", help="of the encoder's names, where the file holds several")
+    torch.set_defaults(driver=import_weights.torch)
+    for command in (google, torch):
+        command.add_argument("--out", required=True, metavar="RUN", help="the folder to write")
     arguments = vars(parser.parse_args())
     command_line.run(arguments.pop("driver"), **arguments)
+
+
+def export_weights() -> None:
+    """Runs the command of that name."""
+    import argparse
+
+    from simclr_jax import command_line, export_weights
+
+    parser = argparse.ArgumentParser("python -m simclr_jax export")
+    parser.add_argument("format", choices=["torch"])
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")
+    arguments = parser.parse_args()
+    command_line.run(export_weights.torch, run=arguments.run, out=arguments.out)
 
 
 def diagnose() -> None:
@@ -204,6 +229,7 @@ COMMANDS = {
     "lbfgs": lbfgs,
     "report": report,
     "import": import_weights,
+    "export": export_weights,
     "diagnose": diagnose,
     "pictures": pictures,
     "finetune": finetune,

@@ -8,11 +8,16 @@ import numpy as np
 from simclr_jax import checkpoint, keys
 from simclr_jax import workdir as run_folder
 from simclr_jax.interop import google as google_checkpoints
+from simclr_jax.interop import pytorch
 from simclr_jax.writer import say
 
 # Of the paper's pretraining; a probe reads other images with --config.data.source=…
 _IMAGENET = {"source": "tfds:imagenet2012", "train_split": "train", "test_split": "validation"}
+_OF_MODEL = ("encoder", "width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype")
 _SPLITS = {"dir": "", "validation_split": "", "test_split": "", "holdout_fraction": 0.1, "limit": 0}
+
+_HEADLESS = {"sk_ratio": 0.0, "se_ratio": 0.0, "norm": "batch", "dtype": "float32"}
+_HEADLESS |= {"head_kind": "none", "head_layers": 1, "head_dim": 128}
 
 
 def google(path: str, out: str, ema: bool = False) -> None:
@@ -46,6 +51,34 @@ def google(path: str, out: str, ema: bool = False) -> None:
     say(f"written to {out}")
 
 
+def torch(
+    path: str, out: str, pool: str | None = None, normalize: str | None = None, prefix: str | None = None
+) -> None:
+    """Makes a run of an encoder that is a PyTorch state dict with torchvision's names.
+
+    Args:
+      path, pool, normalize, prefix: see `simclr_jax.interop.pytorch.load`.
+      out: RUN, which must not exist or be empty.
+
+    Raises:
+      ValueError: the file or RUN cannot be used; nothing has been written then.
+    """
+    _check_free(out)
+    weights = pytorch.load(path, pool=pool, normalize=normalize, prefix=prefix)
+    settings = weights.settings | _HEADLESS
+    settings["encoder"] = settings.pop("name")
+    image_size = 32 if settings["cifar_stem"] else 224
+    what = f"{settings['encoder']}, width {settings['width']}" + ", CIFAR stem" * settings["cifar_stem"]
+    notes = {"from": "PyTorch state dict", "path": path, "network": what, "left_out": weights.left_out}
+    variables = {kind: {"encoder": tree} for kind, tree in weights.variables.items()}
+    _write(out, 0, variables, _config(settings, image_size, notes["from"]), notes)
+    say(f"{path}\n  {what}, behind the prefix {weights.prefix!r}, for images of {image_size} pixels")
+    say(f"  max-pool {settings['pool']}, images normalised by {settings['normalize']}, BatchNorm's epsilon 1e-5")
+    if weights.left_out:
+        say(f"  left out, no part of the encoder: {len(weights.left_out)}, such as {weights.left_out[0]}")
+    say(f"written to {out}")
+
+
 def _check_free(out: str) -> None:
     path = run_folder.folder(out)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -54,8 +87,8 @@ def _check_free(out: str) -> None:
 
 def _config(settings: dict[str, Any], image_size: int, imported: str) -> dict[str, Any]:
     """Returns what a config.json needs for all that reads a run. No config of train.py has the key `imported`."""
-    model = {name: settings[name] for name in ("encoder", "width", "cifar_stem", "sk_ratio", "se_ratio")}
-    model |= {"norm": settings["norm"], "dtype": settings["dtype"], "global_batch_norm": True, "remat": False}
+    model = {name: settings[name] for name in _OF_MODEL}
+    model |= {"global_batch_norm": True, "remat": False}
     source = _IMAGENET if image_size == 224 else {"source": "", "train_split": "train"}
     return {
         "imported": imported,

@@ -59,6 +59,8 @@ _OF_A_RUN = {
     "model.cifar_stem": False,
     "model.sk_ratio": 0.0,
     "model.se_ratio": 0.0,
+    "model.pool": "",
+    "model.normalize": "",
     "model.dtype": "",
     "model.norm": "",
     "model.global_batch_norm": False,
@@ -70,7 +72,7 @@ _OF_A_RUN = {
 _NETWORK = ("model", "head")
 
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
-_CAME_LATER = {"model.sk_ratio": 0.0, "model.se_ratio": 0.0}
+_CAME_LATER = {"model.sk_ratio": 0.0, "model.se_ratio": 0.0, "model.pool": "same", "model.normalize": "none"}
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
@@ -86,6 +88,8 @@ _RATIO = (lambda value: 0 <= value <= 1, "must be 0 (off) to 1; 0.0625 is usual"
 _CHOICES = {
     "augment.placement": ("host", "device"),
     "data.cache": ("host", "device"),
+    "model.pool": ("same", "symmetric"),
+    "model.normalize": ("none", "imagenet", "cifar10"),
     "model.norm": ("batch", "group"),
     "loss.gather": ("all", "ring"),
     "train.on_nonfinite": ("stop", "skip"),

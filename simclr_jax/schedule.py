@@ -139,7 +139,7 @@ def recipe(config: ConfigDict) -> Recipe:
 
 def model_arguments(config: ConfigDict) -> dict[str, Any]:
     """Returns the keyword arguments of :func:`simclr_jax.models.create_model`, but for the mapped axis."""
-    names = ("encoder", "width", "cifar_stem", "sk_ratio", "se_ratio", "norm", "dtype", "remat")
+    names = ("encoder", "width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype", "remat")
     return {name: config.model[name] for name in names} | {f"head_{name}": value for name, value in config.head.items()}
 
 

@@ -22,7 +22,7 @@ parts probing results fitting
 
 pretrain plan preview check_data command_line
 linear_eval knn_eval lbfgs_eval finetune diagnose draw report
-encoder export_features import_weights
+encoder export_features import_weights export_weights
 
 __main__
 """

@@ -76,6 +76,21 @@ def test_selective_kernels_and_excitation_equal_numpy(block, cifar_stem, side, r
     )
 
 
+@pytest.mark.parametrize("side", (12, 10))  # 6 and 5 pixels to pool
+def test_pool_and_normalization_of_pytorch_equal_numpy(side):
+    class Symmetric(NumpyResNet):
+        def max_pool(self, x):
+            padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+            rows = [slice(2 * i, 2 * i + 3) for i in range((x.shape[1] + 1) // 2)]
+            return np.stack([np.stack([padded[:, i, j].max(axis=(1, 2)) for j in rows], 1) for i in rows], 1)
+
+    module = ResNet(BasicBlock, (1,), base_width=4, pool="symmetric", normalize="imagenet")
+    x = images(side=side)
+    variables = random_variables(module, x)
+    want = Symmetric(variables, train=False)((x - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], (1,), False, False)
+    np.testing.assert_allclose(module.apply(variables, x, train=False), want, rtol=1e-4, atol=1e-4)
+
+
 def test_evaluation_reads_the_running_statistics():
     _, variables, forward = tiny()
     want = NumpyResNet(variables, train=False)(images(), (1, 1, 1), cifar_stem=True, bottleneck=False)
@@ -351,6 +366,11 @@ def test_recomputed_blocks_give_the_same_gradient_and_statistics_from_less_memor
         (lambda: ProjectionHead(dim=8, norm="group"), "head dim 8 .*; use 16$"),
         (lambda: create_encoder("resnet51"), "unknown encoder 'resnet51', known: .*resnet200; did you mean 'resnet"),
         (lambda: create_encoder("vit"), "unknown encoder 'vit', known: " + ", ".join(ENCODERS) + "$"),
+        (lambda: create_encoder("resnet18", pool="valid"), "unknown pool 'valid', known: same, symmetric"),
+        (
+            lambda: create_encoder("resnet18", normalize="me"),
+            "unknown normalization 'me', known: none, imagenet, cifar1",
+        ),
         (lambda: create_encoder("resnet18", dtype="bf16"), "unknown dtype 'bf16', known: float32, bfloat16"),
         (lambda: create_encoder("resnet18", width=0), "width 0 must be at least 1"),
         (lambda: create_encoder("resnet50", sk_ratio=1.5), r"sk_ratio 1.5 must be from 0 \(off\) to 1"),

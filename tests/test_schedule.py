@@ -174,7 +174,7 @@ def test_differences_name_what_changes_the_result_and_only_that():
 
 def test_a_run_from_before_a_key_is_read_and_goes_on_as_it_was():
     stored = default.get_config().to_dict()
-    for key in ("sk_ratio", "se_ratio"):
+    for key in ("sk_ratio", "se_ratio", "pool", "normalize"):
         del stored["model"][key]
     assert keys.of_run(stored, "RUN") == keys.of_run(default.get_config().to_dict(), "RUN")
     assert keys.differences(stored, default.get_config().to_dict()) == []

@@ -151,6 +151,8 @@ def _settings(layout: Layout, names: dict[str, str], file: File, layers: list[st
         "cifar_stem": not layout.deep_stem and shape("params/encoder/stem_conv/kernel")[:1] == (3,),
         "sk_ratio": _ratio(mixing, filters, kernel_squeezed) if layout.resnet_d else 0.0,
         "se_ratio": _ratio(narrowed, filters, excitation_squeezed) if layout.excitation else 0.0,
+        "pool": "same",
+        "normalize": "none",
         "norm": "batch",
         "dtype": "float32",
         "head_kind": ("none", "linear", "nonlinear")[min(len(layers), 2)],

@@ -21,6 +21,12 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 _CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # as in SimCLR's code
 
+POOLS = {"same": "SAME", "symmetric": ((1, 1), (1, 1))}  # of the stem's max-pool: Google's and PyTorch's
+NORMALIZATIONS = {  # mean and deviation of red, green and blue
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
 _STEM_D = ((2, 2), (2, 1), (1, 1))  # by what the width is divided, and stride; He et al. 2018, "Bag of Tricks"
 
 
@@ -102,6 +108,8 @@ class ResNet(nn.Module):
     cifar_stem: bool = False
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
+    pool: str = "same"
+    normalize: str = "none"
     norm: str = "batch"
     dtype: str = "float32"
     remat: bool = False
@@ -146,7 +154,7 @@ class ResNet(nn.Module):
             trained = train and part not in self.frozen
             return functools.partial(norm_layer(self.norm, train=trained, axis_name=self.axis_name), dtype=dtype)
 
-        x = self._stem(images.astype(dtype), conv, norm("stem"))
+        x = self._stem(_normalized(images, self.normalize).astype(dtype), conv, norm("stem"))
         for stage, blocks in enumerate(self.stage_sizes, start=1):
             filters = self.base_width * 2 ** (stage - 1)
             for index in range(1, blocks + 1):
@@ -164,11 +172,18 @@ class ResNet(nn.Module):
                 x = self._stem_layer(x, conv, norm, 3, stride, narrower, str(index))
         else:
             x = self._stem_layer(x, conv, norm, 7, 2)
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=POOLS[self.pool])
 
     def _stem_layer(self, x, conv, norm, kernel_side, stride, narrower=1, index=""):
         x = conv(self.base_width // narrower, kernel_side, stride, name=f"stem_conv{index}")(x)
         return nn.relu(norm(name=f"stem_norm{index}")(x))
+
+
+def _normalized(images, how):
+    if how == "none":
+        return images
+    mean, deviation = (jnp.asarray(x, images.dtype) for x in NORMALIZATIONS[how])
+    return (images - mean) / deviation
 
 
 def _conv(filters, kernel_side, stride, *, dtype, name, use_bias=False):
@@ -213,6 +228,8 @@ def create_encoder(
     cifar_stem: bool = False,
     sk_ratio: float = 0.0,
     se_ratio: float = 0.0,
+    pool: str = "same",
+    normalize: str = "none",
     norm: str = "batch",
     dtype: str = "float32",
     remat: bool = False,
@@ -227,6 +244,8 @@ def create_encoder(
       sk_ratio: above 0 turns on selective kernels, with a stem of three 3×3 convolutions and average-pooled shortcuts;
         the second paper's "SK" is 0.0625. Blocks of two convolutions get stem and shortcuts alone, as in SimCLR's code.
       se_ratio: above 0 turns on squeeze and excitation, narrowed to this part of a block's filters.
+      pool: "same" pads the stem's max-pool as TensorFlow does and SimCLR's code, "symmetric" as PyTorch's networks.
+      normalize: a key of `NORMALIZATIONS`, by which weights of others may want their images; SimCLR's code does not.
       norm: "batch" or "group", see `norms`. The parameters have the same names, but only "batch" has statistics.
       dtype: "float32" or "bfloat16", of the computation. Parameters, BatchNorm statistics and h stay float32.
       remat: True keeps only what enters each residual block for the backward pass, which computes the rest again.
@@ -248,6 +267,8 @@ def create_encoder(
       Chen et al. 2020b (arXiv 2006.10029), section 3.2 for selective kernels.
     """
     check_known("encoder", name, ENCODERS)
+    check_known("pool", pool, POOLS)
+    check_known("normalization", normalize, NORMALIZATIONS)
     check_known("norm", norm, NORMS)
     check_known("dtype", dtype, DTYPES)
     if width < 1:
@@ -266,6 +287,8 @@ def create_encoder(
         cifar_stem=cifar_stem,
         sk_ratio=sk_ratio,
         se_ratio=se_ratio,
+        pool=pool,
+        normalize=normalize,
         norm=norm,
         dtype=dtype,
         remat=remat,

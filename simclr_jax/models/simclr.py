@@ -34,6 +34,8 @@ def create_model(
     head_dim: int,
     sk_ratio: float = 0.0,
     se_ratio: float = 0.0,
+    pool: str = "same",
+    normalize: str = "none",
     norm: str = "batch",
     remat: bool = False,
     axis_name: str | None = None,
@@ -44,7 +46,7 @@ def create_model(
       encoder, width, cifar_stem: see `create_encoder`.
       dtype: of the computation, for both.
       head_kind, head_layers, head_dim: see `ProjectionHead`.
-      sk_ratio, se_ratio: see `create_encoder`.
+      sk_ratio, se_ratio, pool, normalize: see `create_encoder`.
       norm: of both, see `norms`.
       remat: see `create_encoder`.
       axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
@@ -59,6 +61,8 @@ def create_model(
             cifar_stem=cifar_stem,
             sk_ratio=sk_ratio,
             se_ratio=se_ratio,
+            pool=pool,
+            normalize=normalize,
             norm=norm,
             dtype=dtype,
             remat=remat,
