@@ -34,7 +34,7 @@ setup(
         "tqdm",  # progress bars
     ],
     extras_require={
-        "bench": ["faiss-cpu", "scikit-learn", "torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
+        "bench": ["faiss-cpu", "torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "test": [
