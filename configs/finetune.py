@@ -8,7 +8,9 @@ no weight decay, random crop and flip, 60 epochs for 1 % of the labels and 30 fo
 second rate gives the network from scratch a fair chance; validation chooses for each. The second paper's (Google's
 README): optimizer=lars, scaling=sqrt, learning_rates=(0.005,), batch_size=1024, layer=1 of a head with 3 layers.
 
-Result: RUN/eval/finetune.json, of part of the labels finetune_0.01.json, of a list of ids finetune_ids.json.
+Time: epochs × rates × 2 networks, each image a training step's share; not measured at length.
+Result: RUN/eval/finetune.json, of part of the labels finetune_0.01.json, of a list of ids finetune_ids.json; with
+trainable=stage3 finetune_stage3.json, with layer=1 finetune_layer1.json.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
     python -m simclr_jax lbfgs --workdir=RUN
 
 Each L2 strength is fitted on the training images, the best on validation again on both together, and judged on test
-once. Result: RUN/eval/lbfgs.json, and a table beside the untrained encoder and chance.
+once. Time: seconds for 2,000 images of 64 numbers on 2 CPU cores, minutes for tens of thousands of 512. Result:
+RUN/eval/lbfgs.json, and a table beside the untrained encoder and chance.
 """
 
 from ml_collections import ConfigDict

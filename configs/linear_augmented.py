@@ -5,6 +5,7 @@
 Appendix B.6 of the first paper: Nesterov momentum 0.9, learning rate 0.1·B/256, 90 epochs, no weight decay; the cosine
 is Google's code's. `eval_linear.py` is the same on central views alone, whose features are computed once: far quicker.
 
+Time: 90 forward passes over the training images for each network; not measured at length.
 Result: RUN/eval/linear_augmented.json, beside the untrained encoder and chance.
 """
 

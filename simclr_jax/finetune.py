@@ -34,7 +34,8 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
       ValueError: no run, no checkpoint, no labels, no such layer, part, split or image, or a class without images.
       fitting.NonFinite: a loss that is not finite. No result has been written in either case.
     """
-    return _run(config, workdir, "finetune", "fine-tuning", config.trainable, config.from_scratch, "from_scratch")
+    name = "finetune" + ("" if config.trainable == "all" else f"_{config.trainable}")
+    return _run(config, workdir, name, "fine-tuning", config.trainable, config.from_scratch, "from_scratch")
 
 
 def run_linear(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -52,8 +53,8 @@ def _run(
     """``other`` is what the untrained network is called in the result."""
     _check(config)
     subject = Subject(config, workdir)
-    path = results.place(workdir, name + _suffix(config))
     model = _classifier(subject, trainable)
+    path = results.place(workdir, name + _suffix(config, subject.layer))
     validation, test = subject.splits.load("validation"), subject.splits.load("test")
     found, confusions, chosen = [], [], {}
     for seed in range(config.seed, config.seed + config.seeds):
@@ -73,7 +74,7 @@ def _run(
     return results.finish(
         subject,
         path,
-        title=f"{title} ({trainable})" if name == "finetune" else title,
+        title=title if trainable in ("all", "classifier") else f"{title} from {trainable} on",
         found=results.over_seeds(found),
         chosen=chosen,
         images={"train": len(train), "validation": len(validation), "test": len(test)},
@@ -173,8 +174,10 @@ def _describe(subject: Subject, trainer: Trainer, train: Any, trainable: str) ->
     )
 
 
-def _suffix(config: ConfigDict) -> str:
-    return "_ids" if config.ids else "" if config.label_fraction == 1 else f"_{config.label_fraction:g}"
+def _suffix(config: ConfigDict, layer: int) -> str:
+    """What of the settings the result's name tells, so that other ones do not take its place."""
+    images = "_ids" if config.ids else "" if config.label_fraction == 1 else f"_{config.label_fraction:g}"
+    return (f"_layer{layer}" if layer else "") + images
 
 
 def _check(config: ConfigDict) -> None:
