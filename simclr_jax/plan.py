@@ -15,8 +15,6 @@ from simclr_jax import losses, parallel
 from simclr_jax.parts import Parts, lower_train_step, prepare, state_shapes, with_changes
 from simclr_jax.writer import say
 
-_ONE_PASS = {"model.remat": False, "loss.chunk_size": 0, "loss.gather": "all", "train.microbatch_size": 0}
-
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -81,24 +79,25 @@ def _numbers(parts: Parts) -> dict[str, Any]:
     plan, state = parts.plan, state_shapes(parts)
     return {
         **{f"{name}_parameters": _count(tree) for name, tree in state.params.items()},
-        "flops_per_step": _flops(parts),
+        "flops_per_step": flops(parts),
         "steps": plan.total_steps,
         "images_seen": plan.total_steps * plan.batch_size,
         "checkpoint_bytes": _bytes(state),
     }
 
 
-def _flops(parts: Parts) -> int:
-    """XLA's count for one pass over the batch of all devices.
+def flops(parts: Parts) -> int:
+    """Returns what a step over the batch of all devices needs: three forward passes, as a gradient takes two more.
 
-    It counts a loop's body once; the loss's products are added where they are in one.
+    XLA would count a loop's body once, and the loss and the convolutions' gradients are in loops.
     """
-    plain = with_changes(parts, _ONE_PASS)
-    devices, batch = parts.devices, parts.plan.batch_size
-    flops = int(lower_train_step(plain).cost_analysis()["flops"]) * devices
-    if losses.is_dense(batch // devices, devices):
-        return flops
-    return flops + 3 * 2 * (2 * batch) ** 2 * _dim(parts)
+    size, views = parts.config.augment.image_size, 2 * parts.plan.batch_size
+    state = state_shapes(parts)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    images = jax.ShapeDtypeStruct((views, size, size, 3), jnp.float32)
+    forward = jax.jit(lambda variables, images: parts.model.apply(variables, images, train=False)[-1])
+    similarities = 2 * views**2 * _dim(parts)
+    return 3 * (int(forward.lower(variables, images).cost_analysis()["flops"]) + similarities)
 
 
 def _lower_loss(parts: Parts) -> jax.stages.Lowered:

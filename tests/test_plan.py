@@ -46,11 +46,11 @@ def test_it_counts_what_a_run_counts(config, result):
 
 def test_flops_are_those_of_three_forward_passes(config, result):
     """A multiplication and an addition for every weight and place, forward, and twice that backward."""
-    sides = {16: SIZE, 32: SIZE // 2, 64: SIZE // 4}
-    products = 9 * 3 * 16 * SIZE**2 + (64 * 64 + 64 * 128)
-    for width, side in sides.items():
-        before = max(16, width // 2)
-        products += side**2 * (9 * before * width + 9 * width * width + before * width)
+    products = (3 * SIZE - 2) ** 2 * 3 * 16 + (64 * 64 + 64 * 128)  # a kernel's taps that fall outside are none
+    for width, side in {16: SIZE, 32: SIZE // 2, 64: SIZE // 4}.items():
+        before, inner = max(16, width // 2), (3 * side - 2) ** 2
+        first = inner if width == 16 else (3 * side - 1) ** 2  # its stride of 2 leaves one edge alone
+        products += first * before * width + inner * width * width + side**2 * before * width
     assert result["flops_per_step"] == pytest.approx(3 * 2 * products * 2 * IMAGES, rel=0.2)
 
 
@@ -95,7 +95,7 @@ def test_where_it_does_not_fit_it_finds_settings_that_do(config, result, monkeyp
 def test_where_nothing_fits_it_says_so(config, monkeypatch, capsys):
     monkeypatch.setattr(parallel, "memory_bytes", lambda: 1)
     monkeypatch.setattr(plan, "measure", lambda parts: plan.Memory(1, 1, 1, 1))
-    monkeypatch.setattr(plan, "_flops", lambda parts: 1)
+    monkeypatch.setattr(plan, "flops", lambda parts: 1)
     assert plan.run(config)["overrides"] is None
     assert "nothing that was tried fits: take a smaller train.batch_size" in capsys.readouterr().out
 
