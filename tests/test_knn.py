@@ -48,10 +48,10 @@ def test_neighbours_are_those_of_scikit_learn(k, monkeypatch):
     assert_nearest(queries, bank, *found)
 
 
-def test_neighbours_that_share_a_group_are_all_found():
-    queries = clusters(8, 0)
-    bank = clusters(640, 1)
-    places = 3 + 640 // knn.GROUP * np.arange(knn.GROUP)  # one group: every 40th row
+@pytest.mark.parametrize("apart", [1, 640 // knn.GROUP], ids=["a group each", "one group"])
+def test_neighbours_are_all_found_whatever_groups_they_are_in(apart):
+    queries, bank = clusters(8, 0), clusters(640, 1)  # groups of every 40th row
+    places = 3 + apart * np.arange(knn.GROUP)
     bank[places] = queries[0] + 1e-2 * clusters(knn.GROUP, 2)
     _, rows = knn.nearest(features(queries), features(bank), knn.GROUP)
     assert set(rows[0]) == set(places)
