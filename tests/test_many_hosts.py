@@ -14,22 +14,26 @@ import time
 import jax
 import numpy as np
 import pytest
+import smallest
 
 from configs import quickstart
 from simclr_jax import checkpoint, pretrain
 
 ROOT = pathlib.Path(__file__).parent.parent
-SIZE, BATCH, TRAIN = 8, 16, 60
+SIZE, BATCH, TRAIN = 4, 16, 60
 TOLERANCE = 3e-4  # of the largest entry of a leaf: what float32 sums in another order differ by after six steps
-NOTHING = 0.03  # where all entries are smaller, of this: about as far as the other biases have come
-PATIENCE = 120  # seconds after which a run that ought to have ended is a failure
+# A ReLU whose input is within rounding of 0 may switch and move a small leaf by 19 %: seen on one device in half of 30
+# runs with views changed by 1e-7, where in float64 four devices agree with one to 1e-13. So: no exception for small
+# leaves, and the images, of 100 such sets, whose ReLUs stay farthest from 0, 5e-5.
+FAR_FROM_KINKS = 66
+PATIENCE = 300  # seconds after which a run that ought to have ended is a failure, on a busy machine too
 STOPS = 15  # seconds, as docs/many_hosts.md promises for a process that is killed
 GONE = 69
 
 
 @pytest.fixture(scope="module", name="archive")
 def make_archive(tmp_path_factory):
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(FAR_FROM_KINKS)
     path = tmp_path_factory.mktemp("data") / "images.npz"
     arrays = {f"x_{name}": rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8) for name, n in SIZES.items()}
     np.savez(path, **arrays, **{f"y_{name}": np.arange(n) % 2 for name, n in SIZES.items()})
@@ -44,7 +48,7 @@ def settings(archive, **changes):
         "data.source": f"npz:{archive}",
         "augment.image_size": SIZE,
         "augment.placement": "device",
-        "model.encoder": "resnet_tiny",
+        "model.encoder": smallest.NAME,
         "optimizer.name": "sgd",  # Adam would blow up the last bits of a gradient near 0
         "optimizer.learning_rate": 0.02,
         "optimizer.warmup_epochs": 1.0,
@@ -70,14 +74,14 @@ def free_port():
 
 @contextlib.contextmanager
 def started(workdir, count, values, *, devices=1, last=None):
-    """train.py in `count` processes, none of which outlives the block; `last` are settings of the last of them."""
+    """train.py, with the smallest encoder known, in `count` processes, none of which outlives the block; `last` are settings of the last of them."""
     port, processes = free_port(), []
     # What process 0 compiled the others cannot take from jax's cache: so all compile, and had better do it quickly.
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags}
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     for index in range(count):
         mine = values | (last or {}) if index == count - 1 else values
-        command = [sys.executable, "train.py", "--config=configs/quickstart.py", f"--workdir={workdir}"]
+        command = [sys.executable, "tests/smallest.py", "--config=configs/quickstart.py", f"--workdir={workdir}"]
         command += [f"--config.{key}={value}" for key, value in mine.items()]
         command += [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={index}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -115,7 +119,7 @@ def assert_same_run(run, other):
         np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=TOLERANCE, atol=TOLERANCE)
     (_, step, found), (_, last, expected) = checkpoint.load_variables(str(run)), checkpoint.load_variables(str(other))
     assert step == last == 6
-    errors = jax.tree.map(lambda a, b: np.abs(a - b).max() / max(np.abs(b).max(), NOTHING), found, expected)
+    errors = jax.tree.map(lambda a, b: np.abs(a - b).max() / np.abs(b).max(), found, expected)
     assert max(jax.tree.leaves(errors)) < TOLERANCE
 
 
