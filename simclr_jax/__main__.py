@@ -119,6 +119,7 @@ def import_weights() -> None:
     """Runs the command of that name."""
     import argparse
 
+    from configs import default
     from simclr_jax import command_line, import_weights
 
     parser = argparse.ArgumentParser("python -m simclr_jax import")
@@ -136,7 +137,7 @@ def import_weights() -> None:
     for command in (google, torch):
         command.add_argument("--out", required=True, metavar="RUN", help="the folder to write")
     arguments = vars(parser.parse_args())
-    command_line.run(arguments.pop("driver"), **arguments)
+    command_line.run(arguments.pop("driver"), config=default.get_config(), **arguments)
 
 
 def export_weights() -> None:

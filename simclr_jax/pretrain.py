@@ -220,6 +220,8 @@ def _check_config(workdir: str, config: ConfigDict) -> int | None:
     """Refuses a run of another config; returns its epochs where this one only asks for more of them."""
     if latest_step(workdir) is None:
         return None
+    if run_folder.imported(workdir).exists():
+        raise ValueError(f"{workdir} was imported and has no optimiser to go on with; give another --workdir")
     old, new = run_folder.read_config(workdir), config.to_dict()
     differences, more_epochs_than = keys.differences(old, new), keys.extended_from(old, new)
     if differences and not more_epochs_than:

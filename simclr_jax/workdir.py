@@ -55,6 +55,11 @@ def inside(workdir: str, *names: str) -> epath.Path:
     return path
 
 
+def imported(workdir: str) -> epath.Path:
+    """Returns where a run tells that its weights came from elsewhere; other runs have no such file."""
+    return folder(workdir) / "imported.json"
+
+
 def is_local(path: epath.Path) -> bool:
     """Whether a path is of this machine's file system, and not of an object store such as gs://."""
     return "://" not in str(path)

@@ -11,7 +11,8 @@ import tf_simclr
 from samples import assert_one_line
 
 import simclr_jax
-from simclr_jax import __main__, import_weights
+from configs import default
+from simclr_jax import __main__, import_weights, keys, pretrain
 from simclr_jax.interop import google, google_names, tensors
 from simclr_jax.models import ENCODERS, create_model
 from simclr_jax.models.resnet import Architecture, BasicBlock, BottleneckBlock
@@ -177,7 +178,7 @@ def test_the_rest_is_named_and_the_moving_average_is_there_for_who_asks(tiny, tm
 def test_an_imported_run_is_a_run(tiny, tmp_path):
     prefix = str(tf_simclr.write_tf1(tiny.tf1 | {"global_step": np.int64(9)}, tmp_path / "model.ckpt-9"))
     run = tmp_path / "run"
-    import_weights.google(prefix, str(run))
+    import_weights.google(prefix, str(run), default.get_config())
     encoder = simclr_jax.load_encoder(str(run))
     assert (encoder.feature_dim, encoder.image_size) == (64, 224)
     x = images(32)
@@ -187,8 +188,13 @@ def test_an_imported_run_is_a_run(tiny, tmp_path):
         logits = encoder(x) @ classifier["kernel"] + classifier["bias"]
     np.testing.assert_allclose(logits, tiny.outputs["logits"], rtol=1e-4, atol=1e-4)
     assert json.loads((run / "imported.json").read_text())["left_out"] == {"counters": ["global_step"]}
+    config = json.loads((run / "config.json").read_text())
+    assert keys.completed(config, default.get_config(), str(run)).head.dim == 6
+    assert keys.of_run(config, str(run), views=True).augment.image_size == 224
+    with pytest.raises(ValueError, match="run was imported and has no optimiser to go on with"):
+        pretrain._check_config(str(run), default.get_config())
     with pytest.raises(ValueError, match="exists already"):
-        import_weights.google(prefix, str(run))
+        import_weights.google(prefix, str(run), default.get_config())
 
 
 def changed(tiny, **changes):

@@ -13,6 +13,7 @@ from samples import assert_one_line
 from variables import random_variables
 
 import simclr_jax
+from configs import default
 from simclr_jax import export_weights, import_weights
 from simclr_jax.interop import pytorch
 from simclr_jax.models import ENCODERS, create_encoder
@@ -159,7 +160,7 @@ def test_a_shortcut_that_torchvision_does_not_have_adds_what_it_is_given(tmp_pat
 
 def test_a_run_goes_out_and_comes_back(tmp_path):
     saved(tmp_path / "e.safetensors", **NETWORKS["three, as PyTorch's"])
-    import_weights.torch(str(tmp_path / "e.safetensors"), str(tmp_path / "run"))
+    import_weights.torch(str(tmp_path / "e.safetensors"), str(tmp_path / "run"), default.get_config())
     export_weights.torch(str(tmp_path / "run"), str(tmp_path / "out.safetensors"))
     first, again = (load_file(tmp_path / f"{name}.safetensors") for name in ("e", "out"))
     jax.tree.map(np.testing.assert_array_equal, first, again)
