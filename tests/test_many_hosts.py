@@ -74,7 +74,10 @@ def free_port():
 
 @contextlib.contextmanager
 def started(workdir, count, values, *, devices=1, last=None):
-    """train.py, with the smallest encoder known, in `count` processes, none of which outlives the block; `last` are settings of the last of them."""
+    """train.py, which knows the smallest encoder, in `count` processes, none of which outlives the block.
+
+    `last` are settings of the last of them.
+    """
     port, processes = free_port(), []
     # What process 0 compiled the others cannot take from jax's cache: so all compile, and had better do it quickly.
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
