@@ -30,7 +30,7 @@ from processes import checkpoints, finish, metrics, start, starts  # noqa: E402
 from simclr_jax.writer import progress  # noqa: E402
 
 EPOCHS, STEPS = 20, 80
-RUN = {"train__epochs": EPOCHS}
+RUN = {"program": "train.py", "model__encoder": "resnet_tiny", "train__epochs": EPOCHS}
 SETTINGS = {
     "views on the device": RUN,
     "four devices": RUN | {"devices": 4, "data__cache": "device"},

@@ -6,9 +6,9 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from etils import epath
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from simclr_jax import workdir as run_folder
@@ -105,11 +105,22 @@ def _named(path: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def _tensorboard(folder: epath.Path, first_step: int) -> SummaryWriter | None:
+def _tensorboard(folder: epath.Path, first_step: int) -> Any:
     if run_folder.is_local(folder):
-        return SummaryWriter(str(folder), purge_step=first_step + 1)
+        return _summary_writer()(str(folder), purge_step=first_step + 1)
     say("no TensorBoard files in an object store; metrics.jsonl holds the same")
     return None
+
+
+def _summary_writer() -> type:
+    """Imports tensorboardX, and not PyTorch with it, which would take seconds where that is installed."""
+    hidden = sys.modules.setdefault("torch", None) is None
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 class Silent:

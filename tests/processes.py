@@ -10,12 +10,14 @@ import time
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import smallest
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE, IMAGES, CLASSES = 8, 40, 4
 PATIENCE = 240.0  # seconds; far more than anything takes on a busy machine
 
 TINY = {
+    "model.encoder": smallest.NAME,
     "augment.image_size": SIZE,
     "augment.placement": "device",
     "train.batch_size": 8,
@@ -36,12 +38,13 @@ def archive(folder, images=IMAGES):
     return f"npz:{folder / 'images.npz'}"
 
 
-def start(run, source, *, devices=1, program="train.py", **changes):
-    """Starts training; keys are spelt with __ for a dot."""
+def start(run, source, *, devices=1, program="tests/smallest.py", **changes):
+    """Starts training, by train.py with the smallest encoder known; keys are spelt with __ for a dot."""
     settings = TINY | {"data.source": source} | {key.replace("__", "."): value for key, value in changes.items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     command = [sys.executable, program, "--config=configs/quickstart.py", f"--workdir={run}", *flags]
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import pathlib
+import subprocess
+import sys
 
 import pytest
 from tensorboardX import SummaryWriter
@@ -52,3 +55,19 @@ def test_a_disk_that_is_full_is_named_whatever_is_written(tmp_path, monkeypatch)
         writer.write(1, 0.1, {"loss": 1.0})
     assert rows(tmp_path)[0]["step"] == 1
     writer.close()
+
+
+def test_pytorch_is_not_imported_for_tensorboard_and_can_be_later(tmp_path):
+    (tmp_path / "torch.py").write_text("print('torch')")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from simclr_jax.writer import Writer
+Writer({str(tmp_path)!r}, first_step=0, total_steps=1, views_per_step=1).close()
+print("then")
+import torch
+"""
+    root = pathlib.Path(__file__).parent.parent
+    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["then", "torch"]
+    assert list((tmp_path / "tensorboard").iterdir())
