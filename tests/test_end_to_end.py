@@ -1,5 +1,6 @@
 """The real configs, made small: pretrain, resume, probe and load, as a user would."""
 
+import contextlib
 import importlib
 import json
 import pathlib
@@ -84,12 +85,28 @@ def assert_same_bits(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@contextlib.contextmanager
+def compilations():
+    """The names of the programs that jax compiles, or loads from its cache, meanwhile."""
+    seen = []
+
+    def listen(event, _, fun_name="", **__):
+        if event.endswith("/backend_compile_duration"):
+            seen.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(scope="session", name="run")
 def make_run(tmp_path_factory, archive):
     """A finished run: 6 steps in 3 epochs, checkpoints after steps 3 and 6, so one in the middle of an epoch."""
     workdir = tmp_path_factory.mktemp("run")
     config = small(f"npz:{archive}", **{"checkpoint.every_steps": 3, "augment.jitter_probability": 0.0})
-    pretrain.run(config, str(workdir))
+    with compilations() as seen:
+        pretrain.run(config, str(workdir))
+    (workdir / "compiled.json").write_text(json.dumps(seen))
     return workdir, config
 
 
@@ -119,6 +136,11 @@ def test_a_run_leaves_what_it_promises(run):
         assert 0 < row["validation_std_z"] <= 128**-0.5 and row["validation_std_h"] > 0
         assert 0 < row["validation_alignment"] < 4 and -8 <= row["validation_uniformity"] < 0
         assert row["validation_chance_loss"] == pytest.approx(np.log(15))
+
+
+def test_a_run_compiles_its_steps_once(run):
+    seen = json.loads((run[0] / "compiled.json").read_text())
+    assert seen.count("jit(_fun)") == 2  # jax's name for what is mapped: the training step and the validation step
 
 
 def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_bits(run, tmp_path):
