@@ -1,11 +1,11 @@
-# make quickstart | make test | make lint | make bench-input | make bench-loss | make bench-probes | make chaos: each sets
-# up .venv first when it has to.
+# make quickstart | make test | make lint | make bench-input | make bench-loss | make bench-probes | make bench-step |
+# make chaos: each sets up .venv first when it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint bench-input bench-loss bench-probes chaos constraints clean
+.PHONY: quickstart test lint bench-input bench-loss bench-probes bench-step chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -30,6 +30,11 @@ bench-loss: $(VENV)/.installed
 # them scikit-learn's sweep: BENCH_FLAGS="--only knn fit" is half an hour.
 bench-probes: $(VENV)/.installed
 	$(BIN)/python benchmarks/probes.py $(BENCH_FLAGS)
+
+# The pretraining step beside PyTorch's, where it is installed, and what the loop around it costs; about 5 minutes on 2
+# cores. BENCH_FLAGS="--encoder=resnet_tiny" is less.
+bench-step: $(VENV)/.installed
+	$(BIN)/python benchmarks/step.py $(BENCH_FLAGS)
 
 # Kills, stops and damages runs, and gives bad input; most of an hour on 2 cores.
 chaos: $(VENV)/.installed
