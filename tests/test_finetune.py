@@ -359,7 +359,7 @@ def test_fine_tuning_learns_red_from_blue_and_says_so(run, capsys):
 def test_parts_of_the_labels_have_results_of_their_own(run, tmp_path):
     few = finetune.run(settings(label_fraction=0.5, trainable="stage3", from_scratch=False, layer=1), str(run))
     assert few["images"]["train"] == 16 and few["layer"] == 1 and "from_scratch_top1" not in few
-    assert json.loads((run / "eval" / "finetune_0.5.json").read_text()) == few
+    assert json.loads((run / "eval" / "finetune_stage3_layer1_0.5.json").read_text()) == few
 
 
 def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monkeypatch):

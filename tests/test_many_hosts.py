@@ -22,6 +22,7 @@ from simclr_jax import checkpoint, pretrain
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE, BATCH, TRAIN = 4, 16, 60
 TOLERANCE = 3e-4  # of the largest entry of a leaf: what float32 sums in another order differ by after six steps
+OF_RANKS = 3e-3  # ranks are made of singular values, roots of sums: what is 1e-7 to 1e-5 in these is its root there
 # A ReLU whose input is within rounding of 0 may switch and move a small leaf by 19 %: seen on one device in half of 30
 # runs with views changed by 1e-7, where in float64 four devices agree with one to 1e-13. So: no exception for small
 # leaves, and the images, of 100 such sets, whose ReLUs stay farthest from 0, 5e-5.
@@ -119,7 +120,9 @@ def assert_same_run(run, other):
     """Metrics of every step and of validation, and the network at the end."""
     for row, expected in zip(rows(run), rows(other), strict=True):
         assert row.keys() == expected.keys()
-        np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=TOLERANCE, atol=TOLERANCE)
+        for name, value in row.items():
+            tolerance = OF_RANKS if "rank" in name else TOLERANCE
+            np.testing.assert_allclose(value, expected[name], rtol=tolerance, atol=tolerance, err_msg=name)
     (_, step, found), (_, last, expected) = checkpoint.load_variables(str(run)), checkpoint.load_variables(str(other))
     assert step == last == 6
     errors = jax.tree.map(lambda a, b: np.abs(a - b).max() / np.abs(b).max(), found, expected)
