@@ -157,11 +157,13 @@ def peak_flops(dtype: str) -> float:
 
 def demands(images: str, given: argparse.Namespace) -> dict[str, Any]:
     """Returns FLOPs, parameters and memory of a step, compiled and not run."""
+    import jax
+
     from simclr_jax import plan
     from simclr_jax.parts import prepare, state_shapes
 
     parts = prepare(config_of(images, given.encoder, given.batch, given.size, given.dtype))
-    trained = sum(leaf.size for leaf in jax_leaves(state_shapes(parts).params))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(state_shapes(parts).params))
     memory = plan.measure(parts)
     return {
         "flops": plan.flops(parts),
@@ -169,13 +171,6 @@ def demands(images: str, given: argparse.Namespace) -> dict[str, Any]:
         "MiB of a device": memory and memory.peak / 2**20,
         "devices": parts.devices,
     }
-
-
-def jax_leaves(tree: Any) -> list[Any]:
-    """Returns the arrays of a tree."""
-    import jax
-
-    return jax.tree.leaves(tree)
 
 
 # The loop around the step

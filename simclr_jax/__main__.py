@@ -117,12 +117,10 @@ def _makers() -> dict:
 
 def import_weights() -> None:
     """Runs the command of that name."""
-    import argparse
-
     from configs import default
     from simclr_jax import command_line, import_weights
 
-    parser = argparse.ArgumentParser("python -m simclr_jax import")
+    parser = command_line.Parser("python -m simclr_jax import")
     formats = parser.add_subparsers(required=True, metavar="google or torch")
     google = formats.add_parser("google", help="a checkpoint of Google's SimCLR code")
     google.add_argument("path", metavar="CHECKPOINT", help="prefix of its files, their folder, or a SavedModel")
@@ -142,11 +140,9 @@ def import_weights() -> None:
 
 def export_weights() -> None:
     """Runs the command of that name."""
-    import argparse
-
     from simclr_jax import command_line, export_weights
 
-    parser = argparse.ArgumentParser("python -m simclr_jax export")
+    parser = command_line.Parser("python -m simclr_jax export")
     parser.add_argument("format", choices=["torch"])
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")

@@ -1,5 +1,6 @@
 """Command lines: what the user typed becomes a checked config, and what went wrong becomes one line."""
 
+import argparse
 import os
 import sys
 import traceback
@@ -89,6 +90,14 @@ def run(main: Callable[..., object], **arguments: Any) -> None:
         main(**arguments)
     except (ValueError, ArithmeticError, OSError) as error:
         _stop(error)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command line without a config; what is wrong with it ends the program in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        _stop(ValueError(f"{message}; see {self.prog} --help"))
 
 
 def _set_verbosity() -> None:

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from simclr_jax import keys, results
 from simclr_jax import workdir as run_folder
-from simclr_jax.evaluate import collapse, embed, pictures, plots
+from simclr_jax.evaluate import collapse, embed, knn, pictures, plots
+from simclr_jax.evaluate.shards import Features
 from simclr_jax.probing import Subject
 from simclr_jax.writer import read_rows, say
 
@@ -94,7 +95,8 @@ def _neighbours(subject: Subject, role: str, path: epath.Path) -> list[str]:
     config = subject.config
     query, bank = (subject.features(which, networks=("pretrained",))["pretrained"] for which in (role, "train"))
     shown = _some(len(query), config.queries, config.seed)
-    nearest, cosines = embed.nearest(query.array()[shown], bank.blocks(config.batch_size), config.neighbours)
+    asked = Features((query.array()[shown],), query.labels[shown], query.ids[shown])
+    cosines, nearest = knn.nearest(asked, bank, min(config.neighbours, len(bank)))
     wanted = np.unique(bank.ids[nearest])
     at = dict(zip(wanted.tolist(), subject.images("train", wanted), strict=True))
     rows = [
@@ -105,7 +107,7 @@ def _neighbours(subject: Subject, role: str, path: epath.Path) -> list[str]:
             [_name(subject.class_names, label) for label in bank.labels[those]],
             values.tolist(),
         )
-        for i, image, those, values in zip(shown, subject.images(role, query.ids[shown]), nearest, cosines, strict=True)
+        for i, image, those, values in zip(shown, subject.images(role, asked.ids), nearest, cosines, strict=True)
     ]
     title = f"{role.capitalize()} images and the training images nearest to them in {subject.layer_name()}, by cosine; "
     pictures.neighbours(path, rows, title=f"{title}{subject.source}, step {subject.step:,}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from simclr_jax import optim, parallel, results, schedule
+from simclr_jax import optim, parallel, probing, results, schedule
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import sources, subset
 from simclr_jax.data.split import Split
@@ -181,12 +181,11 @@ def _suffix(config: ConfigDict, layer: int) -> str:
 
 
 def _check(config: ConfigDict) -> None:
-    for name, least, most in (("epochs", 0, MOST_EPOCHS), ("seeds", 1, MOST_SEEDS)):
-        if not least <= config[name] <= most:
-            raise ValueError(f"config.{name}={config[name]} must be from {least} to {most:,}")
-    for name, least in (("learning_rates", 1e-12), ("weight_decays", 0.0)):
-        if not config[name] or not all(_is_number(value) and value >= least for value in config[name]):
-            raise ValueError(f"config.{name}={config[name]} must hold at least one number, and none below {least:g}")
+    probing.check(config)
+    probing.check_range(config, "epochs", 0, MOST_EPOCHS)
+    probing.check_range(config, "seeds", 1, MOST_SEEDS)
+    probing.check_grid(config, "learning_rates", 1e-12)
+    probing.check_grid(config, "weight_decays", 0.0)
     if not 0 < config.label_fraction <= 1:
         raise ValueError(f"config.label_fraction={config.label_fraction} must be above 0 and at most 1 (all labels)")
     if config.ids and config.label_fraction != 1:
@@ -195,7 +194,3 @@ def _check(config: ConfigDict) -> None:
         raise ValueError(f"config.min_area={config.min_area} must be above 0 and at most 1, the whole image")
     optim.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
     optim.scaled_learning_rate(1.0, batch_size=1, scaling=config.scaling)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

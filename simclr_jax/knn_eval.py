@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax import results
+from simclr_jax import probing, results
 from simclr_jax.evaluate import knn, scores
 from simclr_jax.evaluate.shards import Features
 from simclr_jax.probing import Subject
@@ -99,11 +99,7 @@ def _that_fit(neighbours: tuple[int, ...], images: int) -> list[int]:
 
 
 def _check(config: ConfigDict) -> None:
+    probing.check(config)
     if not config.neighbours or not all(type(k) is int and k >= 1 for k in config.neighbours):
         raise ValueError(f"config.neighbours={config.neighbours} must hold at least one whole number, 1 or more each")
-    if not config.temperatures or not all(
-        type(t) in (int, float) and t >= LOWEST_TEMPERATURE for t in config.temperatures
-    ):
-        raise ValueError(
-            f"config.temperatures={config.temperatures} must hold at least one number, none below {LOWEST_TEMPERATURE}"
-        )
+    probing.check_grid(config, "temperatures", LOWEST_TEMPERATURE)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax import results
+from simclr_jax import probing, results
 from simclr_jax.evaluate import lbfgs, scores
 from simclr_jax.probing import Subject
 from simclr_jax.writer import progress, say
@@ -65,10 +65,10 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 
 def _check(config: ConfigDict) -> None:
+    probing.check(config)
     if not 1e-12 <= config.l2_min <= config.l2_max <= 1e12:
         raise ValueError(
             f"config.l2_min={config.l2_min} to l2_max={config.l2_max} must rise, from 1e-12 to 1e12 at most"
         )
-    for name, most in (("l2_values", MOST_VALUES), ("iterations", MOST_ITERATIONS)):
-        if not 1 <= config[name] <= most:
-            raise ValueError(f"config.{name}={config[name]} must be from 1 to {most:,}")
+    probing.check_range(config, "l2_values", 1, MOST_VALUES)
+    probing.check_range(config, "iterations", 1, MOST_ITERATIONS)

@@ -68,13 +68,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 def _check(config: ConfigDict) -> None:
     probing.check(config)
-    for name, most in (("epochs", MOST_EPOCHS), ("seeds", MOST_SEEDS)):
-        if not 1 <= config[name] <= most:
-            raise ValueError(f"config.{name}={config[name]} must be from 1 to {most:,}")
-    for name, least in (("learning_rates", 1e-12), ("weight_decays", 0.0)):
-        if not config[name] or not all(_is_number(value) and value >= least for value in config[name]):
-            raise ValueError(f"config.{name}={config[name]} must hold at least one number, and none below {least:g}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    probing.check_range(config, "epochs", 1, MOST_EPOCHS)
+    probing.check_range(config, "seeds", 1, MOST_SEEDS)
+    probing.check_grid(config, "learning_rates", 1e-12)
+    probing.check_grid(config, "weight_decays", 0.0)

@@ -199,8 +199,20 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError for a value that no probe could use. Reads no run."""
     for key, value in keys.flatten(config).items():
         keys.check_value(key, value)
-    if not 1 <= config.batch_size <= MOST_IMAGES:
-        raise ValueError(f"config.batch_size={config.batch_size} must be from 1 to {MOST_IMAGES:,}")
+    check_range(config, "batch_size", 1, MOST_IMAGES)
+
+
+def check_range(config: ConfigDict, name: str, least: int, most: int) -> None:
+    """Raises ValueError unless a whole number of a config is from ``least`` to ``most``."""
+    if not least <= config[name] <= most:
+        raise ValueError(f"config.{name}={config[name]} must be from {least} to {most:,}")
+
+
+def check_grid(config: ConfigDict, name: str, least: float) -> None:
+    """Raises ValueError unless a config's tuple holds numbers to choose from, none below ``least``."""
+    numbers = [x for x in config[name] if isinstance(x, int | float) and not isinstance(x, bool) and x >= least]
+    if not numbers or len(numbers) < len(config[name]):
+        raise ValueError(f"config.{name}={config[name]} must hold at least one number, and none below {least:g}")
 
 
 def _layer(layer: int, depth: int) -> int:

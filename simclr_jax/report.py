@@ -11,7 +11,7 @@ import simclr_jax
 from simclr_jax import checkpoint, keys, results
 from simclr_jax import workdir as run_folder
 from simclr_jax.evaluate import report
-from simclr_jax.writer import say
+from simclr_jax.writer import read_rows, say
 
 MOST_RUNS = 64
 _MOST_LINES = 10**6  # of a run's metrics
@@ -78,7 +78,7 @@ def _left(workdir: str, notes: list[str]) -> report.Left:
         name=workdir,
         config=keys.flatten(run_folder.read_config(workdir)),
         starts=_lines(folder / "versions.jsonl"),
-        rows=_lines(folder / "metrics.jsonl"),
+        rows=read_rows(workdir),
         results=read,
         pictures=dict(sorted(found.items(), key=lambda item: order.index(item[0][0]))),
         notes=[*notes, *_of_other_steps(workdir, read)],

@@ -30,6 +30,13 @@ def execute(*arguments):
         ("-m simclr_jax report --workdir=nowhere", "nowhere is not a run"),
         ("-m simclr_jax report --workdir=nowhere --config.seed=1", "Unknown command line flag 'config.seed'"),
         ("-m simclr_jax features --workdir=nowhere", "--out is missing"),
+        ("-m simclr_jax import", "the following arguments are required: google or torch"),
+        ("-m simclr_jax import google", "the following arguments are required: CHECKPOINT, --out"),
+        ("-m simclr_jax import torch nothing.safetensors --out=x", "nothing.safetensors is no file"),
+        ("-m simclr_jax import keras x --out=x", "invalid choice: 'keras'"),
+        ("-m simclr_jax export torch nowhere --out=x.safetensors", "nowhere is not a run"),
+        ("-m simclr_jax finetune --workdir=x --config.label_fraction=0", "must be above 0 and at most 1"),
+        ("-m simclr_jax knn --workdir=x --config.temperatures=()", "must hold at least one number"),
         ("-m simclr_jax prewiev", "'prewiev' is not a command; there are: preview, check-data"),
     ],
 )

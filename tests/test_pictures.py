@@ -97,16 +97,6 @@ def test_neighbours_tell_the_same_class_by_sign_line_and_colour():
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1])
 
 
-def test_nearest_are_those_of_a_loop_over_all():
-    queries, bank = RNG.normal(size=(5, 4)), RNG.normal(size=(23, 4))
-    places, cosines = embed.nearest(queries, [bank[:10], bank[10:13], bank[13:]], 6)
-    for query, found, values in zip(queries, places, cosines, strict=True):
-        all_of_it = [query @ b / np.sqrt((query @ query) * (b @ b)) for b in bank]
-        assert found.tolist() == sorted(range(23), key=lambda i: -all_of_it[i])[:6]
-        np.testing.assert_allclose(values, sorted(all_of_it, reverse=True)[:6])
-    assert embed.nearest(queries, [bank[:2]], 6)[0].shape == (5, 2)
-
-
 def test_a_map_keeps_groups_apart_and_comes_out_the_same_twice():
     x = np.concatenate([RNG.normal(size=(20, 60)) + 20 * i for i in range(2)])
     found = embed.tsne(x, perplexity=5, seed=0)

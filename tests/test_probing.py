@@ -8,24 +8,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_end_to_end import CLASSES, SIZE, red_or_blue, small
+from test_end_to_end import CLASSES, SIZE, small, write_archive
 
 from configs import features as features_config
 from configs import linear
 from simclr_jax import checkpoint, export_features, linear_eval, pretrain, probing
 from simclr_jax.data import sources
 
-TRAIN = 40
-
 
 @pytest.fixture(scope="module", name="archive")
 def make_archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    arrays = {}
-    for seed, (name, n) in enumerate({"train": TRAIN, "test": 24}.items()):
-        arrays[f"x_{name}"], arrays[f"y_{name}"] = red_or_blue(n, seed)
-    np.savez(path, **arrays)
-    return path
+    return write_archive(tmp_path_factory.mktemp("data") / "images.npz")
 
 
 @pytest.fixture(scope="module", name="finished")
