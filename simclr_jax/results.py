@@ -107,9 +107,8 @@ def _percent(found: dict[str, float], name: str) -> str:
 
 
 def _chosen(chosen: dict[str, Any]) -> str:
-    values = ", ".join(
-        f"{name.replace('_', ' ')} {value:g}" for name, value in chosen.items() if name != "validation_top1"
-    )
+    shown = {name: value for name, value in chosen.items() if not name.endswith("validation_top1")}
+    values = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in shown.items())
     return f"chosen on validation ({100 * chosen['validation_top1']:.2f} %): {values}"
 
 

@@ -31,8 +31,8 @@ PATIENCE, PATIENT_SHARE = 3, 0.02  # epochs in a row, after warm-up; and of a lo
 _WORDS = {
     "collapsed": "the run has collapsed. For {epochs} epochs all images have had nearly the same z, or z along one "
     "line: uniformity {uniformity:.3f} (0 is complete collapse), effective rank of z {rank_z:.1f}",
-    "at chance": "the loss is at chance and does not fall. For {epochs} epochs it has been hardly below that of a "
-    "network to which all images are alike: validation loss {loss:.3f}, and ln(2N-1) is {chance_loss:.3f}",
+    "at chance": "the loss is at chance and does not fall. For {epochs} epochs it has not, or hardly, been below that "
+    "of a network to which all images are alike: validation loss {loss:.3f}, and ln(2N-1) is {chance_loss:.3f}",
 }
 _MEND = "try a lower optimizer.learning_rate or a longer warm-up; python -m simclr_jax diagnose --workdir=RUN says more"
 
@@ -155,8 +155,8 @@ def verdict(found: Mapping[str, Any], temperature: float) -> list[str]:
     said = [
         {
             "collapsed": "COLLAPSED: all images have nearly the same z, or z along one line.",
-            "at chance": "AT CHANCE: the loss is hardly below that of a network to which all images are alike. Early "
-            "in a run that is usual, later not.",
+            "at chance": "AT CHANCE: the loss is not, or hardly, below that of a network to which all images are "
+            "alike. Early in a run that is usual, later not.",
             None: "Not collapsed, and not at chance.",
         }[fault(values, temperature)],
         f"{used} (effective rank).",

@@ -140,7 +140,7 @@ def _figures(run: Left, probes: list[dict[str, Any]]) -> dict[str, str]:
     """The figures that people look at first."""
     figures = {f"{probe['title']}, top-1": probe["top1"] for probe in probes}
     if probes:
-        figures |= {"untrained encoder": probes[0]["without"], "chance": probes[0]["chance"]}
+        figures |= {f"{probes[0]['title']}, untrained": probes[0]["without"], "chance": probes[0]["chance"]}
     for name, key in (("loss", "loss"), ("validation loss", "validation_loss")):
         last = next((row[key] for row in reversed(run.rows) if _number(row.get(key)) is not None), None)
         if last is not None:
