@@ -12,7 +12,7 @@ from test_end_to_end import CLASSES, SIZE, small, write_archive
 
 from configs import features as features_config
 from configs import linear
-from simclr_jax import checkpoint, export_features, linear_eval, pretrain, probing
+from simclr_jax import checkpoint, export_features, linear_eval, pretrain, probing, results
 from simclr_jax.data import sources
 
 
@@ -160,6 +160,15 @@ def test_several_seeds_give_a_mean_and_a_deviation(run, capsys):
     assert "most often taken for" in capsys.readouterr().out
     per_class = json.loads((run / "eval" / "linear.json").read_text())["per_class"]
     assert sum(of["images"] for of in per_class.values()) == 24 and len(per_class) == CLASSES
+
+
+def test_the_deviation_is_that_of_a_sample_by_hand():
+    found = results.over_seeds([{"top1": 0.1, "top5": 0.5}, {"top1": 0.2, "top5": 0.5}, {"top1": 0.6, "top5": 0.5}])
+    squares = (0.1 - 0.3) ** 2 + (0.2 - 0.3) ** 2 + (0.6 - 0.3) ** 2
+    assert found == pytest.approx(
+        {"top1": 0.3, "top5": 0.5, "top1_deviation": (squares / 2) ** 0.5, "top5_deviation": 0.0}
+    )
+    assert results.over_seeds([{"top1": 0.1}]) == {"top1": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_new_features_replace_old_ones(tmp_path):
         lambda folder: (folder / "features.json").write_text('{"shards": 1}'),
         lambda folder: (folder / "features-00000.npy").write_bytes((folder / "features-00000.npy").read_bytes()[:-4]),
         lambda folder: np.save(folder / "ids.npy", np.arange(4)),
+        lambda folder: np.save(folder / "labels.npy", np.arange(4)),
     ],
 )
 def test_what_is_not_whole_is_not_read(tmp_path, damage):

@@ -168,3 +168,12 @@ def test_sets_whose_programs_come_from_elsewhere_are_not_opened(name, monkeypatc
     with pytest.raises(ValueError, match="is not read: only NAME, NAME/CONFIG and NAME:VERSION") as error:
         open_source(f"tfds:{name}")
     assert_one_line(error)
+
+
+def test_a_name_that_is_none_is_answered_without_the_network(monkeypatch):
+    """TFDS would ask a bucket for the sets of others, now and then, and log that it was not let in."""
+    from tensorflow_datasets.core import community
+
+    monkeypatch.setattr(community, "community_register", lambda: pytest.fail("asked"))
+    with pytest.raises(ValueError, match="did you mean cifar10"):
+        open_source("tfds:cifar1o")

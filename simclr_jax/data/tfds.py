@@ -145,7 +145,7 @@ def _prepared_builder(name: str, directory: str) -> tensorflow_datasets.core.Dat
     try:
         builder = tensorflow_datasets.builder(name, data_dir=directory or None, try_gcs=False)
     except tensorflow_datasets.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, tensorflow_datasets.list_builders(), n=3)
+        near = difflib.get_close_matches(name, tensorflow_datasets.list_builders(with_community_datasets=False), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"tfds:{name} is not a TFDS data set{hint}") from None
     except (ValueError, AssertionError) as error:  # a name that cannot be parsed, no such config or version
