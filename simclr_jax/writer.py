@@ -88,9 +88,13 @@ class Writer:
         """Closes the bar and the files."""
         self.flush()
         self._bar.close()
-        with _named(self._folder / "tensorboard"):
-            if self._tensorboard:
-                self._tensorboard.close()
+        if self._tensorboard:
+            files = self._tensorboard.file_writer
+            with _named(self._folder / "tensorboard"):
+                try:
+                    self._tensorboard.close()
+                finally:  # tensorboardX closes them again at the end of the process, and would fail with a traceback
+                    files.event_writer, self._tensorboard = Silent(), None
 
 
 @contextlib.contextmanager

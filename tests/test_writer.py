@@ -57,6 +57,23 @@ def test_a_disk_that_is_full_is_named_whatever_is_written(tmp_path, monkeypatch)
     writer.close()
 
 
+def test_a_disk_that_is_full_at_the_end_is_told_once(tmp_path, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    writer = Writer(str(tmp_path), first_step=0, total_steps=10, views_per_step=4)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.event_file_writer.EventFileWriter.close", fail)
+    with pytest.raises(ValueError, match="tensorboard cannot be written: No space left"):
+        writer.close()
+    assert at_exit
+    for cleanup in at_exit:  # which tensorboardX left
+        cleanup()
+    writer.close()
+
+
 def test_pytorch_is_not_imported_for_tensorboard_and_can_be_later(tmp_path):
     (tmp_path / "torch.py").write_text("print('torch')")
     code = f"""
