@@ -9,6 +9,7 @@ are made then, so that later damage is seen before Orbax reads it, which would a
 Orbax is given NumPy arrays: with jax's it would write down devices and slices too, in twice the time.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterable
@@ -52,6 +53,7 @@ class Checkpoints:
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._writing: tuple[int, Future] | None = None
         self._last_good: int | None = None
+        self._failed = False
         self._unraisable, sys.unraisablehook = sys.unraisablehook, _without_closed_loops(sys.unraisablehook)
         if owner:
             _prepare(self._directory)
@@ -142,8 +144,10 @@ class Checkpoints:
             self.wait()
         finally:
             self._background.shutdown()
-            self._orbax.close()
-            sys.unraisablehook = self._unraisable
+            with contextlib.suppress(*[Exception] * self._failed):  # Orbax tells once more what has been told
+                self._orbax.close()
+            if not self._failed:  # else callbacks of its other writes may come yet
+                sys.unraisablehook = self._unraisable
 
     def _finish(self, step: int, shapes: Any) -> None:
         """Waits for a checkpoint, reads it back, and removes the older ones that need not be kept."""
@@ -155,6 +159,7 @@ class Checkpoints:
                 (self._directory / str(old)).rmtree()
 
     def _not_written(self, step: int, error: Exception) -> ValueError:
+        self._failed = True
         return ValueError(
             f"the checkpoint of step {step} cannot be written: {_reason(error)}; last good checkpoint: "
             f"{self.last_good()}; make room or mend the disk, and the same command goes on from there"

@@ -63,10 +63,9 @@ class Writer:
         """Appends one row to metrics.jsonl and TensorBoard."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         self._add(json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n")
-        with _named(self._folder / "tensorboard"):
-            for name, value in values.items() if self._tensorboard else ():
-                if math.isfinite(value):  # TensorBoard shows a gap
-                    self._tensorboard.add_scalar(name, value, step)
+        if self._tensorboard:
+            with _named(self._folder / "tensorboard"):
+                self._tensorboard.write(step, values)
 
     def _add(self, row: str) -> None:
         if not run_folder.is_local(self._metrics):
@@ -89,12 +88,8 @@ class Writer:
         self.flush()
         self._bar.close()
         if self._tensorboard:
-            files = self._tensorboard.file_writer
             with _named(self._folder / "tensorboard"):
-                try:
-                    self._tensorboard.close()
-                finally:  # tensorboardX closes them again at the end of the process, and would fail with a traceback
-                    files.event_writer, self._tensorboard = Silent(), None
+                self._tensorboard.close()
 
 
 @contextlib.contextmanager
@@ -109,22 +104,52 @@ def _named(path: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def _tensorboard(folder: epath.Path, first_step: int) -> Any:
+def _tensorboard(folder: epath.Path, first_step: int) -> "_TensorBoard | None":
     if run_folder.is_local(folder):
-        return _summary_writer()(str(folder), purge_step=first_step + 1)
+        return _TensorBoard(folder, first_step)
     say("no TensorBoard files in an object store; metrics.jsonl holds the same")
     return None
 
 
-def _summary_writer() -> type:
+class _TensorBoard:
+    """A file of events, written when it is asked for: a thread, as tensorboardX has, would block on a full disk.
+
+    TensorBoard forgets the steps from the start on that older files of the folder hold.
+    """
+
+    def __init__(self, folder: epath.Path, first_step: int):
+        folder.mkdir(exist_ok=True)
+        self._kinds, summary, files = _tensorboardx()
+        self._scalar = summary.scalar
+        self._file = files.EventsWriter(str(folder / "events"), f".{first_step}")
+        start = self._kinds.SessionLog(status=self._kinds.SessionLog.START)
+        self._add(first_step + 1, session_log=start)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of a step, and has them on disk."""
+        for name, value in values.items():
+            if math.isfinite(value):  # TensorBoard shows a gap
+                self._add(step, summary=self._scalar(name, value))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._kinds.Event(wall_time=time.time(), step=step, **content))
+
+
+def _tensorboardx() -> tuple[Any, Any, Any]:
     """Imports tensorboardX, and not PyTorch with it, which would take seconds where that is installed."""
     hidden = sys.modules.setdefault("torch", None) is None
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
     finally:
         if hidden:
             del sys.modules["torch"]
-    return SummaryWriter
+    return event_pb2, summary, event_file_writer
 
 
 class Silent:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tensorboardX import SummaryWriter
+from tensorflow.python.summary import summary_iterator
 
 from simclr_jax.writer import Writer
 
@@ -44,33 +44,49 @@ def test_a_new_run_starts_empty(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == [1]
 
 
+class FullDisk:
+    """A file that takes what is written, and has no room for it."""
+
+    def write(self, _):
+        pass
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    close = flush
+
+
 def test_a_disk_that_is_full_is_named_whatever_is_written(tmp_path, monkeypatch):
     writer = Writer(str(tmp_path), first_step=0, total_steps=10, views_per_step=4)
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(SummaryWriter, "add_scalar", fail)
-    with pytest.raises(ValueError, match="tensorboard cannot be written: No space left.*last good checkpoint"):
+    records = writer._tensorboard._file._py_recordio_writer
+    records._writer.close()
+    monkeypatch.setattr(records, "_writer", FullDisk())
+    named = "tensorboard cannot be written: No space left.*last good checkpoint"
+    with pytest.raises(ValueError, match=named):
         writer.write(1, 0.1, {"loss": 1.0})
     assert rows(tmp_path)[0]["step"] == 1
-    writer.close()
-
-
-def test_a_disk_that_is_full_at_the_end_is_told_once(tmp_path, monkeypatch):
-    at_exit = []
-    monkeypatch.setattr("atexit.register", at_exit.append)
-    writer = Writer(str(tmp_path), first_step=0, total_steps=10, views_per_step=4)
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tensorboardX.event_file_writer.EventFileWriter.close", fail)
-    with pytest.raises(ValueError, match="tensorboard cannot be written: No space left"):
+    with pytest.raises(ValueError, match=named):
         writer.close()
-    assert at_exit
-    for cleanup in at_exit:  # which tensorboardX left
-        cleanup()
+
+
+def test_tensorboard_reads_the_values_and_forgets_those_that_a_resumed_run_writes_anew(tmp_path):
+    write(tmp_path, 0, [1, 2, 3])
+    (first,) = (tmp_path / "tensorboard").iterdir()
+    events = list(summary_iterator.summary_iterator(str(first)))
+    values = [(event.step, v.tag, v.simple_value) for event in events for v in event.summary.value]
+    assert values == [(step, "loss", float(row["loss"])) for step, row in enumerate(rows(tmp_path), 1)]
+    write(tmp_path, 2, [3, 4])
+    (second,) = set((tmp_path / "tensorboard").iterdir()) - {first}
+    (start,) = [e for e in summary_iterator.summary_iterator(str(second)) if e.session_log.status]
+    assert start.session_log.status == start.session_log.START and start.step == 3
+
+
+def test_values_that_are_not_finite_are_gaps(tmp_path):
+    writer = Writer(str(tmp_path), first_step=0, total_steps=1, views_per_step=1)
+    writer.write(1, 1.0, {"loss": float("nan"), "rank": 2.0})
+    (file,) = (tmp_path / "tensorboard").iterdir()  # on disk before it is closed
+    tags = [v.tag for event in summary_iterator.summary_iterator(str(file)) for v in event.summary.value]
+    assert tags == ["rank"] and rows(tmp_path)[0]["loss"] is None
     writer.close()
 
 
