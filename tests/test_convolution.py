@@ -1,4 +1,4 @@
-"""The convolution with a gradient in another order is lax's, for every kernel that an encoder uses."""
+"""The convolutions for CPUs, and their gradients, are lax's, for every kernel that an encoder uses."""
 
 import functools
 
@@ -36,6 +36,37 @@ def test_value_and_gradient_are_those_of_lax(kernel_side, stride, images, side, 
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, want)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (64, 128), (512, 64), (32, 64)])
+@pytest.mark.parametrize("sides", [(4, 4), (10, 6), (8, 7)])  # of the last, Winograd's tiles would reach beyond
+@pytest.mark.parametrize("images", [1, 6])
+def test_many_channels(inputs, outputs, sides, images, monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHE", 0)
+    monkeypatch.setattr(convolution, "_LEAST", 3)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(images, *sides, inputs)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, inputs, outputs)).astype(np.float32) / np.sqrt(9 * inputs).astype(np.float32)
+    gradient = rng.normal(size=(images, *sides, outputs)).astype(np.float32)
+    got, want = (
+        [value, *pull(gradient)]
+        for value, pull in (jax.vjp(lambda x, k, f=f: f(x, k, 1, 1), x, kernel) for f in (convolve, plain))
+    )
+    for a, b in zip(got, want, strict=True):  # a few roundings of sums of some hundred terms of size 1
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
+
+
+def products(inputs, outputs, side, function=convolve):
+    """Multiplications of the matrix products in a convolution's value and gradients, a pixel and a pair of channels."""
+    x, kernel = jnp.zeros((2, side, side, inputs)), jnp.zeros((3, 3, inputs, outputs))
+    step = jax.value_and_grad(lambda x, kernel: function(x, kernel, 1, 1).sum(), argnums=(0, 1))
+    flops = jax.jit(step).lower(x, kernel).compile().cost_analysis()["flops"]
+    return flops / (2 * 2 * side**2 * inputs * outputs)
+
+
+def test_many_channels_take_fewer_products(monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHE", 0)
+    assert products(256, 256, 8) < 3 * 16 / 4 * 1.35 < products(256, 256, 8, plain)
+
+
 def test_all_convolutions_of_a_step_have_batch_first_and_channels_last():
     """What XLA's CPU compiler has to find inside a loop."""
     encoder = create_encoder("resnet_tiny", cifar_stem=True)
@@ -48,6 +79,6 @@ def test_all_convolutions_of_a_step_have_batch_first_and_channels_last():
     variables = jax.tree.map(lambda x: jnp.ones(x.shape), variables)
     program = str(jax.make_jaxpr(jax.grad(loss))(variables["params"]))
     orders = program.count("ConvDimensionNumbers(")
-    assert orders >= 3 * 10 - 1 - 3  # three for each of ten, less the images' gradient and those of three 1×1 kernels
+    assert orders == 3 * 7 - 2  # three for each that is not 1×1, less the gradients of images at strides
     wanted = "ConvDimensionNumbers(lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2))"
     assert program.count(wanted) == orders

@@ -1,23 +1,33 @@
-"""A convolution whose gradients a CPU computes quickly.
+"""Convolutions that are differentiated, and their gradients, as a CPU computes them quickly.
 
 XLA's CPU compiler hands a convolution to its fast kernels if batch comes first and channels last. It brings others to
 that order, but not inside loops, and jax's gradients are convolutions in another order: there they took 25 times as
-long. Here the same gradients are written in that order.
+long. Here they are written in that order, or as matrix products of groups of images, small enough to stay in a cache
+from one operation to the next:
 
-The kernel's gradient needs both of its operands transposed. It is the sum of those of groups of images, small enough to
-be transposed in a cache: transposing the whole batch took longer than the convolution.
+- 1×1 kernels as matrix products, and 3×3 kernels of many channels by :mod:`winograd`;
+- the input's gradient at a stride as one product of the gradient with all of the kernel, whose parts are then added
+  where they belong: XLA's convolution would multiply the zeros between them;
+- the kernel's gradient as the sum of the groups', which are transposed in the cache.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from simclr_jax.models import winograd
+
 _ORDER = ("NHWC", "HWIO", "NHWC")
-_CACHE = 2**21  # bytes
+_CACHE = 2**21  # bytes of x in a group
 _LEAST = 8  # images of a group, if they divide the batch: fewer make slow convolutions
+# Channels for which Winograd's form was quicker: below, transforms outweigh products; above, its transformed kernel,
+# read for every group, outweighs the images. The kernel's gradient reads no kernel.
+_OUTPUT_CHANNELS = (64, 256)
+_KERNEL_CHANNELS = (64, 512)
 
 
 def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **others: Any) -> jax.Array:
@@ -30,14 +40,29 @@ def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding:
     return convolve(x, kernel, strides[0], padding[0][0])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
     """Returns [B, H', W', O] of x [B, H, W, I] and a kernel [k, k, I, O], x padded by zeros on all four sides."""
+    if len(kernel) > 1 or pad:
+        return _convolve(x, kernel, stride, pad)
+    x = x[:, ::stride, ::stride]
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, stride, pad):
+    """lax's where nothing is differentiated: any number of images, on any device that a program is exported for."""
     return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
 def _forward(x, kernel, stride, pad):
-    return convolve(x, kernel, stride, pad), (x, kernel)
+    return _value(x, kernel, stride, pad), (x, kernel)
+
+
+def _value(x, kernel, stride, pad):
+    if not _suits_winograd(x, kernel, stride, pad, _OUTPUT_CHANNELS):
+        return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
+    transformed = winograd.of_kernel(kernel)
+    return _in_groups(lambda part: winograd.convolve(part, transformed), x, _group(x))
 
 
 def _backward(stride, pad, residuals, gradient):
@@ -47,23 +72,57 @@ def _backward(stride, pad, residuals, gradient):
 
 def _of_input(x, kernel, gradient, stride, pad):
     k = len(kernel)
+    if stride > 1:
+        sides = x.shape[1:3]
+        return _in_groups(lambda part: _spread(part, kernel, sides, stride, pad), gradient, _group(x))
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    around = [(k - 1 - pad, k - 1 - pad + rest) for rest in _unreached(x, k, gradient, stride, pad)]
-    return _in_order(gradient, flipped, (1, 1), around, lhs_dilation=(stride, stride))
+    return _value(gradient, flipped, 1, k - 1 - pad)
+
+
+def _spread(gradient, kernel, sides, stride, pad):
+    """[n, H', W', O] → [n, H, W, I]: what each entry gives to each of the k × k inputs that it came from."""
+    n, h, w, outputs = gradient.shape
+    k, _, inputs, _ = kernel.shape
+    to_all = kernel.transpose(3, 0, 1, 2).reshape(outputs, -1)
+    given = jnp.matmul(gradient.reshape(-1, outputs), to_all, preferred_element_type=jnp.float32)
+    given = given.reshape(n, h, w, k, k, inputs)
+    height, width = (-(-side // stride) for side in sides)
+
+    def received(i, j):
+        """Of the inputs in row i and column j of each square of stride × stride."""
+        total = jnp.zeros((n, height, width, inputs), given.dtype)
+        for a in range((i + pad) % stride, k, stride):
+            for b in range((j + pad) % stride, k, stride):
+                part = _moved(given[:, :, :, a, b], (i + pad - a) // stride, height, 1)
+                total += _moved(part, (j + pad - b) // stride, width, 2)
+        return total
+
+    squares = [jnp.stack([received(i, j) for j in range(stride)], 3) for i in range(stride)]
+    whole = jnp.stack(squares, 2).reshape(n, stride * height, stride * width, inputs)
+    return whole[:, : sides[0], : sides[1]].astype(gradient.dtype)
+
+
+def _moved(x, start, length, axis):
+    """x from ``start`` on, zeros where it has ended or not begun."""
+    around = [(0, 0, 0)] * x.ndim
+    around[axis] = (-start, length + start - x.shape[axis], 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), around)
 
 
 def _of_kernel(x, kernel, gradient, stride, pad):
-    k, size = len(kernel), _group(x)
-    if k == 1:
-        x, of_images, size = x[:, ::stride, ::stride], _product, 1
-    else:
-        around = [(pad, pad - rest) for rest in _unreached(x, k, gradient, stride, pad)]
-        of_images = functools.partial(_correlation, around=around, stride=stride)
+    if _suits_winograd(x, kernel, stride, pad, _KERNEL_CHANNELS):
+        return winograd.to_kernel(_sum_of_groups(winograd.correlate, x, gradient))
+    around = [(pad, pad - rest) for rest in _unreached(x, len(kernel), gradient, stride, pad)]
+    correlate = functools.partial(_correlation, around=around, stride=stride)
+    return _sum_of_groups(correlate, x, gradient).astype(kernel.dtype)
 
-    def add(index, total):
-        return total + of_images(*(lax.dynamic_slice_in_dim(a, index * size, size) for a in (x, gradient)))
 
-    return lax.fori_loop(0, len(x) // size, add, jnp.zeros(kernel.shape, jnp.float32)).astype(kernel.dtype)
+def _suits_winograd(x, kernel, stride, pad, channels):
+    """Also where x fits into the cache as it is, the plain form was as quick, and compiles sooner."""
+    (least, most), of_kernel = channels, kernel.shape[2:]
+    suits = (len(kernel), stride, pad) == (3, 1, 1) and least <= min(of_kernel) and max(of_kernel) <= most
+    even = all(side % 2 == 0 for side in x.shape[1:3])
+    return suits and even and x.dtype == kernel.dtype == jnp.float32 and x.size * x.itemsize > _CACHE
 
 
 def _group(x):
@@ -72,10 +131,22 @@ def _group(x):
     return max(size for size in range(1, min(fit, len(x)) + 1) if len(x) % size == 0)
 
 
-def _product(x, gradient):
-    """[1, H, W, I], [1, H, W, O] → [1, 1, I, O]."""
-    x, gradient = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
-    return jnp.matmul(x.T, gradient, preferred_element_type=jnp.float32)[None, None]
+def _in_groups(of_images: Callable, x: jax.Array, size: int) -> jax.Array:
+    """Joins what each group of images gives."""
+    found = lax.map(of_images, x.reshape(len(x) // size, size, *x.shape[1:]))
+    return found.reshape(len(x), *found.shape[2:])
+
+
+def _sum_of_groups(of_images: Callable, x: jax.Array, gradient: jax.Array) -> Any:
+    """Adds what each group of images gives, float32 arrays."""
+    size = _group(x)
+
+    def add(index, total):
+        found = of_images(*(lax.dynamic_slice_in_dim(a, index * size, size) for a in (x, gradient)))
+        return jax.tree.map(jnp.add, total, found)
+
+    shapes = jax.eval_shape(of_images, x[:size], gradient[:size])
+    return lax.fori_loop(0, len(x) // size, add, jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), shapes))
 
 
 def _correlation(x, gradient, around, stride):
@@ -94,4 +165,4 @@ def _in_order(x, kernel, strides, padding, **others):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_ORDER, **others)
 
 
-convolve.defvjp(_forward, _backward)
+_convolve.defvjp(_forward, _backward)
