@@ -38,6 +38,10 @@ python -m simclr_jax finetune --workdir=RUN [--config.label_fraction=0.1]
 python -m simclr_jax linear-augmented --workdir=RUN
     Trains a linear classifier on the frozen encoder with crops and flips, as in the paper.
 
+python -m simclr_jax ablate --study=augmentation|head|batch|temperature|epochs --workdir=FOLDER [--seeds=3]
+    Repeats a finding of the paper by runs that differ in one thing: a table and a picture. On a CPU from the embedded
+    images; --config=configs/ablation_cifar10.py for a GPU. What is done is kept, and not done again.
+
 Any key of the config can be changed, as for train.py: --config.data.source=folder:PATH. Commands on a RUN have their
 keys in configs/COMMAND.py.
 """
@@ -198,6 +202,27 @@ def linear_augmented() -> None:
     _launch_on_run(finetune.run_linear, linear_augmented, [])
 
 
+def ablate() -> None:
+    """Runs the command of that name."""
+    from absl import flags
+
+    from configs import ablation, lbfgs
+    from simclr_jax import ablate, command_line, pretrain
+
+    flags.DEFINE_string("workdir", None, "FOLDER, for the runs, their figures, tables and pictures.")
+    flags.DEFINE_string("study", None, "augmentation, head, batch, temperature or epochs.")
+    flags.DEFINE_integer("seeds", 3, "Runs of each variant.")
+    probe = lbfgs.get_config()
+    probe.l2_values = 12
+    command_line.launch(
+        functools.partial(ablate.run, pretrain=pretrain.run, probe=probe),
+        known=ablation.get_config(),
+        arguments=["workdir", "study", "seeds"],
+        what="What the runs have in common. Any key: --config.section.key=value",
+        config=ablation.__file__,
+    )
+
+
 def _launch_on_run(run, config, arguments: list[str]) -> None:
     from absl import flags
 
@@ -231,6 +256,7 @@ COMMANDS = {
     "pictures": pictures,
     "finetune": finetune,
     "linear-augmented": linear_augmented,
+    "ablate": ablate,
 }  # each imports what it needs, so that the list is quick
 
 

@@ -100,19 +100,14 @@ def _encode(subject: Subject, pretraining: ConfigDict, config: ConfigDict) -> di
         raise ValueError(
             f"{subject.source} has {len(split)} {config.split} images; two are compared: take another split"
         )
-    feed = placement.create(
-        split,
+    pairs = placement.view_pairs(
         split,
         schedule.recipe(pretraining),
         placement=pretraining.augment.placement,
-        cache="host",
         batch_size=size,
-        validation_batch_size=size,
         seed=pretraining.seed,
-        shard=(0, 1),
         max_corrupt_fraction=config.data.max_corrupt_fraction,
     )
-    views_of = jax.jit(lambda batch: both_views(feed.views_of(batch, None)["views"]))
     variables = dict(zip(NETWORKS, (subject.variables, subject.untrained()), strict=True))
     ends = {
         (network, layer): parallel.map_encoder(
@@ -122,8 +117,8 @@ def _encode(subject: Subject, pretraining: ConfigDict, config: ConfigDict) -> di
         for layer in (0, subject.model.head.depth)
     }
     found = {end: [] for end in ends}
-    for batch in progress(feed.validation(), total=len(split) // size, desc="views", unit="batch"):
-        views = np.asarray(views_of(batch))
+    for pair in progress(pairs, total=len(split) // size, desc="views", unit="batch"):
+        views = np.asarray(both_views(pair))
         for end, encode in ends.items():
             found[end].append(np.split(encode(views), 2))
     joined = {end: tuple(map(np.concatenate, zip(*parts, strict=True))) for end, parts in found.items()}

@@ -132,6 +132,32 @@ def views_of(recipe: Recipe, seed: int, batch: Any, resident: Any) -> dict[str, 
     return {"views": views, "labels": images["labels"]}
 
 
+def view_pairs(
+    split: Any, recipe: Recipe, *, placement: str, batch_size: int, seed: int, max_corrupt_fraction: float
+) -> Iterator[np.ndarray]:
+    """Yields both views of the images of a split, as validation sees them, float32 [batch_size, 2, size, size, 3].
+
+    Args:
+      split: the images; those that do not fill a batch are left out.
+      recipe, placement, batch_size, seed, max_corrupt_fraction: as of `create`.
+    """
+    feed = create(
+        split,
+        split,
+        recipe,
+        placement=placement,
+        cache="host",
+        batch_size=batch_size,
+        validation_batch_size=batch_size,
+        seed=seed,
+        shard=(0, 1),
+        max_corrupt_fraction=max_corrupt_fraction,
+    )
+    make = jax.jit(lambda batch: feed.views_of(batch, None)["views"])
+    for batch in feed.validation():
+        yield np.asarray(make(batch))
+
+
 def single_views(
     split: Any, recipe: Recipe, *, batch_size: int, seed: int, steps: int, unreadable: Unreadable
 ) -> Batches:

@@ -33,7 +33,7 @@ File = epath.Path | IO[bytes]
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of a plot: its name, x and y [n], and how it is drawn."""
+    """One line of a plot: its name, x and y [n], how it is drawn, and the deviations of y, if any."""
 
     name: str
     x: Sequence[float]
@@ -41,6 +41,7 @@ class Line:
     colour: str = BLUE
     style: str = "-"
     marker: str = ""
+    error: Sequence[float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,20 +128,38 @@ def _scatter(axis: Any, xy: np.ndarray, labels: np.ndarray | None, class_names: 
 
 
 @matplotlib.rc_context(FONT)
-def curves(file: File, panels: Sequence[Panel], *, x_label: str, title: str) -> Figure:
+def curves(
+    file: File,
+    panels: Sequence[Panel],
+    *,
+    x_label: str,
+    title: str,
+    names: Sequence[str] = (),
+    log_x: bool = False,
+) -> Figure:
     """Draws plots that share their x axis, two in a row.
 
     Args:
       file: the PNG to write, a path or a file that is open.
       panels: what is drawn.
-      x_label: under the lowest ones.
+      x_label: under each.
       title: over the picture.
+      names: of x = 0, 1, …, in the place of numbers.
+      log_x: whether x is drawn in powers, with the numbers that there are values of.
     """
     rows, columns = -(-len(panels) // 2), min(len(panels), 2)
-    figure, axes = _figure(rows, columns, size=(4.2 * columns, 2.5 * rows + 0.4), title=title)
+    figure, axes = _figure(rows, columns, size=(4.2 * columns, (3.4 if names else 2.5) * rows + 0.4), title=title)
     for axis, panel in zip(axes, panels, strict=False):
         for line in panel.lines:
-            axis.plot(line.x, line.y, line.style, color=line.colour, marker=line.marker, ms=3, lw=1.3, label=line.name)
+            style = {"color": line.colour, "marker": line.marker, "ms": 3, "lw": 1.3, "label": line.name}
+            axis.errorbar(line.x, line.y, line.error, ls=line.style or "none", capsize=2, **style)
+        if log_x:
+            axis.set_xscale("log")
+            ticks = sorted({x for line in panel.lines for x in line.x})
+            axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            axis.set_xticks([], minor=True)
+        if names:
+            axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axis.set_ylabel(panel.label)
         axis.set_xlabel(x_label)
         axis.grid(True, color="0.9", linewidth=0.6)

@@ -1,0 +1,24 @@
+"""What ablations on a CPU start from: the quickstart on a quarter of its images, with a learning rate for any batch.
+
+    python -m simclr_jax ablate --study=augmentation --workdir=runs/ablations
+
+Studies: augmentation, head, batch, temperature, epochs. Time: under 20 minutes each on 2 CPU cores.
+Result: benchmarks/RESULTS.md, "The paper's findings". On a GPU: ``--config=configs/ablation_cifar10.py``.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+
+def get_config() -> ConfigDict:
+    """Returns what differs from the quickstart."""
+    config = quickstart.get_config()
+    config.data.limit = 1536
+    config.augment.placement = "device"
+    config.optimizer.learning_rate = 3e-3 / 8  # × √batch: the quickstart's at its 64 images
+    config.optimizer.scaling = "sqrt"
+    config.train.epochs = 8
+    config.checkpoint.every_epochs = 0
+    config.checkpoint.keep = 1
+    return config

@@ -1,0 +1,226 @@
+"""The paper's ablations as lists of runs: what each changes in a config, and what the paper says comes of it.
+
+Values follow those of the config that a study starts from, so that it means the same on a laptop and on a GPU.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Base = Mapping[str, Any]  # {"section.key": value}
+End = tuple[str, str]  # a variant's name and a measure's
+
+# What is measured of a run, with the words for it. All but colour_r2 are fractions of images.
+MEASURES = {
+    "top1_h": "top-1 of h, %",
+    "top1_z": "top-1 of z, %",
+    "histogram_top1": "pairs that colour histograms find, %",
+    "colour_r2": "mean colour that h tells, R² in %",
+    "contrastive_accuracy": "pairs that z finds, %",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One setting of a study.
+
+    Attributes:
+      name: in tables.
+      settings: {"section.key": value} that differ from the base.
+      x: its place on the picture's axis; None where the axis only has names.
+      line: which of the picture's lines it is on.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    x: float | None = None
+    line: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What the paper found: one end is higher than each of the others."""
+
+    text: str
+    higher: End
+    lower: tuple[End, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Runs that are compared, the measures that are shown of them, and the paper's claims. ``x`` names the axis."""
+
+    variants: list[Variant]
+    measures: tuple[str, ...]
+    claims: list[Claim]
+    x: str = ""
+
+
+def augmentation(base: Base) -> Study:
+    """Section 3.1 and 3.2: which transformations, alone and in pairs, and how strong the colour distortion."""
+    parts = {
+        "crop": {
+            "augment.min_area": 1.0,
+            "augment.max_area": 1.0,
+            "augment.min_aspect": 1.0,
+            "augment.max_aspect": 1.0,
+        },
+        "colour": {"augment.jitter_probability": 0.0, "augment.grayscale_probability": 0.0},
+        "blur": {"augment.blur_probability": 0.0},
+    }
+    on = {"blur": {"augment.blur_probability": 0.5}}
+
+    def of(*names: str) -> dict[str, Any]:
+        settings = {}
+        for part, off in parts.items():
+            settings |= on.get(part, {}) if part in names else off
+        return settings
+
+    singles = [Variant(name, of(name)) for name in parts]
+    pairs = [("crop", "blur"), ("colour", "blur"), ("crop", "colour")]
+    both = [Variant(" + ".join(pair), of(*pair)) for pair in pairs]
+    strengths = [
+        Variant(
+            f"crop + colour × {share}",
+            of("crop", "colour") | {"augment.jitter_strength": share * base["augment.jitter_strength"]},
+        )
+        for share in (0.25, 0.5)
+    ]
+    best = "crop + colour"
+    return Study(
+        [Variant("none of them", of()), *singles, *both[:2], *strengths, both[2]],
+        ("top1_h", "top1_z", "histogram_top1", "colour_r2", "contrastive_accuracy"),
+        [
+            Claim("crop and colour distortion together beat either alone", (best, "top1_h"), _of("crop", "colour")),
+            Claim("no other pair is as good", (best, "top1_h"), _of("crop + blur", "colour + blur")),
+            Claim("stronger colour distortion helps", (best, "top1_h"), _of("crop + colour × 0.25")),
+            Claim(
+                "without colour distortion, colour histograms tell which crops belong together",
+                ("crop", "histogram_top1"),
+                ((best, "histogram_top1"),),
+            ),
+            Claim("and h is left with colour", ("crop", "colour_r2"), ((best, "colour_r2"),)),
+        ],
+    )
+
+
+def head(base: Base) -> Study:
+    """Section 4.2: a non-linear, a linear and no head, the output's dimension, h against z."""
+    dims = [max(1, round(base["head.dim"] * factor)) for factor in (1 / 8, 1 / 2, 2)]
+    variants = [
+        Variant(f"{kind}, {dim}", {"head.kind": kind, "head.dim": dim}, dim, kind)
+        for kind in ("nonlinear", "linear")
+        for dim in dims
+    ]
+    variants += [Variant("none", {"head.kind": "none"}, dims[1], "none")]
+    middle, linear = (f"{kind}, {dims[1]}" for kind in ("nonlinear", "linear"))
+    return Study(
+        variants,
+        ("top1_h", "top1_z"),
+        [
+            Claim("a non-linear head beats a linear one", (middle, "top1_h"), _of(linear)),
+            Claim("a linear head beats none", (linear, "top1_h"), _of("none")),
+            Claim("h is a better representation than z", (middle, "top1_h"), ((middle, "top1_z"),)),
+        ],
+        x="dimension of z",
+    )
+
+
+def batch(base: Base) -> Study:
+    """Section 5.2: the batch size, for runs of several lengths."""
+    sizes = _multiples(base["train.batch_size"], (1 / 4, 1, 4))
+    lengths = _multiples(base["train.epochs"], (1 / 2, 1, 2))
+    variants = [
+        Variant(
+            f"{size} images, {epochs} epochs",
+            {"train.batch_size": size, "train.epochs": epochs},
+            size,
+            f"{epochs} epochs",
+        )
+        for epochs in lengths
+        for size in sizes
+    ]
+    small, large = (f"{size} images, {lengths[0]} epochs" for size in (sizes[0], sizes[-1]))
+    return Study(
+        variants,
+        ("top1_h", "contrastive_accuracy"),
+        [Claim("in few epochs larger batches do better", (large, "top1_h"), _of(small))],
+        x="images in a batch",
+    )
+
+
+def temperature(base: Base) -> Study:
+    """Section 5.1: the temperature."""
+    values = sorted({0.05, 0.1, 0.5, 1.0, base["loss.temperature"]})
+    variants = [Variant(f"{value:g}", {"loss.temperature": value}, value) for value in values]
+    return Study(
+        variants,
+        ("top1_h", "contrastive_accuracy"),
+        [
+            Claim("0.1 beats 1", ("0.1", "top1_h"), _of("1")),
+            Claim("0.1 beats 0.05", ("0.1", "top1_h"), _of("0.05")),
+        ],
+        x="temperature",
+    )
+
+
+def epochs(base: Base) -> Study:
+    """Section 5.2: the length of training."""
+    lengths = _multiples(base["train.epochs"], (1 / 4, 1 / 2, 1, 2, 4))
+    variants = [Variant(f"{length} epochs", {"train.epochs": length}, length) for length in lengths]
+    short, middle, long = (f"{lengths[place]} epochs" for place in (0, 2, 4))
+    return Study(
+        variants,
+        ("top1_h", "contrastive_accuracy"),
+        [
+            Claim("longer training helps", (middle, "top1_h"), _of(short)),
+            Claim("and longer still", (long, "top1_h"), _of(middle)),
+        ],
+        x="epochs",
+    )
+
+
+STUDIES: dict[str, Callable[[Base], Study]] = {
+    "augmentation": augmentation,
+    "head": head,
+    "batch": batch,
+    "temperature": temperature,
+    "epochs": epochs,
+}
+
+
+def verdict(claim: Claim, found: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """Says whether runs show what a claim says: whether means lie further apart than their deviations are large.
+
+    Args:
+      claim: of one of the study's variants over others.
+      found: {variant: {measure: its values, one a seed}}.
+    """
+    higher = found[claim.higher[0]][claim.higher[1]]
+    gaps = [_gap(higher, found[name][measure]) for name, measure in claim.lower]
+    if all(gap > noise for gap, noise in gaps):
+        return "as in the paper"
+    return "other than in the paper" if any(gap < -noise for gap, noise in gaps) else "not told apart here"
+
+
+def _gap(higher: list[float], lower: list[float]) -> tuple[float, float]:
+    """Returns the difference of two means, and the deviation of a difference between two runs."""
+    return _mean(higher) - _mean(lower), math.sqrt(_variance(higher) + _variance(lower))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _variance(values: list[float]) -> float:
+    mean = _mean(values)
+    return sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+
+
+def _of(*names: str) -> tuple[End, ...]:
+    return tuple((name, "top1_h") for name in names)
+
+
+def _multiples(value: int, factors: tuple[float, ...]) -> list[int]:
+    return [max(1, round(value * factor)) for factor in factors]
