@@ -104,6 +104,8 @@ def _pair(out: str) -> Iterator[tuple[epath.Path, epath.Path]]:
       ValueError: one of them exists, or cannot.
     """
     path = run_folder.folder(out)
+    if not path.name:
+        raise ValueError(f"--out={out} names no file")
     places = [path, path.with_name(f"{path.name}.md")]
     if not run_folder.is_local(path):
         raise ValueError(f"--out={out} must be a file of this machine; copy it there afterwards")
