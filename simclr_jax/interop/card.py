@@ -81,8 +81,8 @@ FORMATS = {
         "jax numpy pillow",
         "import numpy as np\nfrom jax import export\nfrom PIL import Image\n",
         'with open(FILE, "rb") as file:\n    encoder = export.deserialize(file.read())\nh = encoder.call(images)\n',
-        "It needs jax alone, as new as the jax that wrote it or newer by up to the months that jax promises to read old "
-        "files; for longer, keep the run.",
+        "It needs jax alone, as new as the jax that wrote it or newer by up to the months for which jax promises to "
+        "read it; for longer, keep the run.",
     ),
 }
 
