@@ -3,16 +3,20 @@
 import ast
 import dataclasses
 import json
+import os
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from PIL import Image
 from runs import write_run
 
 from configs import default
 from simclr_jax import export_weights, keys
+from simclr_jax.augment import host
 from simclr_jax.interop import card
 
 PROBE = {"top1": 0.5, "top1_deviation": 0.01, "untrained_top1": 0.25, "chance_top1": 0.125, "layer": 0}
@@ -140,6 +144,19 @@ def test_the_script_of_a_card_names_the_file_whatever_its_name():
     assert len(scripts) == 1 and name in literals
 
 
+@pytest.mark.parametrize(("size", "shape"), [(24, (50, 41)), (40, (33, 90)), (32, (32, 32)), (16, (20, 32))])
+def test_the_script_makes_the_images_that_probes_are_given(size, shape, tmp_path, monkeypatch):
+    """Within Pillow's rounding after rows and after columns. It clips there too, which nothing of these greys needs."""
+    pixels = np.random.default_rng(0).integers(70, 190, (*shape, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", format="PNG")
+    (script,) = [token.content for token in tokens(card.render(subject(image_size=size))) if token.info == "python"]
+    names = {"np": np, "Image": Image}
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(line for line in script.splitlines() if re.match("image|side|left", line)), names)
+    assert names["images"].dtype == np.float32
+    np.testing.assert_allclose(names["images"][0], host.central_view(pixels, size), atol=2 / 255)
+
+
 @given(st.text(alphabet=st.one_of(st.sampled_from("`|\\ \n<a"), st.characters(codec="utf-8")), max_size=40))
 def test_any_value_is_one_span_in_one_cell(value):
     found = tokens(f"| a | b |\n|---|---|\n| {card.code(value)} | x |")
@@ -161,7 +178,8 @@ def test_the_driver_reads_what_the_run_left(tmp_path):
         "x|y": json.dumps(PROBE),
     }.items():
         (run / "eval" / f"{name}.json").write_text(content)
-    (run / "eval" / "tall.json").mkdir()
+    (run / "eval" / "folder.json").mkdir()
+    os.mkfifo(run / "eval" / "pipe.json")
     (run / "imported.json").write_text('{"from": "elsewhere"}')
     export_weights.run("torch", str(run), str(tmp_path / "e.safetensors"))
     text = (tmp_path / "e.safetensors.md").read_text()

@@ -252,17 +252,29 @@ def test_weights_that_a_file_cannot_hold_are_refused(run, tmp_path, monkeypatch)
     assert not left(tmp_path)
 
 
+def stop(error, at):
+    """What raises an error when it is called for the n-th time, and does nothing before."""
+    calls = []
+
+    def stopped(*_):
+        calls.append(1)
+        if len(calls) == at:
+            raise error
+
+    return stopped
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_export_that_is_broken_off_leaves_neither_file(error, run, tmp_path, monkeypatch):
-    def stop(*_):
-        raise error
-
-    for place in ((card, "render"), (type(workdir.folder("x")), "replace")):
+    paths = type(workdir.folder("x"))
+    move = paths.replace
+    for owner, name, at in ((card, "render", 1), (paths, "replace", 1), (paths, "replace", 2)):
         with monkeypatch.context() as patched:
-            patched.setattr(*place, stop)
+            stopped = stop(error, at)
+            patched.setattr(owner, name, lambda *values, stopped=stopped: stopped() or move(*values))
             with pytest.raises(error):
                 export_weights.run("torch", str(run), str(tmp_path / "e.x"))
-        assert not left(tmp_path)
+        assert not left(tmp_path), (name, at)
     (tmp_path / "e.x.new").write_text("of one that was killed")
     export_weights.run("torch", str(run), str(tmp_path / "e.x"))
     assert left(tmp_path).keys() == {"e.x", "e.x.md"}

@@ -16,7 +16,7 @@ _IMAGE = """
 image = Image.open("photo.jpg").convert("RGB")
 side = min(image.size) if max(image.size) <= SMALL_SIDE else round(EVALUATION_CROP * min(image.size))
 left, top = (image.width - side + 1) // 2, (image.height - side + 1) // 2
-image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+image = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 images = np.asarray(image, np.float32)[None] / 255
 """
 
