@@ -68,8 +68,9 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
       ValueError: the run or the file cannot be used; PyTorch's ResNets have no such parts; onnx is not installed, or
         its runtime computes something else. Nothing is left behind then.
     """
-    with _pair(out) as (file, card_file):
-        exported = _read(run)
+    places = _free(out)
+    exported = _read(run)
+    with _whole(out, places) as (file, card_file):
         FORMATS[kind](exported, str(file))
         subject = _subject(exported, file, run_folder.folder(out).name, kind, license)
         card_file.write_text(card.render(subject))
@@ -96,35 +97,44 @@ def _stablehlo(exported: Exported, path: str) -> None:
 FORMATS = {"torch": _torch, "onnx": _onnx, "stablehlo": _stablehlo}
 
 
-@contextlib.contextmanager
-def _pair(out: str) -> Iterator[tuple[epath.Path, epath.Path]]:
-    """Yields where a file and its card are to be written; both get their names once they are whole, or go.
-
-    Raises:
-      ValueError: one of them exists, or cannot.
-    """
+def _free(out: str) -> list[epath.Path]:
+    """Returns the places of a file and its card; raises ValueError where one of them exists, or cannot."""
     path = run_folder.folder(out)
     if not path.name:
         raise ValueError(f"--out={out} names no file")
-    places = [path, path.with_name(f"{path.name}.md")]
     if not run_folder.is_local(path):
         raise ValueError(f"--out={out} must be a file of this machine; copy it there afterwards")
     if not path.parent.is_dir():
         raise ValueError(f"--out={out}: there is no folder {path.parent}; make it, or name another")
+    places = [path, path.with_name(f"{path.name}.md")]
     for place in places:
         if place.exists():
             raise ValueError(f"{place} exists already; name a new file, or remove it")
-    file, card_file = ours = [place.with_name(f"{place.name}.new") for place in places]
+    return places
+
+
+@contextlib.contextmanager
+def _whole(out: str, places: list[epath.Path]) -> Iterator[list[epath.Path]]:
+    """Yields where to write files that get their places once all are whole, the last first; or else go.
+
+    Raises:
+      ValueError: they cannot be written.
+    """
+    new = [place.with_name(f"{place.name}.new") for place in places]
+    ours = list(new)
     try:
-        for place in ours:
-            place.unlink(missing_ok=True)  # of an export that was killed; were it a link, its target would be written
-        yield file, card_file
-        for new, place in ((card_file, places[1]), (file, places[0])):  # a file without its card is never there
-            new.replace(place)
+        for path in new:
+            path.unlink(missing_ok=True)  # of an export that was killed; were it a link, its target would be written
+        yield new
+        for path, place in reversed(list(zip(new, places, strict=True))):  # a file without its card is never there
+            path.replace(place)
             ours.append(place)
-    except BaseException:
-        for place in ours:
-            place.unlink(missing_ok=True)
+    except BaseException as error:
+        for path in ours:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise ValueError(f"--out={out} cannot be written: {reason}; mend that, or name another place") from error
         raise
 
 

@@ -264,7 +264,7 @@ def stop(error, at):
     return stopped
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=type)
 def test_an_export_that_is_broken_off_leaves_neither_file(error, run, tmp_path, monkeypatch):
     paths = type(workdir.folder("x"))
     move = paths.replace
@@ -272,7 +272,7 @@ def test_an_export_that_is_broken_off_leaves_neither_file(error, run, tmp_path, 
         with monkeypatch.context() as patched:
             stopped = stop(error, at)
             patched.setattr(owner, name, lambda *values, stopped=stopped: stopped() or move(*values))
-            with pytest.raises(error):
+            with pytest.raises((KeyboardInterrupt, ValueError), match="^$|e.x cannot be written: No space left"):
                 export_weights.run("torch", str(run), str(tmp_path / "e.x"))
         assert not left(tmp_path), (name, at)
     (tmp_path / "e.x.new").write_text("of one that was killed")
