@@ -74,8 +74,7 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
         FORMATS[kind](exported, str(file))
         subject = _subject(exported, file, run_folder.folder(out).name, kind, license)
         card_file.write_text(card.render(subject))
-    say(f"the encoder of {run} at step {exported.step:,}; docs/weights/export_{kind}.md says how to load it")
-    say(f"written to {out} and, its card, {out}.md")
+    say(f"the encoder of {run} at step {exported.step:,}, written to {out}; its card, {out}.md, says how to load it")
 
 
 def _torch(exported: Exported, path: str) -> None:
@@ -204,16 +203,16 @@ def _subject(exported: Exported, file: epath.Path, name: str, kind: str, license
 
 
 def _network(exported: Exported, kind: str) -> dict[str, str]:
-    settings, counts = exported.settings, {}
-    for of, tree in exported.variables.items():
-        counts[of] = sum(x.size for x in jax.tree.leaves(tree))
-    extras = {name: settings[name] for name in ("sk_ratio", "se_ratio") if settings[name]}
+    settings, dtype = exported.settings, exported.settings["dtype"]
+    counts = {of: sum(x.size for x in jax.tree.leaves(tree)) for of, tree in exported.variables.items()}
+    extras = {name: str(settings[name]) for name in ("sk_ratio", "se_ratio") if settings[name]}
+    exact = "float32" + f", where this library computes in {dtype}" * (dtype != "float32")
     return {
         "encoder": f"{settings['name']}, width {settings['width']}" + ", CIFAR stem" * settings["cifar_stem"],
-        **{name: str(value) for name, value in extras.items()},
+        **extras,
         "parameters": f"{counts['params']:,}",
         "running statistics": f"{counts.get('batch_stats', 0):,} of BatchNorm",
         "h": f"{exported.encoder().feature_dim:,} numbers an image",
-        "computes in": settings["dtype"] if kind == "stablehlo" else "float32",
+        "computes in": dtype if kind == "stablehlo" else exact,
         "max-pool's padding": "no max-pool" if settings["cifar_stem"] else settings["pool"],
     }

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -101,7 +102,15 @@ HOSTILE = "a|b\n\n# ha\n<script>x</script> [l](http://e.com) ![i](j) www.e.com a
 
 def hostile():
     evil = {"top1": 0.5, "step": HOSTILE, "layer": HOSTILE, "source": HOSTILE, "images": {"train": HOSTILE}}
-    config = {f"augment.{HOSTILE}": HOSTILE, "loss.temperature": HOSTILE, "data.source": HOSTILE, "data.limit": HOSTILE}
+    deep = functools.reduce(lambda inner, _: [inner], range(5000), [])
+    config = {
+        f"augment.{HOSTILE}": HOSTILE,
+        "augment.deep": deep,
+        "seed": deep,
+        "loss.temperature": HOSTILE,
+        "data.source": HOSTILE,
+        "data.limit": HOSTILE,
+    }
     return {
         "probes": [(HOSTILE, evil)],
         "config": config,

@@ -155,13 +155,23 @@ def test_the_card_is_of_the_file(kind, run, tmp_path, monkeypatch):
     assert out.stat().st_mode & 0o444 == 0o444  # for whoever may read the card
 
 
+def test_what_is_trained_in_bfloat16_is_exact_in_onnx(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: graphs are not run")
+    run = write_run(tmp_path / "run", **{"augment.image_size": SIZE, "model.dtype": "bfloat16"})
+    for kind in ("onnx", "stablehlo"):
+        export_weights.run(kind, str(run), str(tmp_path / kind))
+    assert "computes in | float32, where this library computes in bfloat16 |" in (tmp_path / "onnx.md").read_text()
+    assert "computes in | bfloat16 |" in (tmp_path / "stablehlo.md").read_text()
+    assert "xbf16>" in program(tmp_path / "stablehlo")
+
+
 def test_the_command_exports(run, tmp_path, capsys, monkeypatch):
     def command(*arguments):
         monkeypatch.setattr(sys, "argv", ["simclr_jax", "export", *arguments])
         __main__.main()
 
     command("torch", str(run), f"--out={tmp_path}/e.safetensors", "--license=MIT")
-    assert "export_torch.md says how to load it" in capsys.readouterr().out
+    assert "e.safetensors.md, says how to load it" in capsys.readouterr().out
     assert "`MIT`" in (tmp_path / "e.safetensors.md").read_text()
     for arguments, line in (
         (["caffe", str(run), "--out=x"], "invalid choice: 'caffe'"),

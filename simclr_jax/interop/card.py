@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from simclr_jax.augment.recipe import EVALUATION_CROP, SMALL_SIDE
+from simclr_jax.bounds import shown
 
 _LONGEST = 300  # characters of a value that is shown
 _NO_VALUE = "–"
@@ -152,7 +153,7 @@ def code(value: Any) -> str:
     A span ends at the first run of as many backticks as it began with, so it begins with more than it holds. What would
     begin a line, turn text around or end a table's cell is shown by its number.
     """
-    text = str(value)
+    text = _text(value)
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("|", r"\x7c").strip()
     if not text:
@@ -160,6 +161,10 @@ def code(value: Any) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     room = " " * (text[0] == "`" or text[-1] == "`")
     return f"{fence}{room}{text}{room}{fence}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _table(head: str, rows: dict[str, str]) -> str:
@@ -174,7 +179,7 @@ def _recipe(of: Subject) -> str:
         return f"Not by simclr_jax: the weights were imported, and their file does not tell the recipe.\n\n{rows}"
     rows = {}
     for name, beginnings in _RECIPE.items():
-        values = [code(f"{key}={value}") for key, value in of.config.items() if key.startswith(beginnings)]
+        values = [code(f"{key}={_text(value)}") for key, value in of.config.items() if key.startswith(beginnings)]
         rows[name] = ", ".join(values) or _NO_VALUE
     return _table("keys of config.json", rows)
 
