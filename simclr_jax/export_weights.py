@@ -23,6 +23,7 @@ from simclr_jax.writer import say
 _OF_ENCODER = ("width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype")
 _MOST_BYTES = 2**31 - 2**20  # of the weights, in files that protocol buffers and flatbuffers index by 31 bits
 _TRIED = (1, 3)  # images of the batches that a file is tried with
+_TINY = np.finfo(np.float32).tiny
 _CLOSE = 1e-4  # of the largest feature: how far another program's may be
 
 
@@ -168,7 +169,8 @@ def _try(exported: Exported, path: str) -> None:
             return
         with jax.default_matmul_precision("highest"):  # GPUs and TPUs compute less exactly otherwise
             wanted = jax.jit(encoder.apply, static_argnames="train")(exported.variables, images, train=False)
-        far = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+        largest = np.maximum(np.abs(wanted).max(), _TINY)  # a network may be dead, and all be 0
+        far = float(np.abs(found - wanted).max() / largest)
         if not far <= _CLOSE:
             raise ValueError(
                 f"onnxruntime computes other features from the file, {far:.1e} of the largest away, than the encoder; "
