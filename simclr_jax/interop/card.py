@@ -202,8 +202,8 @@ def _probes(of: Subject) -> str:
     if not found:
         return "Not probed: what the features are worth has not been measured."
     lines = [
-        "Top-1 accuracy on test images that the probe had not seen; *untrained* is the same network before training, for "
-        "fine-tuning the same network from scratch.\n",
+        "Top-1 accuracy on test images that the probe had not seen; *untrained* is the same network before training; "
+        "for fine-tuning, from scratch.\n",
         "| probe | top-1 | untrained | chance | layer | step | images of |",
         "|---|---|---|---|---|---|---|",
     ]
