@@ -36,9 +36,13 @@ setup(
     extras_require={
         "bench": ["faiss-cpu", "torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
         "cuda": ["jax[cuda12]"],
+        "onnx": ["onnx", "onnxruntime"],  # export onnx, and what tries the file
         "tpu": ["jax[tpu]"],
         "test": [
             "hypothesis",  # makes the bad input of tests/test_hostile.py
+            "markdown-it-py",  # independent reader of the cards of exported files
+            "onnx",
+            "onnxruntime",  # computes what exported files hold
             "pytest",
             "pytest-xdist",  # spreads the suite over the cores
             "ruff",

@@ -19,7 +19,7 @@ def table(scratch: pathlib.Path) -> Iterator[Case]:
     """Yields all cases."""
     good = scratch / "good.npz"
     train = (f"--config=configs/quickstart.py --config.data.source=npz:{good} " + flags_of(SMALL)).split()
-    into = f"--workdir={scratch}/new"
+    into, out = f"--workdir={scratch}/new", f"--out={scratch}/exported"
     for arguments in WORDS:
         yield Case("command line", arguments[0], tuple(part.format(good=good) for part in arguments[1:]))
     for flag in VALUES.split():
@@ -40,6 +40,7 @@ def table(scratch: pathlib.Path) -> Iterator[Case]:
     for workdir in PROBED:
         yield Case("workdir", "probe", ("--workdir=" + workdir.format(scratch=scratch),))
         yield Case("workdir", "load", (workdir.format(scratch=scratch),))
+        yield Case("workdir", "simclr_jax", ("export", "stablehlo", workdir.format(scratch=scratch), out))
     for flag in PROBES:
         yield Case("probe's config", "probe", (f"--workdir={scratch}/run", *flag.split()))
     for number, name in enumerate(sorted(STORED)):
@@ -51,6 +52,7 @@ def table(scratch: pathlib.Path) -> Iterator[Case]:
             yield Case("config.json of a run", "train", (*train, f"--workdir={run}"))
     for name in sorted(DAMAGE):
         yield Case("checkpoint of a run", "load", (f"{scratch}/runs/{name}",))
+        yield Case("checkpoint of a run", "simclr_jax", ("export", "torch", f"{scratch}/runs/{name}", out))
 
 
 TRAIN = ("train", "--config=configs/quickstart.py")
@@ -76,6 +78,15 @@ WORDS = [
     ("simclr_jax", "features"),
     ("simclr_jax", "features", "--workdir=nowhere", "--out=x"),
     ("simclr_jax", "features", "--workdir=configs", "--out=configs"),
+    ("simclr_jax", "export"),
+    ("simclr_jax", "export", "caffe", "nowhere", "--out=x"),
+    ("simclr_jax", "export", "onnx", "nowhere"),
+    ("simclr_jax", "export", "onnx", "nowhere", "--out=x"),
+    ("simclr_jax", "export", "onnx", "nowhere", "--out="),
+    ("simclr_jax", "export", "torch", "nowhere", "--out=configs"),
+    ("simclr_jax", "export", "torch", "nowhere", "--out=/no/where/x"),
+    ("simclr_jax", "export", "stablehlo", "nowhere", "--out=gs://bucket/x"),
+    ("simclr_jax", "export", "stablehlo", "nowhere", "--out=x", "--licence=MIT"),
     ("simclr_jax", "report"),
     ("simclr_jax", "report", "--workdir=nowhere"),
     ("simclr_jax", "report", "--workdir=configs", "--config.seed=1"),

@@ -18,7 +18,9 @@ python -m simclr_jax import torch FILE.safetensors --out=RUN --normalize=none|im
     Makes a run of a checkpoint of Google's SimCLR code, or of a PyTorch ResNet, for all that reads a run.
 
 python -m simclr_jax export torch RUN --out=FILE.safetensors
-    Writes a run's encoder as a PyTorch state dict. docs/weights.md.
+python -m simclr_jax export onnx RUN --out=FILE.onnx
+python -m simclr_jax export stablehlo RUN --out=FILE.stablehlo
+    Writes a run's encoder for PyTorch, for ONNX runtimes or for jax alone, and FILE.md, its card. docs/weights.
 
 python -m simclr_jax diagnose --workdir=RUN
     Says whether the run has collapsed, from how h and z of two views of held-out images lie.
@@ -147,11 +149,11 @@ def export_weights() -> None:
     from simclr_jax import command_line, export_weights
 
     parser = command_line.Parser("python -m simclr_jax export")
-    parser.add_argument("format", choices=["torch"])
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")
-    arguments = parser.parse_args()
-    command_line.run(export_weights.torch, run=arguments.run, out=arguments.out)
+    parser.add_argument("kind", choices=list(export_weights.FORMATS), metavar="|".join(export_weights.FORMATS))
+    parser.add_argument("run", metavar="RUN", help="or RUN/checkpoints/STEP")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; FILE.md will be its card")
+    parser.add_argument("--license", metavar="TEXT", help="of the weights, for the card")
+    command_line.run(export_weights.run, **vars(parser.parse_args()))
 
 
 def diagnose() -> None:

@@ -180,6 +180,14 @@ def latest_step(workdir: str) -> int | None:
     return max(_steps(_directory(workdir)), default=None)
 
 
+def split(run_or_checkpoint: str) -> tuple[str, int | None]:
+    """Returns RUN and the step that a path names: None for RUN itself."""
+    path = run_folder.folder(run_or_checkpoint)
+    if _is_number(path.name) and path.parent.name == "checkpoints":
+        return str(path.parent.parent), int(path.name)
+    return run_or_checkpoint, None
+
+
 def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dict[str, Any], int, dict[str, Any]]:
     """Reads a network back from its checkpoint, without optimiser or online probe.
 
@@ -193,9 +201,9 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
     Raises:
       ValueError: it is no run, has no checkpoint, or not that one; or the checkpoint is damaged.
     """
-    path = run_folder.folder(run_or_checkpoint)
-    if _is_number(path.name) and path.parent.name == "checkpoints":
-        return load_variables(str(path.parent.parent), int(path.name))
+    run, of_path = split(run_or_checkpoint)
+    if of_path is not None:
+        return load_variables(run, of_path)
     config = run_folder.read_config(run_or_checkpoint)
     directory = _directory(run_or_checkpoint)
     steps = _steps(directory)

@@ -67,7 +67,7 @@ def _made(workdir: str, make: dict[str, Callable[[str], Any]]) -> list[str]:
 
 def _left(workdir: str, notes: list[str]) -> report.Left:
     folder = run_folder.folder(workdir)
-    read, found = dict(_results(folder / "eval")), {}
+    read, found = results.read(workdir), {}
     for name, data in _pictures(folder / "eval"):
         if data is None:
             notes.append(f"{name} is too large for a page, and is left out")
@@ -85,29 +85,16 @@ def _left(workdir: str, notes: list[str]) -> report.Left:
     )
 
 
-def _of_other_steps(workdir: str, results: dict[str, dict[str, Any]]) -> list[str]:
+def _of_other_steps(workdir: str, read: dict[str, dict[str, Any]]) -> list[str]:
     newest = checkpoint.latest_step(workdir)
-    others = {name: result["step"] for name, result in results.items() if result.get("step", newest) != newest}
+    others = {name: result["step"] for name, result in read.items() if result.get("step", newest) != newest}
     return [f"{name} is of step {step}; the newest checkpoint is of step {newest}" for name, step in others.items()]
 
 
-def _results(folder: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in _files(folder, ".json"):
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            result = json.loads(path.read_text())
-            if isinstance(result, dict):
-                yield path.stem, result
-
-
 def _pictures(folder: epath.Path) -> Iterator[tuple[str, bytes | None]]:
-    for path in _files(folder, ".png"):
-        yield path.stem, path.read_bytes() if path.stat().length <= report.MOST_PICTURE_BYTES else None
-
-
-def _files(folder: epath.Path, suffix: str) -> list[epath.Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file())
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix == ".png" and path.is_file():
+            yield path.stem, path.read_bytes() if path.stat().length <= report.MOST_PICTURE_BYTES else None
 
 
 def _lines(path: epath.Path) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """What a probe found: a table on the screen, RUN/eval/NAME.json and, for a look at the mistakes, NAME_confusion.png."""
 
+import contextlib
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from simclr_jax.evaluate import pictures, scores
 from simclr_jax.probing import Subject
 from simclr_jax.writer import say
 
+_MOST_BYTES = 2**26  # of a JSON file; a probe of 1,000 classes has 100 thousand
 LISTED = 20  # classes; of more, the ones that are classified best and worst are listed
 
 
@@ -20,6 +23,24 @@ def place(workdir: str, name: str) -> epath.Path:
     if (path.parent.exists() and not path.parent.is_dir()) or path.is_dir():
         raise ValueError(f"the result cannot be written to {path}: a file or folder of that name is in its way")
     return path
+
+
+def read(workdir: str) -> dict[str, dict[str, Any]]:
+    """Returns {NAME: what RUN/eval/NAME.json holds}; files that hold no JSON object are passed over."""
+    folder = run_folder.folder(workdir) / "eval"
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = {path.stem: read_object(path) for path in paths if path.suffix == ".json"}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def read_object(path: epath.Path) -> dict[str, Any] | None:
+    """Returns the JSON object that a file of a run holds; None where it holds none. The run may be anybody's."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        is_file = os.path.isfile(path) if run_folder.is_local(path) else path.is_file()  # a pipe would never end
+        if is_file and path.stat().length <= _MOST_BYTES:
+            result = json.loads(path.read_text())
+            return result if isinstance(result, dict) else None
+    return None
 
 
 def of_networks(

@@ -112,6 +112,10 @@ def test_orbax_is_named_in_checkpoint_alone():
     assert owners(lambda path: "orbax" in packages(path)) == {"checkpoint.py"}
 
 
+def test_onnx_which_may_not_be_installed_is_named_in_its_room_alone():
+    assert owners(lambda path: packages(path) & {"onnx", "onnxruntime"}) == {"interop/onnx.py"}
+
+
 def test_matplotlib_is_named_by_the_pictures_alone():
     assert owners(lambda path: "matplotlib" in packages(path)) == {"evaluate/pictures.py", "evaluate/plots.py"}
 

@@ -161,7 +161,7 @@ def test_a_shortcut_that_torchvision_does_not_have_adds_what_it_is_given(tmp_pat
 def test_a_run_goes_out_and_comes_back(tmp_path):
     saved(tmp_path / "e.safetensors", **NETWORKS["three, as PyTorch's"])
     import_weights.torch(str(tmp_path / "e.safetensors"), str(tmp_path / "run"), default.get_config())
-    export_weights.torch(str(tmp_path / "run"), str(tmp_path / "out.safetensors"))
+    export_weights.run("torch", str(tmp_path / "run"), str(tmp_path / "out.safetensors"))
     first, again = (load_file(tmp_path / f"{name}.safetensors") for name in ("e", "out"))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     encoder = simclr_jax.load_encoder(str(tmp_path / "run"))
@@ -169,7 +169,7 @@ def test_a_run_goes_out_and_comes_back(tmp_path):
     np.testing.assert_allclose(encoder(images()), module.apply(variables, images(), train=False), rtol=1e-4, atol=1e-4)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["normalize"] == "imagenet"
     with pytest.raises(ValueError, match="out.safetensors exists already"):
-        export_weights.torch(str(tmp_path / "run"), str(tmp_path / "out.safetensors"))
+        export_weights.run("torch", str(tmp_path / "run"), str(tmp_path / "out.safetensors"))
 
 
 ZERO = np.zeros(3, np.float32)

@@ -5,6 +5,7 @@ import html
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -82,6 +83,13 @@ def test_a_report_holds_what_the_run_left(run):
     for key, value in keys.flatten(quickstart.get_config()).items():
         assert f"{key} {value}".strip() in page.text
     assert page.text.index("Training") < page.text.index("What is mistaken for what")
+
+
+def test_figures_that_no_float_holds_and_pipes_are_passed_over(run):
+    (run / "eval" / "knn.json").write_text(json.dumps(result(10**400)))
+    os.mkfifo(run / "eval" / "lbfgs.json")
+    page = written([run])
+    assert "linear probe 50.00" in page.text and "kNN" not in page.text
 
 
 def test_a_report_needs_no_other_file_and_runs_nothing(run):

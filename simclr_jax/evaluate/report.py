@@ -6,7 +6,6 @@ Runs may be anybody's: what is read of them is shown as text, whatever it holds.
 import base64
 import dataclasses
 import datetime
-import math
 from typing import Any
 
 import jinja2
@@ -25,6 +24,7 @@ MOST_PICTURE_BYTES = 2**24  # of one picture; the report would hold no more of t
 _HEADLINES = 8  # figures at the top of a run
 
 _NO_VALUE = "–"
+_MOST = 1e30  # of a figure; whole numbers may have thousands of digits, which no float holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,4 +181,4 @@ def _percent(values: dict[str, Any], name: str) -> str:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, int | float) and abs(value) < _MOST else None

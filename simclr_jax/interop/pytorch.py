@@ -7,12 +7,12 @@ exports: padding of the stem's max-pool, and what the images are normalised by.
 import dataclasses
 import json
 import os
+import pathlib
 import re
 from typing import Any
 
 import numpy as np
-import safetensors
-from safetensors.numpy import save_file
+import safetensors.numpy
 
 from simclr_jax.interop import tensors
 from simclr_jax.models import ENCODERS, create_encoder
@@ -107,7 +107,9 @@ def save(path: str, variables: dict[str, Any], settings: dict[str, Any]) -> None
     state = {_name(leaf): _to_torch(np.asarray(x)) for leaf, x in leaves.items()}
     norms = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
     state |= {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in norms}
-    save_file(state, path, metadata={"format": "pt", "simclr_jax": json.dumps(_described(settings))})
+    metadata = {"format": "pt", "simclr_jax": json.dumps(_described(settings))}
+    # safetensors' own writing makes a file that its owner alone may read, and an error of its own of a full disk.
+    pathlib.Path(path).write_bytes(safetensors.numpy.save(state, metadata))
 
 
 def _described(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,259 @@
+"""The card of an exported file: what it is, where it comes from, what it wants and how it is loaded, in Markdown.
+
+Runs may be anybody's: what is read of them stands in code spans that it cannot leave, one line whatever it holds.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+from simclr_jax.augment.recipe import EVALUATION_CROP, SMALL_SIDE
+from simclr_jax.bounds import shown
+
+_LONGEST = 300  # characters of a value that is shown
+_NO_VALUE = "–"
+
+_IMAGE = """
+image = Image.open("photo.jpg").convert("RGB")
+side = min(image.size) if max(image.size) <= SMALL_SIDE else round(EVALUATION_CROP * min(image.size))
+left, top = (image.width - side + 1) // 2, (image.height - side + 1) // 2
+image = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+images = np.asarray(image, np.float32)[None] / 255
+"""
+
+# The keys of RUN/config.json that make the recipe, by the beginnings of their names.
+_RECIPE = {
+    "views": ("augment.",),
+    "loss and head": ("loss.temperature", "head."),
+    "optimiser": ("optimizer.",),
+    "length": ("train.batch_size", "train.epochs", "train.microbatch_size"),
+    "normalisation": ("model.norm", "model.global_batch_norm"),
+    "computed in": ("model.dtype",),
+    "seed": ("seed",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """What tells one kind of file from another.
+
+    Attributes:
+      title: what the file is.
+      layout: of a batch of images, with SIZE for their side.
+      normalized: where what `model.normalize` asks for is done.
+      needs: what pip installs to load it.
+      imports, load: the lines that do, with FILE for its name; they make h of `images`.
+      notes: what else to know.
+    """
+
+    title: str
+    layout: str
+    normalized: str
+    needs: str
+    imports: str
+    load: str
+    notes: str
+
+
+FORMATS = {
+    "torch": Format(
+        "a PyTorch state dict with torchvision's names, in a safetensors file",
+        "float32 [batch, 3, SIZE, SIZE], channels first; other sizes work, further away worse",
+        "done by torch_resnet.py, and not by torchvision's networks",
+        "torch safetensors numpy pillow",
+        "import numpy as np\nimport torch\nfrom PIL import Image\n\n"
+        "import torch_resnet  # docs/torch_resnet.py of simclr_jax, copied beside this\n",
+        "encoder = torch_resnet.load(FILE)\nh = encoder(torch.from_numpy(images).permute(0, 3, 1, 2))\n",
+        "docs/weights/export_torch.md of simclr_jax says how torchvision's own networks take it.",
+    ),
+    "onnx": Format(
+        "an ONNX graph (opset 17), float32",
+        'input "images", float32 [batch, SIZE, SIZE, 3], channels last; any number of images, of this size alone',
+        "done inside the file",
+        "onnxruntime numpy pillow",
+        "import numpy as np\nimport onnxruntime\nfrom PIL import Image\n",
+        'session = onnxruntime.InferenceSession(FILE)\n(h,) = session.run(["h"], {"images": images})\n',
+        "Runtimes with reduced precision, as TF32 on GPUs, give features that agree less closely.",
+    ),
+    "stablehlo": Format(
+        "a StableHLO program of jax.export, for CPU, CUDA and TPU",
+        "float32 [batch, SIZE, SIZE, 3], channels last; any number of images, of this size alone",
+        "done inside the file",
+        "jax numpy pillow",
+        "import numpy as np\nfrom jax import export\nfrom PIL import Image\n",
+        'with open(FILE, "rb") as file:\n    encoder = export.deserialize(file.read())\nh = encoder.call(images)\n',
+        "It needs jax alone, as new as the jax that wrote it or newer by up to the months for which jax promises to "
+        "read it; for longer, keep the run.",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a card tells of.
+
+    Attributes:
+      file: name of the exported file, without its folder.
+      format: of `FORMATS`.
+      sha256, size: of the file, size in bytes.
+      run, step: where its weights are from.
+      network: {"encoder": …, "parameters": …} in the order to be shown, in words of this library.
+      feature_dim: length of h.
+      image_size: side of the images, pixels.
+      normalize: `model.normalize`.
+      config: {"section.key": value} of RUN/config.json.
+      imported: what RUN/imported.json holds; None where the run was trained by this library.
+      probes: [(title, what RUN/eval/NAME.json holds)].
+      license: as the user states it; None where not.
+      versions: of this library and jax, in words.
+      date: of the export.
+    """
+
+    file: str
+    format: str
+    sha256: str
+    size: int
+    run: str
+    step: int
+    network: dict[str, str]
+    feature_dim: int
+    image_size: int
+    normalize: str
+    config: dict[str, Any]
+    imported: dict[str, Any] | None
+    probes: list[tuple[str, dict[str, Any]]]
+    license: str | None
+    versions: str
+    date: str
+
+
+def render(of: Subject) -> str:
+    """Returns the card, Markdown with tables."""
+    kind = FORMATS[of.format]
+    origin = "pretrained without labels by SimCLR" if of.imported is None else "with weights of another program"
+    parts = [
+        f"# {code(of.file)}",
+        f"An image encoder, {origin}: {kind.title}. It turns images into representations h of {of.feature_dim:,} "
+        f"numbers, with BatchNorm in evaluation mode. Written by {of.versions} on {of.date}.",
+        _table("network", of.network | {"run": f"{code(of.run)}, step {of.step:,}"}),
+        f"## How it was trained\n\n{_recipe(of)}",
+        f"## Images it was trained on\n\n{_data(of)}",
+        f"## Probes\n\n{_probes(of)}",
+        f"## Preprocessing\n\n{_wanted(of, kind)}",
+        f"## How to load it\n\n```sh\npip install {kind.needs}\n```\n\n{_script(of, kind)}\n\n{kind.notes}",
+        f"## Licence\n\n{_license(of)}",
+        f"## File\n\n{_table('file', {'name': code(of.file), 'bytes': f'{of.size:,}', 'SHA-256': code(of.sha256)})}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def code(value: Any) -> str:
+    """Returns a value as a code span of one line, which Markdown reads nothing in, inside tables too.
+
+    A span ends at the first run of as many backticks as it began with, so it begins with more than it holds. What would
+    begin a line, turn text around or end a table's cell is shown by its number.
+    """
+    text = _text(value)
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("|", r"\x7c").strip()
+    if not text:
+        return _NO_VALUE
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    room = " " * (text[0] == "`" or text[-1] == "`")
+    return f"{fence}{room}{text}{room}{fence}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def _table(head: str, rows: dict[str, str]) -> str:
+    """A table of two columns; what is anybody's has passed `code`."""
+    return "\n".join([f"| {head} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _recipe(of: Subject) -> str:
+    if of.imported is not None:
+        told = {"from": "from", "file": "path", "network": "network"}
+        rows = _table("imported", {name: code(of.imported.get(key, "")) for name, key in told.items()})
+        return f"Not by simclr_jax: the weights were imported, and their file does not tell the recipe.\n\n{rows}"
+    rows = {}
+    for name, beginnings in _RECIPE.items():
+        values = [code(f"{key}={_text(value)}") for key, value in of.config.items() if key.startswith(beginnings)]
+        rows[name] = ", ".join(values) or _NO_VALUE
+    return _table("keys of config.json", rows)
+
+
+def _data(of: Subject) -> str:
+    if of.imported is not None:
+        return "Not known: the file that was imported does not tell."
+    source, limit = of.config.get("data.source", ""), of.config.get("data.limit")
+    rows = {"source": code(source), "split": code(of.config.get("data.train_split", ""))}
+    counts = (result.get("images") for _, result in of.probes if result.get("source") == source)
+    counted = next((found["train"] for found in counts if isinstance(found, dict) and "train" in found), None)
+    rows["training images"] = "not recorded" if counted is None else f"{code(counted)}, as its probes counted them"
+    if limit:
+        rows["at most"] = code(limit)
+    return _table("data", rows)
+
+
+def _probes(of: Subject) -> str:
+    found = [(title, result) for title, result in of.probes if _fraction(result.get("top1")) is not None]
+    if not found:
+        return "Not probed: what the features are worth has not been measured."
+    lines = [
+        "Top-1 accuracy on test images that the probe had not seen; *untrained* is the same network before training; "
+        "for fine-tuning, from scratch.\n",
+        "| probe | top-1 | untrained | chance | layer | step | images of |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for title, result in found:
+        without = "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"
+        figures = [_percent(result, name) for name in ("top1", without, "chance_top1")]
+        rest = [code(result.get(name, "")) for name in ("layer", "step", "source")]
+        lines.append(f"| {code(title)} | {' | '.join([*figures, *rest])} |")
+    others = [code(title) for title, result in found if result.get("step") != of.step]
+    if others:
+        lines.append(f"\n**Of another step than this file**, which is of step {of.step:,}: {', '.join(others)}.")
+    return "\n".join(lines)
+
+
+def _wanted(of: Subject, kind: Format) -> str:
+    crop = (
+        f"the central square, {EVALUATION_CROP} of the shorter side (all of it for images of up to {SMALL_SIDE} × "
+        f"{SMALL_SIDE}), resized to {of.image_size} × {of.image_size} (bicubic, antialiased)"
+    )
+    normalized = "none" if of.normalize == "none" else f"by mean and deviation of {of.normalize}, {kind.normalized}"
+    rows = {
+        "images": kind.layout.replace("SIZE", str(of.image_size)),
+        "values": "red, green, blue from 0 to 1",
+        "crop": crop,
+        "normalisation": normalized,
+        "gives": f"h, float32 [batch, {of.feature_dim}]",
+    }
+    return _table("input and output", rows)
+
+
+def _script(of: Subject, kind: Format) -> str:
+    names = {"SMALL_SIDE": SMALL_SIDE, "EVALUATION_CROP": EVALUATION_CROP, "SIZE": of.image_size}
+    image = re.sub("|".join(names), lambda name: str(names[name[0]]), _IMAGE)
+    text = f"{kind.imports}{image}\n{kind.load.replace('FILE', ascii(of.file))}"
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}python\n{text}{fence}"
+
+
+def _license(of: Subject) -> str:
+    stated = "Not stated; `--license=TEXT` of the export states it." if of.license is None else f"{code(of.license)}."
+    others = "the training images" if of.imported is None else "the imported weights, and of their training images,"
+    return f"{stated} The licence of {others} may bind this file too."
+
+
+def _percent(result: dict[str, Any], name: str) -> str:
+    value, deviation = _fraction(result.get(name)), _fraction(result.get(f"{name}_deviation"))
+    if value is None:
+        return _NO_VALUE
+    return f"{100 * value:.2f}" + (f" ± {100 * deviation:.2f}" if deviation else "") + " %"
+
+
+def _fraction(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and 0 <= value <= 1 else None

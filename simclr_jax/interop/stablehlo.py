@@ -1,0 +1,35 @@
+"""Encoders as StableHLO, by jax.export: a file that jax runs on CPUs, GPUs and TPUs, without this library.
+
+The convolutions that `models.convolution` writes for a CPU differ from jax's in their gradients alone, so that nothing
+of the machine that exports is in the file; where jax itself has several ways, the file has the choice.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from simclr_jax.models.resnet import ResNet
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def save(path: str, encoder: ResNet, variables: dict[str, Any], *, image_size: int) -> None:
+    """Writes images → h as a program with its weights in it, BatchNorm in evaluation mode, for any number of images.
+
+    Args:
+      path: the file.
+      encoder: of `create_encoder`; computes in its own dtype, as it does here.
+      variables: {"params", "batch_stats"}.
+      image_size: side of the images, pixels; the program takes float32 [batch, image_size, image_size, 3] in [0, 1].
+    """
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.float32)
+
+    def h(images):
+        return encoder.apply(variables, images, train=False)
+
+    exported = export.export(jax.jit(h), platforms=PLATFORMS)(images)
+    pathlib.Path(path).write_bytes(exported.serialize())
