@@ -1,11 +1,11 @@
-# make quickstart | make test | make lint | make bench-input | make bench-loss | make bench-probes | make bench-step |
-# make chaos: each sets up .venv first when it has to.
+# make quickstart | make test | make lint | make bench | make bench-input | make bench-loss | make bench-probes |
+# make bench-step | make chaos: each sets up .venv first when it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint bench-input bench-loss bench-probes bench-step chaos constraints clean
+.PHONY: quickstart test lint bench bench-input bench-loss bench-probes bench-step chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -17,6 +17,10 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The CPU part of all benchmarks, shortened: under 15 minutes on 2 cores, one table.
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/all.py
 
 # Compares with torchvision where it is installed; benchmarks/RESULTS.md says how.
 bench-input: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""What ablations on a CPU start from: the quickstart on a quarter of its images, with a learning rate for any batch.
+"""What ablations on a CPU start from: the quickstart in small batches, so that few images make many steps.
 
     python -m simclr_jax ablate --study=augmentation --workdir=runs/ablations
 
@@ -14,11 +14,12 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     """Returns what differs from the quickstart."""
     config = quickstart.get_config()
-    config.data.limit = 1536
     config.augment.placement = "device"
-    config.optimizer.learning_rate = 3e-3 / 8  # × √batch: the quickstart's at its 64 images
+    config.augment.min_area = 0.4
+    config.optimizer.learning_rate = 1e-3  # × √batch
     config.optimizer.scaling = "sqrt"
-    config.train.epochs = 8
+    config.train.batch_size = 16
+    config.train.epochs = 4
     config.checkpoint.every_epochs = 0
     config.checkpoint.keep = 1
     return config

@@ -215,7 +215,7 @@ def ablate() -> None:
     flags.DEFINE_string("study", None, "augmentation, head, batch, temperature or epochs.")
     flags.DEFINE_integer("seeds", 3, "Runs of each variant.")
     probe = lbfgs.get_config()
-    probe.l2_values = 12
+    probe.l2_min, probe.l2_max, probe.l2_values = 1e-3, 1e3, 5  # coarse: it is fitted three times a run
     command_line.launch(
         functools.partial(ablate.run, pretrain=pretrain.run, probe=probe),
         known=ablation.get_config(),

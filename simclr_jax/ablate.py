@@ -17,7 +17,7 @@ from simclr_jax import keys, placement, schedule, studies
 from simclr_jax import workdir as run_folder
 from simclr_jax.evaluate import colour, lbfgs, plots, scores
 from simclr_jax.parts import prepare
-from simclr_jax.probing import Subject
+from simclr_jax.probing import NETWORKS, Subject
 from simclr_jax.studies import MEASURES, STUDIES, Study, Variant
 from simclr_jax.writer import read_rows, say
 
@@ -162,7 +162,9 @@ def _row(config: ConfigDict, run: str, pretrain: Callable, probe: ConfigDict) ->
 def _measure(config: ConfigDict, run: str, probe: ConfigDict) -> dict[str, float]:
     subject = Subject(probe, run)
     depth, classes = subject.model.head.depth, len(subject.class_names)
-    features = {layer: subject.labelled_features(layer=layer) for layer in {0, depth}}
+    features = {0: subject.labelled_features()}
+    if depth:
+        features[depth] = subject.labelled_features(layer=depth, networks=NETWORKS[:1])
     labels = {role: networks["pretrained"].labels for role, networks in features[0].items()}
     top1 = {
         (network, layer): _probe(features[layer], network, labels, classes, probe)

@@ -61,6 +61,8 @@ class Subject:
         self.source = data.source
         self.splits = _open(data, self.pretraining.seed, labelled)
         self.class_names = self.splits.source.class_names
+        # For as long as this subject: caches of the class would keep every subject for ever.
+        self._encode, self._fingerprint = functools.cache(self._encode), functools.cache(self._fingerprint)
 
     @property
     def image_size(self) -> int:
@@ -169,7 +171,6 @@ class Subject:
         found = json.dumps(checksums.of_arrays(self.variables), sort_keys=True)
         return hashlib.sha256(found.encode()).hexdigest()[:16]
 
-    @functools.cache  # noqa: B019 - a subject lives as long as its program
     def _fingerprint(self, role: str) -> str:
         return self.splits.fingerprint(role)
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "simclr_jax"
 
 # Rooms of each level in the order in which they may import one another; a package is one room.
 LEVELS = """
-losses optim models augment bounds geometry
+losses optim models augment bounds geometry studies
 
 data keys state passes steps supervised workdir checksums launcher peers
 
@@ -21,7 +21,7 @@ parallel placement checkpoint preemption writer schedule evaluate interop
 parts probing results fitting
 
 pretrain plan preview check_data command_line
-linear_eval knn_eval lbfgs_eval finetune diagnose draw report
+linear_eval knn_eval lbfgs_eval finetune diagnose draw report ablate
 encoder export_features import_weights export_weights
 
 __main__
