@@ -15,7 +15,6 @@ def get_config() -> ConfigDict:
     """Returns what differs from the quickstart."""
     config = quickstart.get_config()
     config.augment.placement = "device"
-    config.augment.min_area = 0.4
     config.optimizer.learning_rate = 1e-3  # × √batch
     config.optimizer.scaling = "sqrt"
     config.train.batch_size = 16

@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.data.source = "textures"
     config.augment.image_size = 24
-    config.augment.min_area = 0.25
+    config.augment.min_area = 0.4
+    config.augment.jitter_strength = 0.5
     config.augment.blur_probability = 0.0
     config.model.encoder = "resnet_tiny"
     config.model.cifar_stem = True

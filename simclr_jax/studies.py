@@ -82,10 +82,10 @@ def augmentation(base: Base) -> Study:
     both = [Variant(" + ".join(pair), of(*pair)) for pair in pairs]
     strengths = [
         Variant(
-            f"crop + colour × {share}",
+            f"crop + colour × {share:g}",
             of("crop", "colour") | {"augment.jitter_strength": share * base["augment.jitter_strength"]},
         )
-        for share in (0.25, 0.5)
+        for share in (0.25, 2.0)
     ]
     best = "crop + colour"
     return Study(

@@ -40,17 +40,12 @@ def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding:
     return convolve(x, kernel, strides[0], padding[0][0])
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-    """Returns [B, H', W', O] of x [B, H, W, I] and a kernel [k, k, I, O], x padded by zeros on all four sides."""
-    if len(kernel) > 1 or pad:
-        return _convolve(x, kernel, stride, pad)
-    x = x[:, ::stride, ::stride]
-    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x, kernel, stride, pad):
-    """lax's where nothing is differentiated: any number of images, on any device that a program is exported for."""
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
+    """Returns [B, H', W', O] of x [B, H, W, I] and a kernel [k, k, I, O], x padded by zeros on all four sides.
+
+    Where nothing is differentiated it is lax's: of any number of images, on any device that a program is exported for.
+    """
     return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
@@ -59,6 +54,8 @@ def _forward(x, kernel, stride, pad):
 
 
 def _value(x, kernel, stride, pad):
+    if len(kernel) == 1:
+        return _pointwise(x, kernel, stride)
     if not _suits_winograd(x, kernel, stride, pad, _OUTPUT_CHANNELS):
         return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
     transformed = winograd.of_kernel(kernel)
@@ -67,7 +64,15 @@ def _value(x, kernel, stride, pad):
 
 def _backward(stride, pad, residuals, gradient):
     x, kernel = residuals
+    if len(kernel) == 1:
+        return jax.vjp(functools.partial(_pointwise, stride=stride), x, kernel)[1](gradient)
     return _of_input(x, kernel, gradient, stride, pad), _of_kernel(x, kernel, gradient, stride, pad)
+
+
+def _pointwise(x, kernel, stride):
+    """A 1×1 convolution, x not padded."""
+    x = x[:, ::stride, ::stride]
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
 def _of_input(x, kernel, gradient, stride, pad):
@@ -165,4 +170,4 @@ def _in_order(x, kernel, strides, padding, **others):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_ORDER, **others)
 
 
-_convolve.defvjp(_forward, _backward)
+convolve.defvjp(_forward, _backward)
