@@ -1,5 +1,6 @@
 """The plan tells what a run takes, finds what fits, and leaves nothing behind."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import smallest
 
 from configs import quickstart
 from simclr_jax import checkpoint, parallel, plan
@@ -120,14 +122,15 @@ def test_candidates_come_in_order_and_all_of_them_can_be_made(config):
 
 
 def test_the_command_needs_no_workdir_and_writes_nothing(config, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), f"--config={ROOT}/configs/quickstart.py", "--plan"]
+    command = [sys.executable, smallest.__file__, f"--config={ROOT}/configs/quickstart.py", "--plan"]
     command += [f"--config.data.source={config.data.source}", f"--config.augment.image_size={SIZE}"]
     command += [
-        "--config.model.encoder=resnet_tiny",
+        f"--config.model.encoder={smallest.NAME}",
         "--config.train.batch_size=16",
         "--config.data.holdout_fraction=0.1",
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "memory of a device" in done.stdout and ": fits" in done.stdout
     assert not list(tmp_path.iterdir())
