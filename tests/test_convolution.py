@@ -36,9 +36,16 @@ def test_value_and_gradient_are_those_of_lax(kernel_side, stride, images, side, 
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, want)
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (64, 128), (512, 64), (32, 64)])
-@pytest.mark.parametrize("sides", [(4, 4), (10, 6), (8, 7)])  # of the last, Winograd's tiles would reach beyond
-@pytest.mark.parametrize("images", [1, 6])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "sides", "images"),
+    [
+        (64, 128, (10, 6), 6),  # two groups of 3
+        (128, 64, (4, 4), 1),
+        (512, 64, (4, 4), 6),  # too many for all but the kernel's gradient
+        (32, 64, (4, 4), 6),  # too few
+        (64, 64, (8, 7), 6),  # Winograd's tiles would reach beyond
+    ],
+)
 def test_many_channels(inputs, outputs, sides, images, monkeypatch):
     monkeypatch.setattr(convolution, "_CACHE", 0)
     monkeypatch.setattr(convolution, "_LEAST", 3)

@@ -54,9 +54,9 @@ def _of_taps(taps: Sequence[jax.Array]) -> list[jax.Array]:
 
 
 def _to_taps(values: Sequence[jax.Array]) -> list[jax.Array]:
-    """Gᵀ."""
+    """Gᵀ, and the sign that `_of_gradient` leaves out."""
     a, b, c, d = values
-    return [a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d]
+    return [a + (b + c) / 2, (b - c) / 2, (b + c) / 2 - d]
 
 
 def _of_image(x: jax.Array, axis: int) -> list[jax.Array]:
@@ -67,9 +67,9 @@ def _of_image(x: jax.Array, axis: int) -> list[jax.Array]:
 
 
 def _of_gradient(gradient: jax.Array, axis: int) -> list[jax.Array]:
-    """A of the tiles of 2."""
+    """A of the tiles of 2, but for the sign of the last, which would be a pass over all of it."""
     even, odd = (lax.slice_in_dim(gradient, start, None, 2, axis) for start in range(2))
-    return [even, even + odd, even - odd, -odd]
+    return [even, even + odd, even - odd, odd]
 
 
 def _of_products(products: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
