@@ -229,7 +229,7 @@ def _tell(folder: epath.Path, name: str, study: Study, found: dict[str, Any], co
 
 
 def _table(study: Study, found: dict[str, Any]) -> str:
-    heads = [study.x or "variant", *(MEASURES[measure] for measure in study.measures), "untrained"]
+    heads = ["variant", *(MEASURES[measure] for measure in study.measures), "untrained"]
     rows = [
         [variant.name, *(_spread(found[variant.name][measure]) for measure in (*study.measures, "untrained_top1"))]
         for variant in study.variants

@@ -89,7 +89,7 @@ def augmentation(base: Base) -> Study:
     ]
     best = "crop + colour"
     return Study(
-        [Variant("none of them", of()), *singles, *both[:2], *strengths, both[2]],
+        [Variant("none of them", of()), *singles, *both[:2], strengths[0], both[2], strengths[1]],
         ("top1_h", "top1_z", "histogram_top1", "colour_r2", "contrastive_accuracy"),
         [
             Claim("crop and colour distortion together beat either alone", (best, "top1_h"), _of("crop", "colour")),
