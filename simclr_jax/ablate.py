@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -72,6 +73,7 @@ def run(
             row = _row(_changed(config, variant, seed), f"{workdir}/runs/{name}", pretrain, probe)
             rows[name] = {"run": name, **row}
             run_folder.replace_text(folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows.values()))
+            jax.clear_caches()  # a run's programs are of no use to the next, and stay in memory
             say(f"  top-1 of h {100 * row['top1_h']:.2f} %, {row['seconds']:.0f} s")
         found = {
             variant.name: {
