@@ -24,7 +24,7 @@ PARTS = {
     "robustness": ["chaos.py", "--kills=2", "--stops=1", "--damages=2", "--inputs=0", "--rounds=1"],
 }
 NEEDS = {"probes": "faiss"}
-SHOWN = ("ratio", "percent", "share", "differ", "lost", "MiB")  # in names of figures that mean something elsewhere
+SHOWN = (", ratio", "percent", "share", "differ", "lost", "MiB")  # in names of figures that mean something elsewhere
 
 
 def measure(command: list[str]) -> Any:
@@ -35,9 +35,10 @@ def measure(command: list[str]) -> Any:
         if not line.startswith("{"):
             print(line, end="", flush=True)
         last = line
-    if process.wait():
+    try:
+        return None if process.wait() else json.loads(last)
+    except ValueError:
         return None
-    return json.loads(last)
 
 
 def figures(found: Any, name: str = "") -> Iterator[tuple[str, list[float]]]:

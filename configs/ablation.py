@@ -2,7 +2,7 @@
 
     python -m simclr_jax ablate --study=augmentation --workdir=runs/ablations
 
-Studies: augmentation, head, batch, temperature, epochs. Time: under 20 minutes each on 2 CPU cores.
+Studies: augmentation, head, batch, temperature, epochs. Time: 12 to 27 runs of 40 s on 2 CPU cores, up to 18 minutes.
 Result: benchmarks/RESULTS.md, "The paper's findings". On a GPU: ``--config=configs/ablation_cifar10.py``.
 """
 

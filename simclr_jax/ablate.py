@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import keys, placement, schedule, studies
 from simclr_jax import workdir as run_folder
+from simclr_jax.data import sources
 from simclr_jax.evaluate import colour, lbfgs, plots, scores
 from simclr_jax.parts import prepare
 from simclr_jax.probing import NETWORKS, Subject
@@ -23,7 +24,7 @@ from simclr_jax.studies import MEASURES, STUDIES, Study, Variant
 from simclr_jax.writer import read_rows, say
 
 MOST_SEEDS = 100
-MATCHED = 256  # images whose views are matched by colour: chance is 1 / 256
+MATCHED = 256  # validation images, if there are as many, whose views are matched by colour
 COLOURED = 2000  # images of which h is asked for the mean colour
 _STYLES = ("-", "--", ":", "-.")
 
@@ -60,10 +61,11 @@ def run(
     if not 1 <= seeds <= MOST_SEEDS:
         raise ValueError(f"--seeds={seeds} must be from 1 to {MOST_SEEDS}")
     configs = {_name(config, variant, seed): (variant, seed) for seed in range(seeds) for variant in wanted.variants}
+    _check_apart(config, wanted)
     for variant in wanted.variants:
-        _check(config, variant)
-    folder = _open(workdir, config)
+        _check(config, variant, seeds - 1)
     with run_folder.hold(workdir):
+        folder = _open(workdir, config)
         rows = _read(folder)
         missing = [name for name in configs if name not in rows]
         say(f"{study}: {len(configs)} runs, {len(configs) - len(missing)} of them done; {workdir}/runs has their logs")
@@ -99,13 +101,27 @@ def _changed(config: ConfigDict, variant: Variant, seed: int) -> ConfigDict:
     return changed
 
 
-def _check(config: ConfigDict, variant: Variant) -> None:
+def _check_apart(config: ConfigDict, study: Study) -> None:
+    """Refuses a base from which two variants are one."""
+    names: dict[str, str] = {}
+    for variant in study.variants:
+        other = names.setdefault(_name(config, variant, 0), variant.name)
+        if other is not variant.name:
+            raise ValueError(f"{other} and {variant.name} are the same run from this config; start from another")
+
+
+def _check(config: ConfigDict, variant: Variant, seed: int) -> None:
+    """Refuses what cannot be trained or, after that, not be probed."""
     try:
-        found = prepare(_changed(config, variant, 0))
+        splits = prepare(_changed(config, variant, seed)).splits
     except ValueError as error:
         raise ValueError(f"{variant.name}: {error}") from error
-    if not found.splits.source.class_names:
-        raise ValueError(f"{config.data.source} has no labels; an ablation is judged by a probe, which needs them")
+    for role in sources.ROLES:
+        if not len(splits.load(role)) or not splits.load(role).labelled:
+            raise ValueError(
+                f"{config.data.source} has no labelled {role} images; an ablation is judged by a probe, which needs "
+                f"them: --config.data.{role}_split=… or --config.data.holdout_fraction=0.1"
+            )
 
 
 def _name(config: ConfigDict, variant: Variant, seed: int) -> str:
@@ -126,8 +142,10 @@ def _open(workdir: str, config: ConfigDict) -> epath.Path:
         differences = keys.differences(run_folder.read_config(workdir), config.to_dict())
         if differences:
             raise ValueError(f"{workdir} has runs of another config ({'; '.join(differences)}); give another --workdir")
-    elif (folder / "rows.jsonl").exists() or (folder.is_dir() and any(folder.iterdir())):
+    elif any(path.name != ".lock" and path.suffix != ".new" for path in folder.iterdir()):
         raise ValueError(f"{workdir} holds other files and no config.json; give an empty or a new --workdir")
+    if (folder / "checkpoints").exists():
+        raise ValueError(f"{workdir} is a run; give a new --workdir")
     run_folder.write_config(workdir, config.to_dict())
     return folder
 
@@ -139,8 +157,9 @@ def _read(folder: epath.Path) -> Rows:
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
         try:
             row = json.loads(line)
-            rows[row["run"]] = {name: row[name] for name in ("run", "untrained_top1", "chance_top1", *MEASURES)}
-            rows[row["run"]] |= row
+            rows[row["run"]] = row | {
+                name: float(row[name]) for name in ("untrained_top1", "chance_top1", "seconds", *MEASURES)
+            }
         except (ValueError, TypeError, KeyError) as error:
             mend = "remove it to do the run again"
             raise ValueError(f"line {number} of {path} is no run's row ({error!r}); {mend}") from error
@@ -153,7 +172,11 @@ def _row(config: ConfigDict, run: str, pretrain: Callable, probe: ConfigDict) ->
     folder = run_folder.folder(run)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
-        pretrain(config, run)
+        try:
+            pretrain(config, run)
+        except ArithmeticError as error:
+            mend = "the study goes on with --config.train.on_nonfinite=skip, which drops such updates"
+            raise ArithmeticError(f"{run}: {error}; {mend}") from error
         with contextlib.redirect_stderr(log):
             found = _measure(config, run, probe)
     last = next(row for row in reversed(read_rows(run)) if "loss" in row)

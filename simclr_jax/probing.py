@@ -128,13 +128,17 @@ class Subject:
     def images(self, role: str, ids: np.ndarray) -> np.ndarray:
         """Returns central views of the images with these ids, float32 [n, size, size, 3] in [0, 1]."""
         split, wanted = self.splits.load(role), ids.tolist()
+        asked = set(wanted)
         if hasattr(split, "take"):  # else it is a stream, and is read through
             split = split.take(np.flatnonzero(np.isin(split.ids, ids)))
         unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
         found = {}
         size = self.config.batch_size
         for batch in placement.central_views(split, self.image_size, batch_size=size, unreadable=unreadable):
-            found |= dict(zip(batch["ids"].tolist(), batch["images"], strict=True))
+            pairs = zip(batch["ids"].tolist(), batch["images"], strict=True)
+            found |= {number: image.copy() for number, image in pairs if number in asked}  # no batch is held for one
+            if len(found) == len(asked):
+                break
         return np.stack([found[number] for number in wanted])
 
     def _encode(self, network: str, layer: int) -> Encode:

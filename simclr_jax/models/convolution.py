@@ -131,9 +131,10 @@ def _suits_winograd(x, kernel, stride, pad, channels):
 
 
 def _group(x):
-    """Images of a group: as many as divide the batch and fit."""
+    """Images of a group: as many as divide the batch and fit; all of them where these would be too few."""
     fit = max(_LEAST, _CACHE // (x.itemsize * x[0].size))
-    return max(size for size in range(1, min(fit, len(x)) + 1) if len(x) % size == 0)
+    size = max(size for size in range(1, min(fit, len(x)) + 1) if len(x) % size == 0)
+    return size if size >= min(_LEAST, len(x)) else len(x)
 
 
 def _in_groups(of_images: Callable, x: jax.Array, size: int) -> jax.Array:
