@@ -146,6 +146,19 @@ def test_an_encoder_takes_any_batch_of_bytes_or_floats(n):
     np.testing.assert_array_equal(encoder(images), encoder(images.astype(np.float32) / 255))
 
 
+def test_one_photo_does_not_cost_a_whole_batch():
+    sizes = []
+
+    def encode(images):
+        sizes.append(len(images))
+        return mean_colour(images)
+
+    encoder = features.Encoder(encode, feature_dim=3, image_size=4, batch_size=8)
+    for n in (1, 2, 3, 5, 8, 20):
+        assert encoder(np.zeros((n, 4, 4, 3), np.uint8)).shape == (n, 3)
+    assert sizes == [1, 2, 4, 8, 8, 8, 8, 8]
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

@@ -31,8 +31,9 @@ class Encoder:
           ValueError: another shape, or floats outside [0, 1].
         """
         images = as_unit_floats(images)
-        chunks = range(0, len(images), self._batch_size)
-        parts = [encode_padded(self._encode, images[i : i + self._batch_size], self._batch_size) for i in chunks]
+        # A few images are filled up to the next power of two: one photo is one pass, and few sizes are compiled.
+        size = min(self._batch_size, 1 << max(0, len(images) - 1).bit_length())
+        parts = [encode_padded(self._encode, images[i : i + size], size) for i in range(0, len(images), size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.feature_dim), np.float32)
 
 
