@@ -2,7 +2,7 @@
 
     python -m simclr_jax ablate --study=augmentation --config=configs/ablation_cifar10.py --workdir=runs/ablations
 
-Or from arrays: ``--config.data.source=npz:cifar10.npz``. Runs: 27, 21, 18, 15 and 12, of three seeds each.
+Or from arrays: ``--config.data.source=npz:cifar10.npz``. Time: 27, 21, 18, 15 and 12 runs; not measured.
 Result: not measured yet.
 """
 
