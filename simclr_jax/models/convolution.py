@@ -24,10 +24,7 @@ from simclr_jax.models import winograd
 _ORDER = ("NHWC", "HWIO", "NHWC")
 _CACHE = 2**21  # bytes of x in a group
 _LEAST = 8  # images of a group, if they divide the batch: fewer make slow convolutions
-# Channels for which Winograd's form was quicker: below, transforms outweigh products; above, its transformed kernel,
-# read for every group, outweighs the images. The kernel's gradient reads no kernel.
-_OUTPUT_CHANNELS = (64, 256)
-_KERNEL_CHANNELS = (64, 512)
+_CHANNELS = (64, 512)  # for which Winograd's form was quicker: below, transforms outweigh products
 
 
 def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **others: Any) -> jax.Array:
@@ -56,7 +53,7 @@ def _forward(x, kernel, stride, pad):
 def _value(x, kernel, stride, pad):
     if len(kernel) == 1:
         return _pointwise(x, kernel, stride)
-    if not _suits_winograd(x, kernel, stride, pad, _OUTPUT_CHANNELS):
+    if not _suits_winograd(x, kernel, stride, pad):
         return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
     transformed = winograd.of_kernel(kernel)
     return _in_groups(lambda part: winograd.convolve(part, transformed), x, _group(x))
@@ -115,16 +112,16 @@ def _moved(x, start, length, axis):
 
 
 def _of_kernel(x, kernel, gradient, stride, pad):
-    if _suits_winograd(x, kernel, stride, pad, _KERNEL_CHANNELS):
+    if _suits_winograd(x, kernel, stride, pad):
         return winograd.to_kernel(_sum_of_groups(winograd.correlate, x, gradient))
     around = [(pad, pad - rest) for rest in _unreached(x, len(kernel), gradient, stride, pad)]
     correlate = functools.partial(_correlation, around=around, stride=stride)
     return _sum_of_groups(correlate, x, gradient).astype(kernel.dtype)
 
 
-def _suits_winograd(x, kernel, stride, pad, channels):
+def _suits_winograd(x, kernel, stride, pad):
     """Also where x fits into the cache as it is, the plain form was as quick, and compiles sooner."""
-    (least, most), of_kernel = channels, kernel.shape[2:]
+    (least, most), of_kernel = _CHANNELS, kernel.shape[2:]
     suits = (len(kernel), stride, pad) == (3, 1, 1) and least <= min(of_kernel) and max(of_kernel) <= most
     even = all(side % 2 == 0 for side in x.shape[1:3])
     return suits and even and x.dtype == kernel.dtype == jnp.float32 and x.size * x.itemsize > _CACHE
