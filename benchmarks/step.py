@@ -3,10 +3,10 @@
     make bench-step BENCH_FLAGS="--out=benchmarks/results/step_2_cores"
 
 Programs are processes that take turns; a ratio is that of two turns of one round, to the layout of PyTorch that is
-quicker. All see random images. "step" is the step of a run: views made on the device, both passes, NT-Xent, the online
-probe, LARS. "step, ready views" is given its views, as PyTorch's step is, which takes SGD in the place of LARS. FLOPs
-are those of the model, three forward passes; the peak is that of a large matrix product. The last line is one JSON
-object, which --out writes to OUT.json.
+quicker. All see random images and, through make, have their memory in huge pages. "step" is the step of a run: views
+made on the device, both passes, NT-Xent, the online probe, LARS. "step, ready views" is given its views, as PyTorch's
+step is, which takes SGD in the place of LARS. FLOPs are those of the model, three forward passes; the peak is that of a
+large matrix product. The last line is one JSON object, which --out writes to OUT.json.
 """
 
 import argparse
@@ -256,6 +256,7 @@ def main() -> None:
     installed = {package.metadata["Name"] for package in metadata.distributions()}
     result["versions"] = {name: metadata.version(name) for name in names if name in installed}
     result["versions"]["python"] = platform.python_version()
+    result["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "")
     with tempfile.TemporaryDirectory() as scratch:
         images = f"{scratch}/images.npz"
         write_images(images, given.size, given.batch)
