@@ -26,6 +26,7 @@ setup(
         "psutil",  # how much memory there is, on every system
         "safetensors",  # weights in and out, without pickle
         "scikit-learn",  # t-SNE
+        "scipy",  # tests of whether runs differ; jax needs it too
         "tensorboardX",  # TensorBoard files without TensorFlow
         # The input pipeline. The CPU build is enough: the accelerator belongs to JAX.
         'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',

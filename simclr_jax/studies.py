@@ -8,6 +8,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scipy import stats
+
+SIGNIFICANCE = 0.05  # how often a test tells variants apart that are the same
+
 Base = Mapping[str, Any]  # {"section.key": value}
 End = tuple[str, str]  # a variant's name and a measure's
 
@@ -191,33 +195,27 @@ STUDIES: dict[str, Callable[[Base], Study]] = {
 
 
 def verdict(claim: Claim, found: Mapping[str, Mapping[str, list[float]]]) -> str:
-    """Says whether runs show what a claim says: whether means lie further apart than their deviations are large.
+    """Says whether runs show what a claim says, by Welch's t-test of each pair of variants at `SIGNIFICANCE`.
 
     Args:
       claim: of one of the study's variants over others.
       found: {variant: {measure: its values, one a seed}}.
     """
     higher = found[claim.higher[0]][claim.higher[1]]
-    gaps = [_gap(higher, found[name][measure]) for name, measure in claim.lower]
     if len(higher) == 1:
         return "one seed cannot tell"
-    if all(gap > noise for gap, noise in gaps):
+    signs = [_compare(higher, found[name][measure]) for name, measure in claim.lower]
+    if all(sign > 0 for sign in signs):
         return "as in the paper"
-    return "other than in the paper" if any(gap < -noise for gap, noise in gaps) else "not told apart here"
+    return "other than in the paper" if any(sign < 0 for sign in signs) else "not told apart here"
 
 
-def _gap(higher: list[float], lower: list[float]) -> tuple[float, float]:
-    """Returns the difference of two means, and the deviation of a difference between two runs."""
-    return _mean(higher) - _mean(lower), math.sqrt(_variance(higher) + _variance(lower))
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _variance(values: list[float]) -> float:
-    mean = _mean(values)
-    return sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+def _compare(values: list[float], others: list[float]) -> int:
+    """Returns 1 where the mean of ``values`` is higher than that of ``others``, -1 where it is lower, 0 if unsure."""
+    if max(values) == min(values) and max(others) == min(others):  # a test would divide by their deviation
+        return (values[0] > others[0]) - (values[0] < others[0])
+    test = stats.ttest_ind(values, others, equal_var=False)
+    return int(math.copysign(1, test.statistic)) if test.pvalue < SIGNIFICANCE else 0
 
 
 def _of(*names: str) -> tuple[End, ...]:

@@ -1,5 +1,6 @@
 """Which runs a study has, what each changes, and when figures say what the paper says."""
 
+import numpy as np
 import pytest
 
 from configs import ablation, ablation_cifar10, default
@@ -63,12 +64,29 @@ def test_sizes_follow_the_base():
         ([0.6, 0.62, 0.64], [0.5, 0.52, 0.51], "as in the paper"),
         ([0.6, 0.62, 0.64], [0.59, 0.62, 0.6], "not told apart here"),
         ([0.5, 0.52, 0.51], [0.6, 0.62, 0.64], "other than in the paper"),
+        ([0.6, 0.6], [0.5, 0.5], "as in the paper"),
+        ([0.6, 0.6], [0.6, 0.6], "not told apart here"),
         ([0.9], [0.1], "one seed cannot tell"),
     ],
 )
 def test_a_finding_is_there_where_means_differ_by_more_than_they_vary(higher, lower, said):
     claim = Claim("a beats b", ("a", "top1_h"), (("b", "top1_h"),))
     assert verdict(claim, {"a": {"top1_h": higher}, "b": {"top1_h": lower}}) == said
+
+
+def test_more_seeds_tell_more():
+    claim = Claim("a beats b", ("a", "x"), (("b", "x"),))
+    once = {"a": {"x": [0.62, 0.66]}, "b": {"x": [0.58, 0.62]}}
+    often = {variant: {"x": 5 * found["x"]} for variant, found in once.items()}
+    assert verdict(claim, once) == "not told apart here"
+    assert verdict(claim, often) == "as in the paper"
+
+
+def test_chance_is_taken_for_a_finding_once_in_forty_times():
+    rng = np.random.default_rng(0)
+    claim = Claim("a beats b", ("a", "x"), (("b", "x"),))
+    said = [verdict(claim, {name: {"x": list(rng.normal(size=3))} for name in "ab"}) for _ in range(500)]
+    assert said.count("as in the paper") < 25 and said.count("other than in the paper") < 25
 
 
 def test_all_that_a_claim_names_must_be_lower():
