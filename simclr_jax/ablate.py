@@ -64,8 +64,11 @@ def run(
     _check_apart(config, wanted)
     for variant in wanted.variants:
         _check(config, variant, seeds - 1)
+    _check_folder(workdir, config)  # so that a folder that is refused gets no lock
     with run_folder.hold(workdir):
-        folder = _open(workdir, config)
+        _check_folder(workdir, config)
+        run_folder.write_config(workdir, config.to_dict())
+        folder = run_folder.folder(workdir)
         rows = _read(folder)
         missing = [name for name in configs if name not in rows]
         say(f"{study}: {len(configs)} runs, {len(configs) - len(missing)} of them done; {workdir}/runs has their logs")
@@ -135,19 +138,17 @@ def _name(config: ConfigDict, variant: Variant, seed: int) -> str:
     return f"{','.join(changes) or 'base'},seed={config.seed + seed}"
 
 
-def _open(workdir: str, config: ConfigDict) -> epath.Path:
-    """Returns FOLDER; refuses one with runs of another config."""
+def _check_folder(workdir: str, config: ConfigDict) -> None:
+    """Refuses a FOLDER with runs of another config, or with anything else."""
     folder = run_folder.folder(workdir)
+    if (folder / "checkpoints").exists():
+        raise ValueError(f"{workdir} is a run; give a new --workdir")
     if (folder / "config.json").exists():
         differences = keys.differences(run_folder.read_config(workdir), config.to_dict())
         if differences:
             raise ValueError(f"{workdir} has runs of another config ({'; '.join(differences)}); give another --workdir")
-    elif any(path.name != ".lock" and path.suffix != ".new" for path in folder.iterdir()):
+    elif folder.is_dir() and any(path.name != ".lock" and path.suffix != ".new" for path in folder.iterdir()):
         raise ValueError(f"{workdir} holds other files and no config.json; give an empty or a new --workdir")
-    if (folder / "checkpoints").exists():
-        raise ValueError(f"{workdir} is a run; give a new --workdir")
-    run_folder.write_config(workdir, config.to_dict())
-    return folder
 
 
 def _read(folder: epath.Path) -> Rows:

@@ -121,6 +121,7 @@ def test_other_files_and_torn_rows_are_left_alone(config, tmp_path):
     (folder / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other files"):
         start(config, folder, Pretraining())
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
     (folder / "mine.txt").unlink()
     start(config, folder, Pretraining(), seeds=1)
     with (folder / "rows.jsonl").open("a") as file:
