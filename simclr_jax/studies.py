@@ -195,7 +195,9 @@ STUDIES: dict[str, Callable[[Base], Study]] = {
 
 
 def verdict(claim: Claim, found: Mapping[str, Mapping[str, list[float]]]) -> str:
-    """Says whether runs show what a claim says, by Welch's t-test of each pair of variants at `SIGNIFICANCE`.
+    """Says whether runs show what a claim says.
+
+    By t-tests at `SIGNIFICANCE`: Welch's of two variants, a paired one of two measures of the same runs.
 
     Args:
       claim: of one of the study's variants over others.
@@ -204,17 +206,18 @@ def verdict(claim: Claim, found: Mapping[str, Mapping[str, list[float]]]) -> str
     higher = found[claim.higher[0]][claim.higher[1]]
     if len(higher) == 1:
         return "one seed cannot tell"
-    signs = [_compare(higher, found[name][measure]) for name, measure in claim.lower]
+    signs = [_compare(higher, found[name][measure], name == claim.higher[0]) for name, measure in claim.lower]
     if all(sign > 0 for sign in signs):
         return "as in the paper"
     return "other than in the paper" if any(sign < 0 for sign in signs) else "not told apart here"
 
 
-def _compare(values: list[float], others: list[float]) -> int:
+def _compare(values: list[float], others: list[float], paired: bool) -> int:
     """Returns 1 where the mean of ``values`` is higher than that of ``others``, -1 where it is lower, 0 if unsure."""
-    if max(values) == min(values) and max(others) == min(others):  # a test would divide by their deviation
-        return (values[0] > others[0]) - (values[0] < others[0])
-    test = stats.ttest_ind(values, others, equal_var=False)
+    gaps = [value - other for value, other in zip(values, others, strict=True)]
+    if len(set(gaps)) == 1 if paired else len(set(values)) == len(set(others)) == 1:  # a test divides by the deviation
+        return (gaps[0] > 0) - (gaps[0] < 0)
+    test = stats.ttest_rel(values, others) if paired else stats.ttest_ind(values, others, equal_var=False)
     return int(math.copysign(1, test.statistic)) if test.pvalue < SIGNIFICANCE else 0
 
 

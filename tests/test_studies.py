@@ -82,6 +82,14 @@ def test_more_seeds_tell_more():
     assert verdict(claim, often) == "as in the paper"
 
 
+def test_measures_of_the_same_runs_are_compared_run_by_run():
+    h, z = [0.80, 0.85, 0.90], [0.78, 0.82, 0.88]
+    same = Claim("h beats z", ("a", "h"), (("a", "z"),))
+    assert verdict(same, {"a": {"h": h, "z": z}}) == "as in the paper"
+    apart = Claim("a beats b", ("a", "h"), (("b", "h"),))
+    assert verdict(apart, {"a": {"h": h}, "b": {"h": z}}) == "not told apart here"
+
+
 def test_chance_is_taken_for_a_finding_once_in_forty_times():
     rng = np.random.default_rng(0)
     claim = Claim("a beats b", ("a", "x"), (("b", "x"),))
