@@ -49,6 +49,7 @@ keys in configs/COMMAND.py.
 """
 
 import functools
+import pathlib
 import sys
 
 
@@ -266,12 +267,21 @@ def main() -> None:
     """Runs the command that is named first; without one, says which there are."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in COMMANDS:
+        _find_configs()
         del sys.argv[1]
         COMMANDS[name]()
     elif name in ("", "help", "--help", "-h"):
         print(__doc__.strip())
     else:
         sys.exit(f"error: {name!r} is not a command; there are: {', '.join(COMMANDS)}")
+
+
+def _find_configs() -> None:
+    """Makes configs/, which lies beside the package, importable from every folder."""
+    project = pathlib.Path(__file__).resolve().parent.parent
+    if not (project / "configs").is_dir():
+        sys.exit(f"error: {project} has no configs/; install from a clone of the project: pip install --editable .")
+    sys.path.insert(0, str(project))
 
 
 if __name__ == "__main__":

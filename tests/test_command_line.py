@@ -9,8 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def execute(*arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+def execute(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,8 @@ def test_without_a_command_the_commands_are_listed(arguments):
 def test_a_terminal_is_not_told_what_a_name_holds():
     result = execute("train.py", "--config=\x1b[2J\x07.py", "--workdir=x")
     assert result.stderr == r"error: --config=\x1b[2J\x07.py does not exist" + "\n"
+
+
+def test_commands_work_from_every_folder(tmp_path):
+    result = execute("-m", "simclr_jax", "knn", "--workdir=nowhere", cwd=tmp_path)
+    assert result.stderr.startswith("error: nowhere is not a run")
