@@ -55,8 +55,7 @@ def _value(x, kernel, stride, pad):
         return _pointwise(x, kernel, stride)
     if not _suits_winograd(x, kernel, stride, pad):
         return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
-    transformed = winograd.of_kernel(kernel)
-    return _in_groups(lambda part: winograd.convolve(part, transformed), x, _group(x))
+    return _winograd(x, winograd.of_kernel(kernel))
 
 
 def _backward(stride, pad, residuals, gradient):
@@ -64,6 +63,10 @@ def _backward(stride, pad, residuals, gradient):
     if len(kernel) == 1:
         return jax.vjp(functools.partial(_pointwise, stride=stride), x, kernel)[1](gradient)
     return _of_input(x, kernel, gradient, stride, pad), _of_kernel(x, kernel, gradient, stride, pad)
+
+
+def _winograd(x, transformed):
+    return _in_groups(lambda part: winograd.convolve(part, transformed), x, _group(x))
 
 
 def _pointwise(x, kernel, stride):
@@ -77,8 +80,10 @@ def _of_input(x, kernel, gradient, stride, pad):
     if stride > 1:
         sides = x.shape[1:3]
         return _in_groups(lambda part: _spread(part, kernel, sides, stride, pad), gradient, _group(x))
+    if _suits_winograd(x, kernel, stride, pad):
+        return _winograd(gradient, winograd.of_flipped(winograd.of_kernel(kernel)))
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _value(gradient, flipped, 1, k - 1 - pad)
+    return _in_order(gradient, flipped, (1, 1), [(k - 1 - pad,) * 2] * 2)
 
 
 def _spread(gradient, kernel, sides, stride, pad):

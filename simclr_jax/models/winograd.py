@@ -30,6 +30,12 @@ def convolve(x: jax.Array, transformed: Grid) -> jax.Array:
     return jnp.stack([top, bottom], 2).reshape(n, 2 * h, 2 * w, outputs)
 
 
+def of_flipped(transformed: Grid) -> Grid:
+    """Returns `of_kernel` of the kernel that takes gradients of outputs to those of inputs, of that of the kernel."""
+    ends_swapped = (3, 1, 2, 0)
+    return [[transformed[row][column].T for column in ends_swapped] for row in ends_swapped]
+
+
 def correlate(x: jax.Array, gradient: jax.Array) -> Grid:
     """Returns 4 × 4 arrays [I, O] of x [n, H, W, I] and the gradient [n, H, W, O] of its convolution."""
     pairs = zip(_both(_of_image, _padded(x)), _both(_of_gradient, gradient), strict=True)
