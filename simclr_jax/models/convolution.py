@@ -5,7 +5,8 @@ that order, but not inside loops, and jax's gradients are convolutions in anothe
 long. Here they are written in that order, or as matrix products of groups of images, small enough to stay in a cache
 from one operation to the next:
 
-- 1×1 kernels as matrix products, and 3×3 kernels of many channels by :mod:`winograd`;
+- 1×1 kernels as matrix products, 3×3 kernels at a stride as products with columns of all that an output sees, and
+  other 3×3 kernels of many channels by :mod:`winograd`;
 - the input's gradient at a stride as one product of the gradient with all of the kernel, whose parts are then added
   where they belong: XLA's convolution would multiply the zeros between them;
 - the kernel's gradient as the sum of the groups', which are transposed in the cache.
@@ -53,9 +54,12 @@ def _forward(x, kernel, stride, pad):
 def _value(x, kernel, stride, pad):
     if len(kernel) == 1:
         return _pointwise(x, kernel, stride)
-    if not _suits_winograd(x, kernel, stride, pad):
-        return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
-    return _winograd(x, winograd.of_kernel(kernel))
+    if _suits_columns(x, kernel, stride):
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        return _in_groups(lambda part: _product(_columns(part, len(kernel), stride, pad), matrix), x, _group(x))
+    if _suits_winograd(x, kernel, stride, pad):
+        return _winograd(x, winograd.of_kernel(kernel))
+    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
 def _backward(stride, pad, residuals, gradient):
@@ -71,8 +75,23 @@ def _winograd(x, transformed):
 
 def _pointwise(x, kernel, stride):
     """A 1×1 convolution, x not padded."""
-    x = x[:, ::stride, ::stride]
-    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+    return _product(x[:, ::stride, ::stride], kernel[0, 0])
+
+
+def _product(x, matrix):
+    """[n, H, W, I], [I, O] → [n, H, W, O]."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
+
+
+def _columns(x, k, stride, pad):
+    """[n, H, W, I] → [n, H', W', k k I], beside each other what one output is made of."""
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows, columns = ((side - k) // stride * stride + 1 for side in x.shape[1:3])
+    taps = ((row, column) for row in range(k) for column in range(k))
+    seen = [
+        lax.slice(x, (0, i, j, 0), (len(x), i + rows, j + columns, x.shape[3]), (1, stride, stride, 1)) for i, j in taps
+    ]
+    return jnp.concatenate(seen, -1)
 
 
 def _of_input(x, kernel, gradient, stride, pad):
@@ -119,17 +138,28 @@ def _moved(x, start, length, axis):
 def _of_kernel(x, kernel, gradient, stride, pad):
     if _suits_winograd(x, kernel, stride, pad):
         return winograd.to_kernel(_sum_of_groups(winograd.correlate, x, gradient))
+    if _suits_columns(x, kernel, stride):
+        correlate = functools.partial(_correlation_of_columns, k=len(kernel), stride=stride, pad=pad)
+        return _sum_of_groups(correlate, x, gradient).reshape(kernel.shape).astype(kernel.dtype)
     around = [(pad, pad - rest) for rest in _unreached(x, len(kernel), gradient, stride, pad)]
     correlate = functools.partial(_correlation, around=around, stride=stride)
     return _sum_of_groups(correlate, x, gradient).astype(kernel.dtype)
 
 
+def _suits_columns(x, kernel, stride):
+    return len(kernel) == 3 and stride > 1 and _is_large(x)
+
+
 def _suits_winograd(x, kernel, stride, pad):
-    """Also where x fits into the cache as it is, the plain form was as quick, and compiles sooner."""
     (least, most), of_kernel = _CHANNELS, kernel.shape[2:]
     suits = (len(kernel), stride, pad) == (3, 1, 1) and least <= min(of_kernel) and max(of_kernel) <= most
     even = all(side % 2 == 0 for side in x.shape[1:3])
-    return suits and even and x.dtype == kernel.dtype == jnp.float32 and x.size * x.itemsize > _CACHE
+    return suits and even and x.dtype == kernel.dtype == jnp.float32 and _is_large(x)
+
+
+def _is_large(x):
+    """Where x fits into the cache as it is, the plain form was as quick, and compiles sooner."""
+    return x.size * x.itemsize > _CACHE
 
 
 def _group(x):
@@ -162,6 +192,13 @@ def _correlation(x, gradient, around, stride):
     x, gradient = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
     result = _in_order(x, gradient, (1, 1), around, rhs_dilation=(stride, stride), preferred_element_type=jnp.float32)
     return result.transpose(1, 2, 0, 3)
+
+
+def _correlation_of_columns(x, gradient, k, stride, pad):
+    """[n, H, W, I], [n, H', W', O] → [k k I, O]."""
+    columns = _columns(x, k, stride, pad)
+    transposed = lax.optimization_barrier(columns.reshape(-1, columns.shape[-1]).T)  # or XLA would use a slow product
+    return jnp.matmul(transposed, gradient.reshape(-1, gradient.shape[-1]), preferred_element_type=jnp.float32)
 
 
 def _unreached(x, k, gradient, stride, pad):
