@@ -23,8 +23,8 @@ from jax import lax
 from simclr_jax.models import winograd
 
 _ORDER = ("NHWC", "HWIO", "NHWC")
-_CACHE = 2**21  # bytes of x in a group
-_LEAST = 8  # images of a group, if they divide the batch: fewer make slow convolutions
+_CACHE = 2**21  # bytes of a group
+_LEAST = 4  # images of a group, if they divide the batch: fewer make slow convolutions
 _CHANNELS = (64, 512)  # for which Winograd's form was quicker: below, transforms outweigh products
 
 
@@ -56,7 +56,7 @@ def _value(x, kernel, stride, pad):
         return _pointwise(x, kernel, stride)
     if _suits_columns(x, kernel, stride):
         matrix = kernel.reshape(-1, kernel.shape[-1])
-        return _in_groups(lambda part: _product(_columns(part, len(kernel), stride, pad), matrix), x, _group(x))
+        return _in_groups(lambda part: _product(_columns(part, len(kernel), stride, pad), matrix), x)
     if _suits_winograd(x, kernel, stride, pad):
         return _winograd(x, winograd.of_kernel(kernel))
     return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
@@ -70,7 +70,7 @@ def _backward(stride, pad, residuals, gradient):
 
 
 def _winograd(x, transformed):
-    return _in_groups(lambda part: winograd.convolve(part, transformed), x, _group(x))
+    return _in_groups(lambda part: winograd.convolve(part, transformed), x)
 
 
 def _pointwise(x, kernel, stride):
@@ -98,7 +98,7 @@ def _of_input(x, kernel, gradient, stride, pad):
     k = len(kernel)
     if stride > 1:
         sides = x.shape[1:3]
-        return _in_groups(lambda part: _spread(part, kernel, sides, stride, pad), gradient, _group(x))
+        return _in_groups(lambda part: _spread(part, kernel, sides, stride, pad), gradient)
     if _suits_winograd(x, kernel, stride, pad):
         return _winograd(gradient, winograd.of_flipped(winograd.of_kernel(kernel)))
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
@@ -162,22 +162,24 @@ def _is_large(x):
     return x.size * x.itemsize > _CACHE
 
 
-def _group(x):
+def _group(*of_images):
     """Images of a group: as many as divide the batch and fit; all of them where these would be too few."""
-    fit = max(_LEAST, _CACHE // (x.itemsize * x[0].size))
-    size = max(size for size in range(1, min(fit, len(x)) + 1) if len(x) % size == 0)
-    return size if size >= min(_LEAST, len(x)) else len(x)
+    batch = len(of_images[0])
+    fit = max(_LEAST, _CACHE * batch // sum(x.size * x.itemsize for x in of_images))
+    size = max(size for size in range(1, min(fit, batch) + 1) if batch % size == 0)
+    return size if size >= min(_LEAST, batch) else batch
 
 
-def _in_groups(of_images: Callable, x: jax.Array, size: int) -> jax.Array:
+def _in_groups(of_images: Callable, x: jax.Array) -> jax.Array:
     """Joins what each group of images gives."""
+    size = _group(x)
     found = lax.map(of_images, x.reshape(len(x) // size, size, *x.shape[1:]))
     return found.reshape(len(x), *found.shape[2:])
 
 
 def _sum_of_groups(of_images: Callable, x: jax.Array, gradient: jax.Array) -> Any:
     """Adds what each group of images gives, float32 arrays."""
-    size = _group(x)
+    size = _group(x, gradient)
 
     def add(index, total):
         found = of_images(*(lax.dynamic_slice_in_dim(a, index * size, size) for a in (x, gradient)))

@@ -36,16 +36,24 @@ def of_flipped(transformed: Grid) -> Grid:
     return [[transformed[row][column].T for column in ends_swapped] for row in ends_swapped]
 
 
-def correlate(x: jax.Array, gradient: jax.Array) -> Grid:
-    """Returns 4 × 4 arrays [I, O] of x [n, H, W, I] and the gradient [n, H, W, O] of its convolution."""
-    pairs = zip(_both(_of_image, _padded(x)), _both(_of_gradient, gradient), strict=True)
-    return [list(map(_sum, *rows)) for rows in pairs]
+def correlate(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
+    """Returns 4 arrays [3 I, O] of x [n, H, W, I] and the gradient [n, H, W, O] of its convolution.
+
+    F(2, 3) along the height alone: three taps of the width make a larger product of each transform, which is quicker.
+    So is a product that sums over the columns of its left side and the rows of its right one.
+    """
+    x, gradient = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+    rows = _of_image(_padded(x), 1)
+    width = gradient.shape[1]
+    seen = (jnp.concatenate([lax.slice_in_dim(row, tap, tap + width, 1, 2) for tap in range(3)]) for row in rows)
+    pairs = zip(seen, _of_gradient(gradient, 0), strict=True)
+    return [taps.reshape(len(taps), -1) @ given.reshape(-1, given.shape[-1]) for taps, given in pairs]
 
 
-def to_kernel(correlated: Grid) -> jax.Array:
+def to_kernel(correlated: list[jax.Array]) -> jax.Array:
     """Returns the gradient of the kernel, [3, 3, I, O], of the sum of what `correlate` gives of each group."""
-    columns = (_to_taps(column) for column in zip(*map(_to_taps, correlated), strict=True))
-    return jnp.array(list(columns)).swapaxes(0, 1)
+    rows = jnp.stack(_to_taps(correlated))
+    return rows.reshape(3, 3, -1, rows.shape[-1])
 
 
 def _both(transform: Callable, x: jax.Array) -> Grid:
@@ -85,15 +93,10 @@ def _of_products(products: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
 
 
 def _padded(x: jax.Array) -> jax.Array:
+    """Zeros all round the two axes in the middle."""
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[n, h, w, I], [I, O] → [n, h, w, O], as a matrix product: other shapes are slower."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
-
-
-def _sum(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """[n, h, w, I], [n, h, w, O] → [I, O]."""
-    x, gradient = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
-    return lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
