@@ -70,9 +70,10 @@ class _Running:
         os.killpg(self._process.pid, number)
 
     def turn(self, seconds: float) -> Turn:
-        """Runs for this long and to the end of a batch."""
-        batches, used, start = self._count.value, self._processor_seconds(), time.perf_counter()
+        """Runs for this long and to the end of a batch, after one that takes longer since it was stopped."""
         self.signal(signal.SIGCONT)
+        self.run_to(self._count.value + 1)
+        batches, used, start = self._count.value, self._processor_seconds(), time.perf_counter()
         time.sleep(seconds)
         self.run_to(self._count.value + 1)
         elapsed = time.perf_counter() - start
