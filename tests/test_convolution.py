@@ -61,6 +61,26 @@ def test_many_channels(inputs, outputs, sides, images, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 
 
+@pytest.mark.parametrize(("kernel_side", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_bfloat16_is_rounded_once(kernel_side, stride, monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHE", 0)
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((24, 8, 8, 64), (kernel_side, kernel_side, 64, 64))
+    )
+    pad = (kernel_side - 1) // 2
+
+    def both(function, x, kernel):
+        value, pull = jax.vjp(lambda x, kernel: function(x, kernel, stride, pad), x, kernel)
+        return [value, *pull(jnp.ones_like(value))]
+
+    got = both(convolve, x, kernel)
+    want = both(plain, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(np.float32), b, rtol=2**-8, atol=1e-4 * np.abs(b).max())
+
+
 def products(inputs, outputs, side, function=convolve):
     """Multiplications of the matrix products in a convolution's value and gradients, a pixel and a pair of channels."""
     x, kernel = jnp.zeros((2, side, side, inputs)), jnp.zeros((3, 3, inputs, outputs))
