@@ -66,7 +66,8 @@ def test_bfloat16_is_rounded_once(kernel_side, stride, monkeypatch):
     monkeypatch.setattr(convolution, "_CACHE", 0)
     rng = np.random.default_rng(0)
     x, kernel = (
-        jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((24, 8, 8, 64), (kernel_side, kernel_side, 64, 64))
+        jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+        for shape in ((24, 8, 8, 64), (kernel_side, kernel_side, 64, 64))
     )
     pad = (kernel_side - 1) // 2
 
