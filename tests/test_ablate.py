@@ -105,7 +105,11 @@ def test_a_folder_of_another_config_is_refused(config, tmp_path):
         ("batch", {"train.batch_size": 16}, "128 images, 2 epochs: train.batch_size=128 is larger than the 40"),
         ("epochs", {"train.epochs": 1, "optimizer.warmup_epochs": 0.5}, "1 epochs and 1 epochs are the same run"),
         ("epochs", {"optimizer.warmup_epochs": 3.0}, "2 epochs: config.optimizer.warmup_epochs=3.0 must be below"),
-        ("two", {"data.validation_split": ""}, "has no labelled validation images; an ablation is judged by a probe"),
+        (
+            "two",
+            {"data.validation_split": "", "data.test_split": "validation", "data.holdout_fraction": 0.0},
+            "has no labelled validation images; an ablation is judged by a probe",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_run(config, tmp_path, study, changes, said):
