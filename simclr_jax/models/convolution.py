@@ -56,7 +56,7 @@ def _value(x, kernel, stride, pad):
         return _pointwise(x, kernel, stride)
     if _suits_columns(x, kernel, stride):
         matrix = kernel.reshape(-1, kernel.shape[-1])
-        return _in_groups(lambda part: _product(_columns(part, len(kernel), stride, pad), matrix), x)
+        return _in_groups(lambda part: winograd.product(_columns(part, len(kernel), stride, pad), matrix), x)
     if _suits_winograd(x, kernel, stride, pad):
         return _winograd(x, winograd.of_kernel(kernel))
     return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
@@ -75,12 +75,7 @@ def _winograd(x, transformed):
 
 def _pointwise(x, kernel, stride):
     """A 1×1 convolution, x not padded."""
-    return _product(x[:, ::stride, ::stride], kernel[0, 0])
-
-
-def _product(x, matrix):
-    """[n, H, W, I], [I, O] → [n, H, W, O]."""
-    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
+    return winograd.product(x[:, ::stride, ::stride], kernel[0, 0])
 
 
 def _columns(x, k, stride, pad):

@@ -22,7 +22,7 @@ def of_kernel(kernel: jax.Array) -> Grid:
 def convolve(x: jax.Array, transformed: Grid) -> jax.Array:
     """Returns [n, H, W, O] of x [n, H, W, I], of even sides and padded by a zero all round, and `of_kernel`'s."""
     tiles = _both(_of_image, _padded(x))
-    products = [list(map(_product, *rows)) for rows in zip(tiles, transformed, strict=True)]
+    products = [list(map(product, *rows)) for rows in zip(tiles, transformed, strict=True)]
     rows = zip(*(_of_products(row) for row in products), strict=True)  # along the width, then along the height
     left, right = (_of_products(column) for column in rows)
     top, bottom = (jnp.stack(pair, 3) for pair in zip(left, right, strict=True))
@@ -54,6 +54,11 @@ def to_kernel(correlated: list[jax.Array]) -> jax.Array:
     """Returns the gradient of the kernel, [3, 3, I, O], of the sum of what `correlate` gives of each group."""
     rows = jnp.stack(_to_taps(correlated))
     return rows.reshape(3, 3, -1, rows.shape[-1])
+
+
+def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """[n, h, w, I], [I, O] → [n, h, w, O], as a product of two matrices: other shapes are slower."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
 
 
 def _both(transform: Callable, x: jax.Array) -> Grid:
@@ -95,8 +100,3 @@ def _of_products(products: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
 def _padded(x: jax.Array) -> jax.Array:
     """Zeros all round the two axes in the middle."""
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[n, h, w, I], [I, O] → [n, h, w, O], as a matrix product: other shapes are slower."""
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
