@@ -5,7 +5,7 @@
 
 or both at once: ``make quickstart``.
 
-Time: 3 minutes on 2 CPU cores, of which 2.5 are pretraining.
+Time: 1.5 minutes on 2 CPU cores by ``make``, of which 70 seconds are pretraining.
 Result: linear probe top-1 91 %, untrained encoder 18 %, chance 8 %; measured by ``make quickstart`` on 2 CPU cores,
 jax 0.10.2. Colours are random here: without colour distortion (``--config.augment.jitter_probability=0
 --config.augment.grayscale_probability=0``) the encoder learns them instead of the patterns, section 3.2 of the paper.
