@@ -10,7 +10,8 @@ import pathlib
 from absl import flags
 
 from configs import linear
-from simclr_jax import command_line, linear_eval
+from simclr_jax.commands import launch as command_line
+from simclr_jax.commands import linear as linear_eval
 
 CONFIG = str(pathlib.Path(__file__).parent / "configs" / "linear.py")
 WHAT = "How to probe. Any key: --config.key=value"

@@ -40,7 +40,7 @@ setup(
         "onnx": ["onnx", "onnxruntime"],  # export onnx, and what tries the file
         "tpu": ["jax[tpu]"],
         "test": [
-            "hypothesis",  # makes the bad input of tests/test_hostile.py
+            "hypothesis",  # makes the bad input of tests/whole/test_hostile.py
             "markdown-it-py",  # independent reader of the cards of exported files
             "onnx",
             "onnxruntime",  # computes what exported files hold

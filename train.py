@@ -12,7 +12,8 @@ With --plan in the place of --workdir it says what the run would take and whethe
 from absl import flags
 
 from configs import default
-from simclr_jax import command_line, plan, pretrain
+from simclr_jax.commands import launch as command_line
+from simclr_jax.commands import plan, pretrain
 
 WHAT = "What to train: configs/NAME.py. Any key: --config.section.key=value"
 flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")

@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import processes  # noqa: E402
 from processes import checkpoints, finish, metrics, start, starts  # noqa: E402
 
-from simclr_jax.writer import progress  # noqa: E402
+from simclr_jax.runtime.metrics import progress  # noqa: E402
 
 EPOCHS, STEPS = 20, 80
 RUN = {"program": "train.py", "model__encoder": "resnet_tiny", "train__epochs": EPOCHS}
@@ -189,9 +189,9 @@ def start_up(reference: Reference, folder: pathlib.Path, rounds: int) -> dict[st
 def cost_of_saving(folder: pathlib.Path, rounds: int) -> dict[str, float]:
     """The quickstart's steps in blocks, of which every other one begins with a checkpoint."""
     from configs import quickstart
-    from simclr_jax import parallel
-    from simclr_jax.checkpoint import Checkpoints
-    from simclr_jax.parts import initial_state, map_train_step, prepare
+    from simclr_jax.runtime import devices as parallel
+    from simclr_jax.runtime.checkpoint import Checkpoints
+    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
 
     parts = prepare(quickstart.get_config())
     train_step, store = map_train_step(parts), Checkpoints(str(folder / "saved"), keep=3)

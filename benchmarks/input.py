@@ -83,7 +83,7 @@ def recipe_of(size: int) -> Recipe:
 
 def feed_of(images: np.ndarray, size: int, batch_size: int, placement: str, cache: str) -> Any:
     """Returns what would feed a training run with these paths or pixels."""
-    from simclr_jax import placement as placements
+    from simclr_jax.data import feed as placements
     from simclr_jax.data.split import Split
 
     split = Split.whole(images, None)
@@ -232,8 +232,8 @@ def compare(title: str, found: dict[str, Program], rounds: int, seconds: float, 
 def input_bound(rounds: int) -> dict:
     """Compares the quickstart's step with its real input to the same compiled step on one batch that is there."""
     from configs import quickstart
-    from simclr_jax import parallel
-    from simclr_jax.parts import initial_state, map_train_step, prepare
+    from simclr_jax.runtime import devices as parallel
+    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
 
     parts = prepare(quickstart.get_config())
     train_step = map_train_step(parts)

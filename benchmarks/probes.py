@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from simclr_jax.evaluate import knn, lbfgs
-from simclr_jax.evaluate.shards import Features
+from simclr_jax.evaluate.feature_files import Features
 
 CLASSES, INNER = 10, 64
 ROUNDING = 1e-6  # of a cosine in float32

@@ -61,8 +61,8 @@ def write_images(path: str, size: int, batch: int) -> None:
 
 def ours(images: str, encoder: str, batch: int, size: int, dtype: str, *, ready: bool) -> Iterator[None]:
     """The step as a run takes it, or with views that are there."""
-    from simclr_jax import parallel
-    from simclr_jax.parts import initial_state, map_train_step, prepare
+    from simclr_jax.runtime import devices as parallel
+    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
 
     parts = prepare(config_of(images, encoder, batch, size, dtype))
     train_step, state = map_train_step(parts), parallel.replicate(initial_state(parts))
@@ -159,8 +159,8 @@ def demands(images: str, given: argparse.Namespace) -> dict[str, Any]:
     """Returns FLOPs, parameters and memory of a step, compiled and not run."""
     import jax
 
-    from simclr_jax import plan
-    from simclr_jax.parts import prepare, state_shapes
+    from simclr_jax.commands import plan
+    from simclr_jax.training.trainer import prepare, state_shapes
 
     parts = prepare(config_of(images, given.encoder, given.batch, given.size, given.dtype))
     trained = sum(leaf.size for leaf in jax.tree.leaves(state_shapes(parts).params))
@@ -181,8 +181,10 @@ def loop_overhead(rounds: int) -> dict[str, Any]:
 
     With the tiny encoder: the smaller the step, the more of it a loop would be.
     """
-    from simclr_jax import parallel, preemption, pretrain
-    from simclr_jax.parts import initial_state, map_train_step, prepare
+    from simclr_jax.commands import pretrain
+    from simclr_jax.runtime import devices as parallel
+    from simclr_jax.runtime import preemption
+    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         write_images(f"{scratch}/images.npz", 32, 512)

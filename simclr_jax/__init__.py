@@ -15,7 +15,7 @@ __all__ = ["load_encoder"]
 def __getattr__(name: str) -> Any:
     """Imports :func:`load_encoder` when it is first asked for, so that ``import simclr_jax.losses`` stays light."""
     if name == "load_encoder":
-        from simclr_jax.encoder import load_encoder
+        from simclr_jax.evaluate.encoder import load_encoder
 
         return load_encoder
     raise AttributeError(f"module 'simclr_jax' has no attribute {name!r}")

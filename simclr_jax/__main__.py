@@ -57,7 +57,7 @@ def preview() -> None:
     """Runs the command of that name."""
     from absl import flags
 
-    from simclr_jax import preview
+    from simclr_jax.commands import preview
 
     flags.DEFINE_string("out", "preview.png", "The PNG file to write.")
     flags.DEFINE_integer("images", 8, "How many images to show.", lower_bound=1)
@@ -66,7 +66,7 @@ def preview() -> None:
 
 def check_data() -> None:
     """Runs the command of that name."""
-    from simclr_jax import check_data
+    from simclr_jax.commands import check_data
 
     _launch(check_data.run, [])
 
@@ -76,7 +76,7 @@ def features() -> None:
     from absl import flags
 
     from configs import features
-    from simclr_jax import export_features
+    from simclr_jax.commands import features as export_features
 
     flags.DEFINE_string("out", None, "The folder to write; it must not exist.")
     _launch_on_run(export_features.run, features, ["out"])
@@ -86,7 +86,8 @@ def report() -> None:
     """Runs the command of that name."""
     from absl import flags
 
-    from simclr_jax import command_line, report
+    from simclr_jax.commands import launch as command_line
+    from simclr_jax.commands import report
 
     flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; several are compared")
     flags.DEFINE_string("out", None, "The HTML file to write; by default report.html in the first RUN.")
@@ -102,7 +103,13 @@ def _makers() -> dict:
     """Returns what makes each part of a report, RUN → None."""
     from configs import default, knn, lbfgs, linear, pictures
     from configs import diagnose as diagnosis
-    from simclr_jax import diagnose, draw, keys, knn_eval, lbfgs_eval, linear_eval, preview, workdir
+    from simclr_jax.commands import diagnose, preview
+    from simclr_jax.commands import knn as knn_eval
+    from simclr_jax.commands import lbfgs as lbfgs_eval
+    from simclr_jax.commands import linear as linear_eval
+    from simclr_jax.commands import pictures as draw
+    from simclr_jax.runtime import config as keys
+    from simclr_jax.runtime import run_folder as workdir
 
     def views(run: str) -> None:
         config = keys.completed(workdir.read_config(run), default.get_config(), run)
@@ -125,7 +132,8 @@ def _makers() -> dict:
 def import_weights() -> None:
     """Runs the command of that name."""
     from configs import default
-    from simclr_jax import command_line, import_weights
+    from simclr_jax.commands import import_weights
+    from simclr_jax.commands import launch as command_line
 
     parser = command_line.Parser("python -m simclr_jax import")
     formats = parser.add_subparsers(required=True, metavar="google or torch")
@@ -147,7 +155,8 @@ def import_weights() -> None:
 
 def export_weights() -> None:
     """Runs the command of that name."""
-    from simclr_jax import command_line, export_weights
+    from simclr_jax.commands import export_weights
+    from simclr_jax.commands import launch as command_line
 
     parser = command_line.Parser("python -m simclr_jax export")
     parser.add_argument("kind", choices=list(export_weights.FORMATS), metavar="|".join(export_weights.FORMATS))
@@ -160,7 +169,7 @@ def export_weights() -> None:
 def diagnose() -> None:
     """Runs the command of that name."""
     from configs import diagnose
-    from simclr_jax.diagnose import run
+    from simclr_jax.commands.diagnose import run
 
     _launch_on_run(run, diagnose, [])
 
@@ -168,7 +177,7 @@ def diagnose() -> None:
 def pictures() -> None:
     """Runs the command of that name."""
     from configs import pictures
-    from simclr_jax import draw
+    from simclr_jax.commands import pictures as draw
 
     _launch_on_run(draw.run, pictures, [])
 
@@ -176,7 +185,7 @@ def pictures() -> None:
 def knn() -> None:
     """Runs the command of that name."""
     from configs import knn
-    from simclr_jax import knn_eval
+    from simclr_jax.commands import knn as knn_eval
 
     _launch_on_run(knn_eval.run, knn, [])
 
@@ -184,7 +193,7 @@ def knn() -> None:
 def lbfgs() -> None:
     """Runs the command of that name."""
     from configs import lbfgs
-    from simclr_jax import lbfgs_eval
+    from simclr_jax.commands import lbfgs as lbfgs_eval
 
     _launch_on_run(lbfgs_eval.run, lbfgs, [])
 
@@ -192,7 +201,7 @@ def lbfgs() -> None:
 def finetune() -> None:
     """Runs the command of that name."""
     from configs import finetune as config
-    from simclr_jax import finetune
+    from simclr_jax.commands import finetune
 
     _launch_on_run(finetune.run, config, [])
 
@@ -200,7 +209,7 @@ def finetune() -> None:
 def linear_augmented() -> None:
     """Runs the command of that name."""
     from configs import linear_augmented
-    from simclr_jax import finetune
+    from simclr_jax.commands import finetune
 
     _launch_on_run(finetune.run_linear, linear_augmented, [])
 
@@ -210,7 +219,8 @@ def ablate() -> None:
     from absl import flags
 
     from configs import ablation, lbfgs
-    from simclr_jax import ablate, command_line, pretrain
+    from simclr_jax.commands import ablate, pretrain
+    from simclr_jax.commands import launch as command_line
 
     flags.DEFINE_string("workdir", None, "FOLDER, for the runs, their figures, tables and pictures.")
     flags.DEFINE_string("study", None, "augmentation, head, batch, temperature or epochs.")
@@ -229,7 +239,7 @@ def ablate() -> None:
 def _launch_on_run(run, config, arguments: list[str]) -> None:
     from absl import flags
 
-    from simclr_jax import command_line
+    from simclr_jax.commands import launch as command_line
 
     flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
     what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
@@ -240,7 +250,7 @@ def _launch_on_run(run, config, arguments: list[str]) -> None:
 
 def _launch(run, arguments: list[str]) -> None:
     from configs import default
-    from simclr_jax import command_line
+    from simclr_jax.commands import launch as command_line
 
     what = "The run: configs/NAME.py. Any key: --config.section.key=value"
     command_line.launch(run, known=default.get_config(), arguments=arguments, what=what)

@@ -17,7 +17,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from simclr_jax.augment import decode, planes
+from simclr_jax.augment import decode
+from simclr_jax.augment import host_ops as planes
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
 

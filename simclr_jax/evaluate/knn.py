@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax.evaluate.shards import Features
+from simclr_jax.evaluate.feature_files import Features
 
 BANK_ROWS = 2**16  # a step: 512 MiB of features of 2,048 numbers
 QUERY_ROWS = 2**10  # a step; its similarities to a block of the bank take 256 MiB

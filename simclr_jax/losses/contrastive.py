@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from simclr_jax.losses.exchange import GATHERS, all_rows
+from simclr_jax.losses.gather import GATHERS, all_rows
 from simclr_jax.losses.streaming import How, streaming_nt_xent
 from simclr_jax.losses.stripes import ENTROPY_EPSILON
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.losses import stripes
-from simclr_jax.losses.exchange import over_others
+from simclr_jax.losses.gather import over_others
 
 
 class How(NamedTuple):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.models.channel_attention import SelectiveKernel, SqueezeExcitation, kernel_squeezed
-from simclr_jax.models.convolution import conv_general_dilated
+from simclr_jax.models.cpu_convolution import conv_general_dilated
 from simclr_jax.models.norms import GROUP_SIZE, NORMS, norm_layer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

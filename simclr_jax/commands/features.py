@@ -1,0 +1,32 @@
+"""Writes a run's features to files for other programs."""
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax.data import sources
+from simclr_jax.evaluate import feature_files as shards
+from simclr_jax.evaluate.probed_run import Subject
+from simclr_jax.runtime.metrics import say
+
+
+def run(config: ConfigDict, workdir: str, out: str) -> None:
+    """Writes the features of every image of a run, or of another source, as .npy shards that map into memory.
+
+    Args:
+      config: as configs/features.py.
+      workdir: RUN.
+      out: a folder that does not exist yet; receives train, validation and test as `shards` describes.
+
+    Raises:
+      ValueError: the folder exists; or as :class:`simclr_jax.probing.Subject`.
+    """
+    folder = epath.Path(out).expanduser()
+    if folder.exists():
+        raise ValueError(f"--out={out} exists; give a folder that does not")
+    subject = Subject(config, workdir, labelled=False)
+    roles = [role for role in sources.ROLES if role != "test" or subject.class_names or subject.splits.split_of(role)]
+    for role in roles:
+        subject.extract(role, subject.layer, {"pretrained": folder / role})
+        made = shards.read(folder / role)
+        say(f"{folder / role}: {subject.layer_name()} of {len(made):,} images, {made.dim} values each")
+    say(f'read them with numpy.load("{folder / roles[0] / "features-00000.npy"}", mmap_mode="r")')

@@ -1,0 +1,190 @@
+"""What a run would take, before it runs: its step is compiled and nothing is run or written.
+
+Where the step does not fit the devices, settings that take less memory are compiled until one fits.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from simclr_jax import losses
+from simclr_jax.runtime import devices as parallel
+from simclr_jax.runtime.metrics import say
+from simclr_jax.training.trainer import Parts, lower_train_step, prepare, state_shapes, with_changes
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device while it takes a step.
+
+    Attributes:
+      state: parameters, their optimiser's and the online probe's.
+      activations: all that comes and goes, but for the loss's.
+      loss: what the loss and its gradient take by themselves.
+      input: a batch and the images that the device holds.
+    """
+
+    state: int
+    activations: int
+    loss: int
+    input: int
+
+    @property
+    def peak(self) -> int:
+        """Their sum."""
+        return self.state + self.activations + self.loss + self.input
+
+
+def run(config: ConfigDict) -> dict[str, Any]:
+    """Prints what a run of this config takes, whether it fits, and if not, what to change.
+
+    Args:
+      config: as configs/default.py.
+
+    Returns:
+      The numbers, and "overrides", {key: value} that make the run fit: {} where it does, None where nothing does.
+
+    Raises:
+      ValueError: the config or the data do not fit; nothing has been compiled then.
+    """
+    parts = prepare(config)
+    limit = parallel.memory_bytes()
+    say(f"plan of {config.data.source} on {parallel.describe()}; the step is compiled, nothing is run\n")
+    numbers = _numbers(parts)
+    memory = measure(parts)
+    say(_table(parts, numbers, memory, limit))
+    overrides = {} if memory is not None and memory.peak <= limit else _find(parts, memory, limit)
+    return numbers | {"memory": memory and dataclasses.asdict(memory), "limit": limit, "overrides": overrides}
+
+
+def measure(parts: Parts) -> Memory | None:
+    """Compiles the step and returns what it takes; None where the compiler itself runs out of memory."""
+    try:
+        analysis = lower_train_step(parts).compile().memory_analysis()
+        loss = _lower_loss(parts).compile().memory_analysis().temp_size_in_bytes
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+    moving = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    held = _bytes(state_shapes(parts))
+    loss = min(loss, moving)
+    return Memory(held, moving - loss, loss, max(0, analysis.argument_size_in_bytes - held))
+
+
+def _numbers(parts: Parts) -> dict[str, Any]:
+    plan, state = parts.plan, state_shapes(parts)
+    return {
+        **{f"{name}_parameters": _count(tree) for name, tree in state.params.items()},
+        "flops_per_step": flops(parts),
+        "steps": plan.total_steps,
+        "images_seen": plan.total_steps * plan.batch_size,
+        "checkpoint_bytes": _bytes(state),
+    }
+
+
+def flops(parts: Parts) -> int:
+    """Returns what a step over the batch of all devices needs: three forward passes, as a gradient takes two more.
+
+    XLA would count a loop's body once, and the loss and the convolutions' gradients are in loops.
+    """
+    size, views = parts.config.augment.image_size, 2 * parts.plan.batch_size
+    state = state_shapes(parts)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    images = jax.ShapeDtypeStruct((views, size, size, 3), jnp.float32)
+    forward = jax.jit(lambda variables, images: parts.model.apply(variables, images, train=False)[-1])
+    similarities = 2 * views**2 * _dim(parts)
+    return 3 * (int(forward.lower(variables, images).cost_analysis()["flops"]) + similarities)
+
+
+def _lower_loss(parts: Parts) -> jax.stages.Lowered:
+    n = parts.plan.batch_size // parts.devices
+    z = jax.ShapeDtypeStruct((2, n, _dim(parts)), jnp.float32)
+    return parallel.lower_step(_loss_step, None, z, None, **parts.loss)
+
+
+def _loss_step(_, z, resident, *, axis_name, **loss):
+    return jax.value_and_grad(lambda z: losses.nt_xent(z[0], z[1], axis_name=axis_name, **loss), has_aux=True)(z)
+
+
+def _dim(parts: Parts) -> int:
+    return parts.model.head.dim if parts.model.head.depth else parts.model.encoder.feature_dim
+
+
+def _find(parts: Parts, memory: Memory | None, limit: int) -> dict[str, Any] | None:
+    """Compiles settings that take less and less, and says which is the first that fits."""
+    say(f"\n{'settings tried':64}{'peak':>12}")
+    for changes in _candidates(parts):
+        found = measure(with_changes(parts, changes))
+        fits = found is not None and found.peak <= limit
+        overrides = " ".join(f"--config.{key}={value}" for key, value in changes.items())
+        say(f"{overrides:64}{_size(found.peak) if found else 'no memory':>12}  {'fits' if fits else 'does not fit'}")
+        if fits:
+            say(f"\nadd to the command: {overrides}")
+            if changes.get("train.microbatch_size") and parts.config.model.norm == "batch":
+                say(
+                    "BatchNorm's statistics are then those of a micro-batch; with --config.model.norm=group it is exact"
+                )
+            return changes
+    say("\nnothing that was tried fits: take a smaller train.batch_size, encoder or augment.image_size")
+    return None
+
+
+def _candidates(parts: Parts) -> Iterator[dict[str, Any]]:
+    """Settings in the order of what they cost: first those that change no result, then smaller and smaller parts."""
+    config, devices = parts.config, parts.devices
+    exact = {}
+    if config.loss.chunk_size:
+        exact |= {"loss.chunk_size": 0}
+        yield dict(exact)
+    if devices > 1 and config.loss.gather == "all" and not losses.is_dense(config.train.batch_size // devices, devices):
+        exact |= {"loss.gather": "ring"}
+        yield dict(exact)
+    if not config.model.remat:
+        yield exact | {"model.remat": True}
+    size = config.train.microbatch_size or config.train.batch_size
+    smaller = [part for part in range(devices, size, devices) if config.train.batch_size % part == 0]
+    while smaller:
+        size = next((part for part in reversed(smaller) if part <= size // 2), smaller[0])
+        smaller = [part for part in smaller if part < size]
+        yield exact | {"train.microbatch_size": size}
+    yield exact | {"train.microbatch_size": size, "model.remat": True}
+
+
+def _table(parts: Parts, numbers: dict[str, Any], memory: Memory | None, limit: int) -> str:
+    config, plan, kept = parts.config, parts.plan, parts.config.checkpoint.keep
+    head = numbers.get("head_parameters", 0)
+    on_disk = numbers["checkpoint_bytes"]
+    lines = {
+        "model": f"{config.model.encoder}, {numbers['encoder_parameters']:,} parameters; head {head:,}",
+        "batch": f"{plan.batch_size:,} images, {plan.microbatches} pass{'es' * (plan.microbatches > 1)}"
+        f"; remat {'on' if config.model.remat else 'off'}",
+        "FLOPs a step": f"{numbers['flops_per_step']:.3g}, in one pass over all images",
+        "steps": f"{plan.total_steps:,}: {config.train.epochs} epochs of {plan.steps_per_epoch:,}",
+        "images seen": f"{numbers['images_seen']:,}, two views of each",
+        "checkpoints": f"{_size(on_disk)} each; with {kept} kept, {_size(kept * on_disk)} on disk",
+    }
+    rows = [f"{name:16}{text}" for name, text in lines.items()]
+    if memory is None:
+        return "\n".join([*rows, "memory          the step cannot even be compiled: does not fit"])
+    split = {name: getattr(memory, name) for name in ("state", "activations", "loss", "input")}
+    verdict = "fits" if memory.peak <= limit else "does not fit"
+    rows += ["", f"{'memory of a device':22}{'':10}"]
+    rows += [f"  {name:16}{_size(size):>14}{100 * size / memory.peak:7.1f} %" for name, size in split.items()]
+    return "\n".join([*rows, f"  {'peak':16}{_size(memory.peak):>14}   of {_size(limit)}: {verdict}"])
+
+
+def _count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

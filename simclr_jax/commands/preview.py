@@ -1,0 +1,143 @@
+"""A look at the views: the first images that a run will see, beside both views of each in its first epoch."""
+
+import collections
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax.augment import recipe as rules
+from simclr_jax.augment.recipe import Recipe
+from simclr_jax.data import feed as placement
+from simclr_jax.data import sources
+from simclr_jax.data.order import training_order
+from simclr_jax.data.split import Split
+from simclr_jax.data.unreadable import Unreadable
+from simclr_jax.evaluate.sheets import Picture, contact_sheet
+from simclr_jax.runtime import devices as parallel
+from simclr_jax.runtime.metrics import say
+from simclr_jax.training import schedule
+
+COLOURS = ("tab:red", "tab:blue")  # of view 1 and view 2
+EPOCH = 0
+MOST_IMAGES = 100  # a sheet of more would have sides that no program opens
+MOST_PIXELS = 1000  # of a side of an image as it is drawn, a few inches wide
+COLUMNS = 3  # the image and its two views
+
+
+def run(config: ConfigDict, out: str, images: int) -> None:
+    """Draws a contact sheet: images beside their two views, the drawn parameters written under each.
+
+    Args:
+      config: as configs/default.py; its augment and data sections, and its seed, are all that counts.
+      out: the PNG file to write.
+      images: how many.
+
+    Raises:
+      ValueError: the config or the data do not fit, or the file's folder does not exist.
+    """
+    schedule.check(config)
+    _check(out, images)
+    source = sources.open_source(config.data.source, directory=config.data.dir)
+    train = sources.Splits(source, **schedule.split_arguments(config.data, config.seed)).load("train")
+    where = {"placement": config.augment.placement, "cache": config.data.cache}
+    placement.check(train, **where, free_bytes=parallel.free_bytes())
+    recipe = schedule.recipe(config)
+    pictures = []
+    for image, label, identity in _images(train, images, config.seed):
+        pixels, views, parameters = _views(recipe, image, config.seed, identity, config.augment.placement)
+        title = f"image {identity}" + (f", class {source.class_names[label]}" if label >= 0 else "")
+        pictures += _row(pixels, views, parameters, recipe, title)
+    if not pictures:
+        raise ValueError(f"none of the first {images} images of {config.data.source} can be read")
+    shown = len(pictures) // COLUMNS
+    head = f"{config.data.source}: {shown} of {len(train):,} training images, views made on the {where['placement']}"
+    contact_sheet(out, pictures, columns=min(shown, 2) * COLUMNS, head=head)
+    say(f"written to {out}")
+
+
+def _check(out: str, images: int) -> None:
+    path = epath.Path(out).expanduser()
+    if not path.parent.is_dir():
+        raise ValueError(f"--out={out}: there is no such folder")
+    if path.is_dir():
+        raise ValueError(f"--out={out}: there is a folder of that name; name a file: --out={path / 'preview.png'}")
+    if not 1 <= images <= MOST_IMAGES:
+        raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
+
+
+def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]:
+    """Yields (pixels or encoded image, label, id): the first ones of the first epoch, of a stream the first stored."""
+    if not isinstance(train, Split):
+        for record in train.first(count).read(shuffle_seed=None).as_numpy_iterator():
+            yield record["image"], int(record["label"]), int(record["id"])
+        return
+    order = training_order(len(train), batch_size=min(count, len(train)), seed=seed, shard=(0, 1))
+    part = _readable(train.take(order(EPOCH)[1]))
+    labels = np.full(len(part), -1) if part.labels is None else part.labels
+    for image, label, identity in zip(part.images, labels, part.ids, strict=True):
+        yield epath.Path(os.fsdecode(image)).read_bytes() if part.kind == "paths" else image, int(label), int(identity)
+
+
+def _readable(part: Split) -> Split:
+    """Leaves out files that cannot be read; the log names them."""
+    broken = Unreadable(len(part), max_fraction=1.0)
+    if part.kind != "pixels":
+        from simclr_jax.data import pipeline
+
+        collections.deque(pipeline.image_sizes(part, batch_size=len(part), unreadable=broken), maxlen=0)
+    return part.take(np.array([i for i in range(len(part)) if i not in broken], int))
+
+
+def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> tuple[np.ndarray, np.ndarray, list]:
+    """Returns an image's pixels, its views [2, size, size, 3] and their two dicts of parameters."""
+    if place == "device" and isinstance(image, np.ndarray):
+        from simclr_jax.augment import device
+
+        one = jnp.array([EPOCH]), jnp.array([identity])
+        drawn = device.draw(recipe, seed, *one, *image.shape[:2])
+        views = device.render_pairs(recipe, jnp.array([[image, image]]), drawn)[0]
+        return image, np.asarray(views), [{name: values[0, view] for name, values in drawn.items()} for view in (0, 1)]
+    from simclr_jax.augment import decode, host
+
+    pixels = image if isinstance(image, np.ndarray) else np.asarray(decode.whole(image))
+    seeds = [host.view_seed(seed, EPOCH, identity, view) for view in (0, 1)]
+    drawn = [host.draw(recipe, view_seed, *pixels.shape[:2]) for view_seed in seeds]
+    return pixels, np.asarray(host.two_views(recipe, image, seed, EPOCH, identity)), drawn
+
+
+def _row(pixels: np.ndarray, views: np.ndarray, drawn: list[dict], recipe: Recipe, title: str) -> list[Picture]:
+    """Returns the pictures of an image and its views."""
+    drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
+    every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
+    boxes = [tuple(parameters[name] / every for name in ("y", "x", "height", "width")) for parameters in drawn]
+    original = Picture(
+        pixels[::every, ::every],
+        title,
+        f"{pixels.shape[0]} × {pixels.shape[1]} pixels",
+        dict(zip(COLOURS, boxes, strict=True)),
+    )
+    return [
+        original,
+        *(
+            Picture(view, f"view {number}", describe(parameters, recipe), frame=colour)
+            for number, view, parameters, colour in zip((1, 2), views, drawn, COLOURS, strict=True)
+        ),
+    ]
+
+
+def describe(parameters: dict[str, float], recipe: Recipe) -> str:
+    """Returns what was done to a view, a line for each operation in its order."""
+    lines = ["crop {height:.0f} × {width:.0f} at y {y:.0f}, x {x:.0f}".format(**parameters)]
+    lines += ["flip"] * bool(parameters["flip"])
+    if parameters["jitter"]:
+        operations = [rules.JITTER_OPS[i] for i in rules.JITTER_ORDERS[int(parameters["order"])]]
+        lines += [f"{name} {'%+.3f' if name == 'hue' else '× %.2f'}" % parameters[name] for name in operations]
+    lines += ["grayscale"] * bool(parameters["grayscale"])
+    if parameters["blur"] and rules.blur_kernel_size(recipe.image_size) > 1:
+        lines.append(f"blur, σ {parameters['sigma']:.2f} pixels")
+    return "\n".join(lines)

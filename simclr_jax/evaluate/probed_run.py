@@ -1,0 +1,249 @@
+"""What a probe reads: the network of a run's checkpoint, the same network untrained, and what they make of images.
+
+Features are computed once: they stay in RUN/features, under a name that is another one when anything they depend on
+is, and every probe of a checkpoint reads them there. The folder may be deleted at any time.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax.data import feed as placement
+from simclr_jax.data import sources
+from simclr_jax.data.unreadable import Unreadable
+from simclr_jax.evaluate import feature_files as shards
+from simclr_jax.evaluate.features import Encode, extract
+from simclr_jax.models import create_model
+from simclr_jax.runtime import checkpoint, checksums, run_folder
+from simclr_jax.runtime import config as keys
+from simclr_jax.runtime import devices as parallel
+from simclr_jax.runtime.metrics import progress, say
+from simclr_jax.training import schedule, state
+from simclr_jax.training import step as steps
+
+NETWORKS = ("pretrained", "untrained")
+MOST_IMAGES = 2**16  # of a batch; each is filled up to this number
+
+
+class Subject:
+    """A run's network at one checkpoint, and the source that it is probed on.
+
+    Args:
+      config: with the keys of configs/probe.py.
+      workdir: RUN. Its checkpoint and config are all that is used of it; features are kept there.
+      labelled: whether a source without labels is refused.
+
+    Attributes:
+      workdir: RUN.
+      config, pretraining: the probe's config and, as far as its readers need it, the run's.
+      step: the checkpoint's.
+      layer: which of [h, head layer 1, …, z] is probed, from 0 on.
+      model, variables: the network and what it has learned.
+      splits: the source's roles; hold-outs are cut by the run's seed, so they are those of its pretraining.
+      source, class_names: the source's name, and those of its classes.
+
+    Raises:
+      ValueError: no run, no checkpoint, no labels, no such layer or split.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: str, *, labelled: bool = True):
+        check(config)
+        self.workdir, self.config = workdir, config
+        stored, self.step, self.variables = checkpoint.load_variables(workdir, None if config.step < 0 else config.step)
+        self.pretraining = keys.of_run(stored, workdir)
+        self.model = create_model(**schedule.model_arguments(self.pretraining))
+        state.check_variables(self.variables, model=self.model, run=workdir)
+        self.layer = _layer(config.layer, self.model.head.depth)
+        data = config.data if config.data.source else self.pretraining.data
+        self.source = data.source
+        self.splits = _open(data, self.pretraining.seed, labelled)
+        self.class_names = self.splits.source.class_names
+        # For as long as this subject: caches of the class would keep every subject for ever.
+        self._encode, self._fingerprint = functools.cache(self._encode), functools.cache(self._fingerprint)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the views of the run's pretraining, pixels."""
+        return self.pretraining.augment.image_size
+
+    def layer_name(self, layer: int | None = None) -> str:
+        """Returns "h", "z" or "head layer N"."""
+        layer = self.layer if layer is None else layer
+        return {0: "h", self.model.head.depth: "z"}.get(layer, f"head layer {layer}")
+
+    def features(
+        self, role: str, *, layer: int | None = None, networks: Sequence[str] = NETWORKS
+    ) -> dict[str, shards.Features]:
+        """Returns what each network makes of a role's images, from RUN/features where it is there.
+
+        Args:
+          role: "train", "validation" or "test".
+          layer: which of [h, …, z]; None = that of the config.
+          networks: of `NETWORKS`.
+
+        Raises:
+          ValueError: images that cannot be read, one too many of them, or features that are not finite.
+        """
+        layer = self.layer if layer is None else layer
+        folders = {network: self._folder(role, layer, network) for network in networks}
+        missing = {network: folder for network, folder in folders.items() if shards.read(folder) is None}
+        if missing:
+            self.extract(role, layer, missing)
+        return {network: shards.read(folder) for network, folder in folders.items()}
+
+    def labelled_features(self, **options: Any) -> dict[str, dict[str, shards.Features]]:
+        """Returns {role: what `features` returns} of all three roles.
+
+        Raises:
+          ValueError: an image without a label, or a class that the training images have no example of.
+        """
+        found = {role: self.features(role, **options) for role in sources.ROLES}
+        labels = {role: next(iter(networks.values())).labels for role, networks in found.items()}
+        check_labels(labels, self.class_names, self.source)
+        return found
+
+    def extract(self, role: str, layer: int, folders: dict[str, epath.Path]) -> None:
+        """Writes what each of these networks makes of a role's images into its folder, in one pass over the images."""
+        split, size = self.splits.load(role), self.config.batch_size
+        unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
+        batches = placement.central_views(split, self.image_size, batch_size=size, unreadable=unreadable)
+        bar = progress(batches, total=-(-len(split) // size), desc=f"features of {role}", unit="batch")
+        encoders = {network: self._encode(network, layer) for network in folders}
+        writers = {name: shards.Writer(path, self._note(role, layer, name)) for name, path in folders.items()}
+        try:
+            for batch, made in extract(encoders, bar, size):
+                for network, writer in writers.items():
+                    writer.add(made[network], batch["labels"], batch["ids"])
+            for writer in writers.values():
+                writer.close()
+        finally:
+            for writer in writers.values():
+                writer.abandon()
+        if unreadable:
+            say(f"{len(unreadable)} of {len(split):,} {role} images could not be read and are left out")
+
+    def images(self, role: str, ids: np.ndarray) -> np.ndarray:
+        """Returns central views of the images with these ids, float32 [n, size, size, 3] in [0, 1]."""
+        split, wanted = self.splits.load(role), ids.tolist()
+        asked = set(wanted)
+        if hasattr(split, "take"):  # else it is a stream, and is read through
+            split = split.take(np.flatnonzero(np.isin(split.ids, ids)))
+        unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
+        found = {}
+        size = self.config.batch_size
+        for batch in placement.central_views(split, self.image_size, batch_size=size, unreadable=unreadable):
+            pairs = zip(batch["ids"].tolist(), batch["images"], strict=True)
+            found |= {number: image.copy() for number, image in pairs if number in asked}  # no batch is held for one
+            if len(found) == len(asked):
+                break
+        return np.stack([found[number] for number in wanted])
+
+    def _encode(self, network: str, layer: int) -> Encode:
+        variables = self.variables if network == "pretrained" else self.untrained()
+        return parallel.map_encoder(functools.partial(steps.encode_step, model=self.model, layer=layer), variables)
+
+    def untrained(self, seed: int | None = None) -> dict[str, Any]:
+        """Returns variables as pretraining begins with them: those that the run's began with, or another seed's."""
+        key = jax.random.key(self.pretraining.seed if seed is None else seed)
+        return state.initial_variables(key, self.image_size, model=self.model)
+
+    def _folder(self, role: str, layer: int, network: str) -> epath.Path:
+        note = json.dumps(self._note(role, layer, network), sort_keys=True)
+        name = f"{role}-{self.layer_name(layer).replace(' ', '-')}-{hashlib.sha256(note.encode()).hexdigest()[:12]}"
+        of = str(self.step) if network == "pretrained" else network
+        return run_folder.inside(self.workdir, "features", of, name)
+
+    def _note(self, role: str, layer: int, network: str) -> dict[str, Any]:
+        """Everything that features depend on."""
+        weights = self._checksum if network == "pretrained" else f"seed {self.pretraining.seed}, jax {jax.__version__}"
+        return {
+            "network": network,
+            "step": self.step if network == "pretrained" else 0,
+            "weights": weights,
+            "model": schedule.model_arguments(self.pretraining),
+            "layer": self.layer_name(layer),
+            "image_size": self.image_size,
+            "source": self.source,
+            "images_of": self._fingerprint(role),
+        }
+
+    @functools.cached_property
+    def _checksum(self) -> str:
+        found = json.dumps(checksums.of_arrays(self.variables), sort_keys=True)
+        return hashlib.sha256(found.encode()).hexdigest()[:16]
+
+    def _fingerprint(self, role: str) -> str:
+        return self.splits.fingerprint(role)
+
+
+def check_labels(labels: dict[str, np.ndarray], class_names: tuple[str, ...], source: str) -> None:
+    """Raises ValueError for images without a label, and for classes that the training images have no example of.
+
+    Args:
+      labels: {role: int [n]}, "train" among them.
+      class_names, source: for messages.
+    """
+    for role, found in labels.items():
+        if bare := int((found < 0).sum()):
+            raise ValueError(
+                f"{bare:,} of {len(found):,} {role} images of {source} have no label; a probe needs one for each: "
+                f"choose another split, --config.data.{role}_split=…"
+            )
+        if unknown := sorted(set(found.tolist()) - set(labels["train"].tolist())):
+            names = ", ".join(class_names[label] for label in unknown[:5])
+            raise ValueError(
+                f"{role} of {source} has {len(unknown)} classes that train has no image of: {names}; "
+                "give both the same classes, or train more images (data.limit)"
+            )
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for a value that no probe could use. Reads no run."""
+    for key, value in keys.flatten(config).items():
+        keys.check_value(key, value)
+    check_range(config, "batch_size", 1, MOST_IMAGES)
+
+
+def check_range(config: ConfigDict, name: str, least: int, most: int) -> None:
+    """Raises ValueError unless a whole number of a config is from ``least`` to ``most``."""
+    if not least <= config[name] <= most:
+        raise ValueError(f"config.{name}={config[name]} must be from {least} to {most:,}")
+
+
+def check_grid(config: ConfigDict, name: str, least: float) -> None:
+    """Raises ValueError unless a config's tuple holds numbers to choose from, none below ``least``."""
+    numbers = [x for x in config[name] if isinstance(x, int | float) and not isinstance(x, bool) and x >= least]
+    if not numbers or len(numbers) < len(config[name]):
+        raise ValueError(f"config.{name}={config[name]} must hold at least one number, and none below {least:g}")
+
+
+def _layer(layer: int, depth: int) -> int:
+    """Returns the index into [h, head layer 1, …, z] from 0 on."""
+    if not -1 <= layer <= depth or (layer == -1 and depth == 0):
+        names = "0 = h" + (f" to {depth} = z, or -1 = z" if depth else ": this run has no head")
+        raise ValueError(f"config.layer={layer} does not exist; this run has {names}")
+    return layer % (depth + 1)
+
+
+def _open(data: ConfigDict, seed: int, labelled: bool) -> sources.Splits:
+    source = sources.open_source(data.source, directory=data.dir)
+    if labelled and not source.class_names:
+        raise ValueError(f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…")
+    splits = sources.Splits(source, **schedule.split_arguments(data, seed))
+    for role in ("train", "validation") if labelled else ():
+        if not len(splits.load(role)):
+            raise ValueError(
+                f"no {role} images: the run held none out; name the source again: --config.data.source={data.source}"
+            )
+        if not splits.load(role).labelled:
+            raise ValueError(
+                f"the {role} split of {data.source} has no labels; choose another: --config.data.{role}_split=…"
+            )
+    return splits

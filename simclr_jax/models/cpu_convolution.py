@@ -1,0 +1,210 @@
+"""Convolutions that are differentiated, and their gradients, as a CPU computes them quickly.
+
+XLA's CPU compiler hands a convolution to its fast kernels if batch comes first and channels last. It brings others to
+that order, but not inside loops, and jax's gradients are convolutions in another order: there they took 25 times as
+long. Here they are written in that order, or as matrix products of groups of images, small enough to stay in a cache
+from one operation to the next:
+
+- 1×1 kernels as matrix products, 3×3 kernels at a stride as products with columns of all that an output sees, and
+  other 3×3 kernels of many channels by :mod:`winograd`;
+- the input's gradient at a stride as one product of the gradient with all of the kernel, whose parts are then added
+  where they belong: XLA's convolution would multiply the zeros between them;
+- the kernel's gradient as the sum of the groups', which are transposed in the cache.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from simclr_jax.models import cpu_winograd as winograd
+
+_ORDER = ("NHWC", "HWIO", "NHWC")
+_CACHE = 2**21  # bytes of a group
+_LEAST = 4  # images of a group, if they divide the batch: fewer make slow convolutions
+_CHANNELS = (64, 512)  # for which Winograd's form was quicker: below, transforms outweigh products
+
+
+def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **others: Any) -> jax.Array:
+    """What flax's Conv takes in the place of lax's, for square kernels, one stride and symmetric padding.
+
+    Elsewhere than on a CPU it is lax's.
+    """
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(x, kernel, strides, padding, **others)
+    return convolve(x, kernel, strides[0], padding[0][0])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
+    """Returns [B, H', W', O] of x [B, H, W, I] and a kernel [k, k, I, O], x padded by zeros on all four sides.
+
+    Where nothing is differentiated it is lax's: of any number of images, on any device that a program is exported for.
+    """
+    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
+
+
+def _forward(x, kernel, stride, pad):
+    return _value(x, kernel, stride, pad), (x, kernel)
+
+
+def _value(x, kernel, stride, pad):
+    if len(kernel) == 1:
+        return _pointwise(x, kernel, stride)
+    if _suits_columns(x, kernel, stride):
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        return _in_groups(lambda part: winograd.product(_columns(part, len(kernel), stride, pad), matrix), x)
+    if _suits_winograd(x, kernel, stride, pad):
+        return _winograd(x, winograd.of_kernel(kernel))
+    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
+
+
+def _backward(stride, pad, residuals, gradient):
+    x, kernel = residuals
+    if len(kernel) == 1:
+        return jax.vjp(functools.partial(_pointwise, stride=stride), x, kernel)[1](gradient)
+    return _of_input(x, kernel, gradient, stride, pad), _of_kernel(x, kernel, gradient, stride, pad)
+
+
+def _winograd(x, transformed):
+    return _in_groups(lambda part: winograd.convolve(part, transformed), x)
+
+
+def _pointwise(x, kernel, stride):
+    """A 1×1 convolution, x not padded."""
+    return winograd.product(x[:, ::stride, ::stride], kernel[0, 0])
+
+
+def _columns(x, k, stride, pad):
+    """[n, H, W, I] → [n, H', W', k k I], beside each other what one output is made of."""
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows, columns = ((side - k) // stride * stride + 1 for side in x.shape[1:3])
+    taps = ((row, column) for row in range(k) for column in range(k))
+    seen = [
+        lax.slice(x, (0, i, j, 0), (len(x), i + rows, j + columns, x.shape[3]), (1, stride, stride, 1)) for i, j in taps
+    ]
+    return jnp.concatenate(seen, -1)
+
+
+def _of_input(x, kernel, gradient, stride, pad):
+    k = len(kernel)
+    if stride > 1:
+        sides = x.shape[1:3]
+        return _in_groups(lambda part: _spread(part, kernel, sides, stride, pad), gradient)
+    if _suits_winograd(x, kernel, stride, pad):
+        return _winograd(gradient, winograd.of_flipped(winograd.of_kernel(kernel)))
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    return _in_order(gradient, flipped, (1, 1), [(k - 1 - pad,) * 2] * 2)
+
+
+def _spread(gradient, kernel, sides, stride, pad):
+    """[n, H', W', O] → [n, H, W, I]: what each entry gives to each of the k × k inputs that it came from."""
+    n, h, w, outputs = gradient.shape
+    k, _, inputs, _ = kernel.shape
+    to_all = kernel.transpose(3, 0, 1, 2).reshape(outputs, -1)
+    given = jnp.matmul(gradient.reshape(-1, outputs), to_all, preferred_element_type=jnp.float32)
+    given = given.reshape(n, h, w, k, k, inputs)
+    height, width = (-(-side // stride) for side in sides)
+
+    def received(i, j):
+        """Of the inputs in row i and column j of each square of stride × stride."""
+        total = jnp.zeros((n, height, width, inputs), given.dtype)
+        for a in range((i + pad) % stride, k, stride):
+            for b in range((j + pad) % stride, k, stride):
+                part = _moved(given[:, :, :, a, b], (i + pad - a) // stride, height, 1)
+                total += _moved(part, (j + pad - b) // stride, width, 2)
+        return total
+
+    squares = [jnp.stack([received(i, j) for j in range(stride)], 3) for i in range(stride)]
+    whole = jnp.stack(squares, 2).reshape(n, stride * height, stride * width, inputs)
+    return whole[:, : sides[0], : sides[1]].astype(gradient.dtype)
+
+
+def _moved(x, start, length, axis):
+    """x from ``start`` on, zeros where it has ended or not begun."""
+    around = [(0, 0, 0)] * x.ndim
+    around[axis] = (-start, length + start - x.shape[axis], 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), around)
+
+
+def _of_kernel(x, kernel, gradient, stride, pad):
+    if _suits_winograd(x, kernel, stride, pad):
+        return winograd.to_kernel(_sum_of_groups(winograd.correlate, x, gradient))
+    if _suits_columns(x, kernel, stride):
+        correlate = functools.partial(_correlation_of_columns, k=len(kernel), stride=stride, pad=pad)
+        return _sum_of_groups(correlate, x, gradient).reshape(kernel.shape).astype(kernel.dtype)
+    around = [(pad, pad - rest) for rest in _unreached(x, len(kernel), gradient, stride, pad)]
+    correlate = functools.partial(_correlation, around=around, stride=stride)
+    return _sum_of_groups(correlate, x, gradient).astype(kernel.dtype)
+
+
+def _suits_columns(x, kernel, stride):
+    return len(kernel) == 3 and stride > 1 and _is_large(x)
+
+
+def _suits_winograd(x, kernel, stride, pad):
+    (least, most), of_kernel = _CHANNELS, kernel.shape[2:]
+    suits = (len(kernel), stride, pad) == (3, 1, 1) and least <= min(of_kernel) and max(of_kernel) <= most
+    even = all(side % 2 == 0 for side in x.shape[1:3])
+    return suits and even and x.dtype == kernel.dtype == jnp.float32 and _is_large(x)
+
+
+def _is_large(x):
+    """Where x fits into the cache as it is, the plain form was as quick, and compiles sooner."""
+    return x.size * x.itemsize > _CACHE
+
+
+def _group(*of_images):
+    """Images of a group: as many as divide the batch and fit; all of them where these would be too few."""
+    batch = len(of_images[0])
+    fit = max(_LEAST, _CACHE * batch // sum(x.size * x.itemsize for x in of_images))
+    size = max(size for size in range(1, min(fit, batch) + 1) if batch % size == 0)
+    return size if size >= min(_LEAST, batch) else batch
+
+
+def _in_groups(of_images: Callable, x: jax.Array) -> jax.Array:
+    """Joins what each group of images gives."""
+    size = _group(x)
+    found = lax.map(of_images, x.reshape(len(x) // size, size, *x.shape[1:]))
+    return found.reshape(len(x), *found.shape[2:])
+
+
+def _sum_of_groups(of_images: Callable, x: jax.Array, gradient: jax.Array) -> Any:
+    """Adds what each group of images gives, float32 arrays."""
+    size = _group(x, gradient)
+
+    def add(index, total):
+        found = of_images(*(lax.dynamic_slice_in_dim(a, index * size, size) for a in (x, gradient)))
+        return jax.tree.map(jnp.add, total, found)
+
+    shapes = jax.eval_shape(of_images, x[:size], gradient[:size])
+    return lax.fori_loop(0, len(x) // size, add, jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), shapes))
+
+
+def _correlation(x, gradient, around, stride):
+    """[n, H, W, I], [n, H', W', O] → [k, k, I, O], as a convolution: channels as batch, batch as channels."""
+    x, gradient = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+    result = _in_order(x, gradient, (1, 1), around, rhs_dilation=(stride, stride), preferred_element_type=jnp.float32)
+    return result.transpose(1, 2, 0, 3)
+
+
+def _correlation_of_columns(x, gradient, k, stride, pad):
+    """[n, H, W, I], [n, H', W', O] → [k k I, O]."""
+    columns = _columns(x, k, stride, pad)
+    transposed = lax.optimization_barrier(columns.reshape(-1, columns.shape[-1]).T)  # or XLA would use a slow product
+    return jnp.matmul(transposed, gradient.reshape(-1, gradient.shape[-1]), preferred_element_type=jnp.float32)
+
+
+def _unreached(x, k, gradient, stride, pad):
+    """Rows and columns at the end, padding included, that the last stride does not reach."""
+    return [x.shape[i] + 2 * pad - k - (gradient.shape[i] - 1) * stride for i in (1, 2)]
+
+
+def _in_order(x, kernel, strides, padding, **others):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_ORDER, **others)
+
+
+convolve.defvjp(_forward, _backward)

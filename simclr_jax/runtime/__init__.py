@@ -1,0 +1,1 @@
+"""The machine and the disk: config, run folder, checkpoints, metrics, devices, processes."""

@@ -1,0 +1,202 @@
+"""Screen and logs: the progress bar, the console, metrics.jsonl and TensorBoard."""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+from tqdm import tqdm
+
+from simclr_jax.runtime import run_folder
+
+_LAST_STEP = 2**31 - 1
+_LONG_SILENCE = 30.0  # seconds between two lines of a progress bar that goes to a file
+
+
+def progress(iterable: Iterable | None = None, **options) -> tqdm:
+    """Returns a progress bar; one that goes to a file instead of a screen prints a line now and then."""
+    interval = 0.2 if sys.stderr.isatty() else _LONG_SILENCE
+    return tqdm(iterable, mininterval=interval, dynamic_ncols=True, **options)
+
+
+def say(text: str) -> None:
+    """Prints a line without tearing a progress bar."""
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+class Writer:
+    """Writes what a training run says of itself.
+
+    A run that resumes keeps the rows up to its checkpoint and writes the later ones anew, so that metrics.jsonl holds
+    each step once.
+
+    Args:
+      workdir: RUN.
+      first_step, total_steps: where the run starts and ends.
+      views_per_step: for the speed shown.
+    """
+
+    def __init__(self, workdir: str, *, first_step: int, total_steps: int, views_per_step: int):
+        self._folder = run_folder.folder(workdir)
+        self._metrics = self._folder / "metrics.jsonl"
+        self._rows = _rows_up_to(self._metrics, first_step)
+        self._before = tuple(self._rows)
+        run_folder.replace_text(self._metrics, "".join(self._rows))
+        self._tensorboard = _tensorboard(self._folder / "tensorboard", first_step)
+        self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
+        self._views_per_step, self._first_step = views_per_step, first_step
+        self._start = time.monotonic()
+
+    def advance(self, step: int, loss: float) -> None:
+        """Moves the progress bar on to a step that is done."""
+        done, seconds = step - self._first_step, time.monotonic() - self._start
+        rate = self._views_per_step * done / seconds
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} views/s", refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Appends one row to metrics.jsonl and TensorBoard."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        self._add(json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n")
+        if self._tensorboard:
+            with _named(self._folder / "tensorboard"):
+                self._tensorboard.write(step, values)
+
+    def _add(self, row: str) -> None:
+        if not run_folder.is_local(self._metrics):
+            self._rows.append(row)
+            return
+        with _named(self._metrics), self._metrics.open("a") as file:
+            file.write(row)
+
+    def rows(self) -> list[dict[str, float]]:
+        """Returns the rows of before the start, which are those of a resumed run up to its checkpoint."""
+        return [_numbers(row) for row in self._before]
+
+    def flush(self) -> None:
+        """Makes sure that metrics.jsonl holds every row: an object store has no appending, so there it is replaced."""
+        if not run_folder.is_local(self._metrics):
+            run_folder.replace_text(self._metrics, "".join(self._rows))
+
+    def close(self) -> None:
+        """Closes the bar and the files."""
+        self.flush()
+        self._bar.close()
+        if self._tensorboard:
+            with _named(self._folder / "tensorboard"):
+                self._tensorboard.close()
+
+
+@contextlib.contextmanager
+def _named(path: epath.Path) -> Iterator[None]:
+    """Turns an OSError of writing into a ValueError that says where, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {error.strerror}; make room or mend the disk, and the same command goes on "
+            "from the last good checkpoint"
+        ) from error
+
+
+def _tensorboard(folder: epath.Path, first_step: int) -> "_TensorBoard | None":
+    if run_folder.is_local(folder):
+        return _TensorBoard(folder, first_step)
+    say("no TensorBoard files in an object store; metrics.jsonl holds the same")
+    return None
+
+
+class _TensorBoard:
+    """A file of events, written when it is asked for: a thread, as tensorboardX has, would block on a full disk.
+
+    TensorBoard forgets the steps from the start on that older files of the folder hold.
+    """
+
+    def __init__(self, folder: epath.Path, first_step: int):
+        folder.mkdir(exist_ok=True)
+        self._kinds, summary, files = _tensorboardx()
+        self._scalar = summary.scalar
+        self._file = files.EventsWriter(str(folder / "events"), f".{first_step}")
+        start = self._kinds.SessionLog(status=self._kinds.SessionLog.START)
+        self._add(first_step + 1, session_log=start)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of a step, and has them on disk."""
+        for name, value in values.items():
+            if math.isfinite(value):  # TensorBoard shows a gap
+                self._add(step, summary=self._scalar(name, value))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._kinds.Event(wall_time=time.time(), step=step, **content))
+
+
+def _tensorboardx() -> tuple[Any, Any, Any]:
+    """Imports tensorboardX, and not PyTorch with it, which would take seconds where that is installed."""
+    hidden = sys.modules.setdefault("torch", None) is None
+    try:
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return event_pb2, summary, event_file_writer
+
+
+class Silent:
+    """Stands where a process has nothing to write: one of several writes for all."""
+
+    def advance(self, step: int, loss: float) -> None:
+        """Does nothing."""
+
+    def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def rows(self) -> list[dict[str, float]]:
+        """Returns none."""
+        return []
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def _rows_up_to(path: epath.Path, step: int) -> list[str]:
+    """Returns the lines of a metrics.jsonl up to a step; the last line may have been torn by the end of a process."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+    rows = [(_step_of(line), line) for line in lines]
+    for number, (found, _) in enumerate(rows[:-1], 1):
+        if found is None:
+            say(f"line {number} of {path} cannot be read and is left out")
+    return [line for found, line in rows if found is not None and found <= step]
+
+
+def read_rows(workdir: str) -> list[dict[str, float]]:
+    """Returns the rows of RUN/metrics.jsonl, without what is no number in them; none where there is no such file."""
+    lines = _rows_up_to(run_folder.folder(workdir) / "metrics.jsonl", _LAST_STEP)
+    return [_numbers(line) for line in lines]
+
+
+def _numbers(line: str) -> dict[str, float]:
+    row = json.loads(line)
+    return {name: x for name, x in row.items() if type(x) in (int, float) and math.isfinite(x)}
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else None
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,1 @@
+"""What moves parameters: optimisers, gradients, steps, the loop."""

@@ -1,0 +1,214 @@
+"""Is it collapsing? Measures of how representations and projections lie, in NumPy, and what they say in plain words.
+
+| measure    | of                | collapsed | as it should be                | source                          |
+|------------|-------------------|-----------|--------------------------------|---------------------------------|
+| std        | h, z              | 0         | z: near 1 / √dim               | Chen & He 2021, section 4.1     |
+| rank       | h, z              | 1         | a good part of the dimensions  | Garrido et al. 2023, equation 1 |
+| alignment  | two views' z      | 0         | low, with uniformity low too   | Wang & Isola 2020, section 4    |
+| uniformity | different images' z | 0       | low; -4 is the least, nearly   | Wang & Isola 2020, section 4    |
+| loss       | a batch's z       | ln(2N-1)  | well below                     | all candidates are alike        |
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+RANK_EPSILON = 1e-7  # added to each share of the singular values, as RankMe does for float32
+
+# Of uniformity: that of images whose z have a cosine of 0.99 to each other. Complete collapse is 0.
+COLLAPSED_UNIFORMITY = -4 * (1 - 0.99)
+COLLAPSED_RANK = 1.5  # or all z lie along one line: two directions of equal weight have 2
+
+# The loss is at chance where temperature · (ln(2N-1) - loss), about how much nearer in cosine an image's other view is
+# than other images are, is below the first. It is learning nevertheless where it falls by the second, measured alike:
+# the quickstart's loss begins above ln(2N-1), because unlike negatives cost more than equal ones, and falls through it.
+CHANCE_MARGIN, FALLING = 0.02, 0.005
+STILL = 1e-3  # of the largest standard deviation: a dimension that varies less is called still
+PATIENCE, PATIENT_SHARE = 3, 0.02  # epochs in a row, after warm-up; and of a long run's
+
+_WORDS = {
+    "collapsed": "the run has collapsed. For {epochs} epochs all images have had nearly the same z, or z along one "
+    "line: uniformity {uniformity:.3f} (0 is complete collapse), effective rank of z {rank_z:.1f}",
+    "at chance": "the loss is at chance and does not fall. For {epochs} epochs it has not, or hardly, been below that "
+    "of a network to which all images are alike: validation loss {loss:.3f}, and ln(2N-1) is {chance_loss:.3f}",
+}
+_MEND = "try a lower optimizer.learning_rate or a longer warm-up; python -m simclr_jax diagnose --workdir=RUN says more"
+
+
+def rank(singular_values: np.ndarray) -> float:
+    """Returns the effective rank: exp of the entropy of the shares of singular values, `RANK_EPSILON` added to each."""
+    total = singular_values.sum()
+    if not total > 0:
+        return 1.0 if total == 0 else float("nan")
+    shares = singular_values / total + RANK_EPSILON
+    return float(np.exp(-np.sum(shares * np.log(shares))))
+
+
+def of_vectors(x: np.ndarray) -> dict[str, Any]:
+    """Returns {"std": of each dimension [d], "rank"} of vectors [n, d]; the rank is that of x as it is, not centred."""
+    x = np.asarray(x, np.float64)
+    return {"std": x.std(axis=0), "rank": _rank_of_products(x.T @ x if len(x) > x.shape[1] else x @ x.T)}
+
+
+def of_moments(batches: list[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """Returns what `of_vectors` returns, from the {"count", "mean", "scatter"} of batches of the vectors."""
+    counts = np.array([float(batch["count"]) for batch in batches])
+    means = np.array([batch["mean"] for batch in batches], np.float64)
+    mean = counts @ means / counts.sum()
+    scatter = sum(np.asarray(batch["scatter"], np.float64) for batch in batches)
+    scatter = scatter + (means - mean).T @ (counts[:, None] * (means - mean))
+    std = np.sqrt(np.diag(scatter) / counts.sum())
+    return {"std": std, "rank": _rank_of_products(scatter + counts.sum() * np.outer(mean, mean))}
+
+
+def _rank_of_products(products: np.ndarray) -> float:
+    """Singular values are the roots of the eigenvalues of xᵀx; float64 holds those that count."""
+    if not np.isfinite(products).all():
+        return float("nan")
+    return rank(np.sqrt(np.maximum(np.linalg.eigvalsh(products), 0)))
+
+
+def normalized(z: np.ndarray) -> np.ndarray:
+    """Returns vectors [n, d] of length 1; a zero vector stays."""
+    z = np.asarray(z, np.float64)
+    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-6)
+
+
+def alignment(z1: np.ndarray, z2: np.ndarray) -> float:
+    """Returns the mean squared distance between an image's two normalised projections, 0 to 4."""
+    return float(np.mean(np.sum(np.square(z1 - z2), axis=1)))
+
+
+def uniformity(z1: np.ndarray, z2: np.ndarray) -> float:
+    """Returns log of the mean of exp(-2 · squared distance) over the pairs of images, of one view and of the other."""
+    pairs = ~np.eye(len(z1), dtype=bool)
+    return float(np.log(np.mean([np.exp(4 * (z @ z.T)[pairs] - 4).mean() for z in (z1, z2)])))
+
+
+def similarities(z1: np.ndarray, z2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the cosines of both views of an image [n], and of a first and a second view of different ones [n²-n]."""
+    products = z1 @ z2.T
+    return np.diag(products), products[~np.eye(len(z1), dtype=bool)]
+
+
+def chance_loss(batch_size: int) -> float:
+    """Returns the loss where all 2N - 1 candidates of an anchor are alike, N images a batch."""
+    return math.log(2 * batch_size - 1)
+
+
+def of_batches(batches: list[Mapping[str, Any]], batch_size: int) -> dict[str, float]:
+    """Returns the measures of a run's validation, from the :mod:`simclr_jax.training.geometry` sums of its batches.
+
+    Args:
+      batches: sums, one of each batch.
+      batch_size: images a batch.
+
+    Returns:
+      "std_h", "std_z" (means over dimensions), "rank_h", "rank_z", "alignment", "uniformity", "chance_loss".
+    """
+    found = {}
+    for name in ("h", "z"):
+        measures = of_moments([batch[name] for batch in batches])
+        found |= {f"std_{name}": float(measures["std"].mean()), f"rank_{name}": measures["rank"]}
+    closeness = float(np.mean([batch["closeness"] for batch in batches]))
+    return found | {
+        "alignment": float(np.mean([batch["distance"] for batch in batches])),
+        "uniformity": float(np.log(closeness)) if closeness > 0 else float("nan"),
+        "chance_loss": chance_loss(batch_size),
+    }
+
+
+def of_pairs(h: Any, z: Any) -> dict[str, Any]:
+    """Returns the measures of two views of the same images, but for the loss.
+
+    Args:
+      h, z: pairs of arrays [n, d]: of the first views and of the second.
+
+    Returns:
+      "h" and "z", each {"dim", "std" [d], "rank"}, z normalised; "alignment", "uniformity"; "positive" and "negative"
+      cosines, see `similarities`; "nearer", how often an image's other view is nearer than another image's.
+    """
+    z1, z2 = map(normalized, z)
+    found = {name: {"dim": x[0].shape[1], **of_vectors(np.concatenate(x))} for name, x in (("h", h), ("z", (z1, z2)))}
+    positive, negative = similarities(z1, z2)
+    return found | {
+        "alignment": alignment(z1, z2),
+        "uniformity": uniformity(z1, z2),
+        "positive": positive,
+        "negative": negative,
+        "nearer": float(np.searchsorted(np.sort(negative), positive).mean() / len(negative)),
+    }
+
+
+def verdict(found: Mapping[str, Any], temperature: float) -> list[str]:
+    """Returns what measures say, a sentence each.
+
+    Args:
+      found: as of `of_pairs`, with "loss" and "chance_loss".
+      temperature: of the loss.
+    """
+    values = {name: found[name] for name in ("uniformity", "loss", "chance_loss")} | {"rank_z": found["z"]["rank"]}
+    views, dims = 2 * len(found["positive"]), {name: found[name]["dim"] for name in ("h", "z")}
+    used = ", ".join(f"{name} uses {found[name]['rank']:.0f} of {dims[name]} dimensions" for name in ("z", "h"))
+    said = [
+        {
+            "collapsed": "COLLAPSED: all images have nearly the same z, or z along one line.",
+            "at chance": "AT CHANCE: the loss is not, or hardly, below that of a network to which all images are "
+            "alike. Early in a run that is usual, later not.",
+            None: "Not collapsed, and not at chance.",
+        }[fault(values, temperature)],
+        f"{used} (effective rank).",
+        f"Two views of an image have a mean cosine of {found['positive'].mean():.2f}, two images "
+        f"{found['negative'].mean():.2f}; the other view is nearer than another image in "
+        f"{100 * found['nearer']:.1f} % of the cases (50 % is chance).",
+        f"The loss is {found['loss']:.3f}; {found['chance_loss']:.3f} is chance.",
+    ]
+    for name in ("h", "z"):
+        if still := int((found[name]["std"] < STILL * found[name]["std"].max()).sum()):
+            said.append(f"{still} dimensions of {name} are the same for all images, or nearly.")
+    if views < max(dims.values()):
+        said.append(f"{views} views are fewer than the dimensions, and ranks cannot be higher: take more images.")
+    return said
+
+
+class Alarm:
+    """Says once in a run, in plain words, that it has collapsed or that its loss stays at chance.
+
+    Args:
+      temperature: of the loss.
+      warmup_epochs: whose measures do not count.
+      epochs: of the run. The fault has to last `PATIENCE` epochs after warm-up, and `PATIENT_SHARE` of these.
+    """
+
+    def __init__(self, *, temperature: float, warmup_epochs: float, epochs: int):
+        self._temperature, self._warmup_epochs = temperature, warmup_epochs
+        self._patience = max(PATIENCE, math.ceil(PATIENT_SHARE * epochs))
+        self._fault, self._in_a_row = None, 0
+        self._lowest = math.inf
+        self._said = False
+
+    def see(self, epoch: float, values: Mapping[str, float | None]) -> str | None:
+        """Takes in an epoch's validation, {"validation_loss", …}; returns what to say, where there is something."""
+        values = {name: values.get(f"validation_{name}") for name in ("uniformity", "rank_z", "loss", "chance_loss")}
+        if self._said or epoch <= self._warmup_epochs or not all(isinstance(x, int | float) for x in values.values()):
+            return None
+        found = fault(values, self._temperature)
+        falls = self._temperature * (self._lowest - values["loss"]) > FALLING
+        self._lowest = min(self._lowest, values["loss"])
+        if found == "at chance" and falls:
+            found = None
+        self._in_a_row = self._in_a_row + 1 if found == self._fault else 1
+        self._fault = found
+        if found is None or self._in_a_row < self._patience:
+            return None
+        self._said = True
+        return f"WARNING: {_WORDS[found].format(**values, epochs=self._patience)}; {_MEND}"
+
+
+def fault(values: Mapping[str, Any], temperature: float) -> str | None:
+    """Returns "collapsed", "at chance" or None, from {"uniformity", "rank_z", "loss", "chance_loss"}."""
+    if values["uniformity"] > COLLAPSED_UNIFORMITY or values["rank_z"] < COLLAPSED_RANK:
+        return "collapsed"
+    return "at chance" if temperature * (values["chance_loss"] - values["loss"]) < CHANCE_MARGIN else None

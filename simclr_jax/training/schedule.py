@@ -1,0 +1,157 @@
+"""From the user's config to plain numbers: turns epochs into steps, and a config's sections into arguments.
+
+ConfigDicts stop here and in the drivers; everything below takes explicit keyword arguments.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from simclr_jax.augment.recipe import Recipe
+from simclr_jax.runtime import bounds
+from simclr_jax.runtime import config as keys
+from simclr_jax.training import optimizers as optim
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The lengths of a run in steps, and its learning rate.
+
+    Attributes:
+      batch_size: images per step over all devices.
+      validation_batch_size: the same for validation; smaller where there are fewer images. 0 = no validation.
+      microbatches, validation_microbatches: parts that either passes the network in.
+      steps_per_epoch, total_steps, warmup_steps: in steps.
+      peak_learning_rate: the scaled rate that warm-up ends at.
+      checkpoint_every: steps between two checkpoints; 0 = only the last step has one.
+    """
+
+    batch_size: int
+    validation_batch_size: int
+    microbatches: int
+    validation_microbatches: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    peak_learning_rate: float
+    checkpoint_every: int
+
+    def ends_epoch(self, step: int) -> bool:
+        """Tells whether a step, counted from 1, is the last of its epoch."""
+        return step % self.steps_per_epoch == 0
+
+    def saves(self, step: int) -> bool:
+        """Tells whether there is a checkpoint of a step, counted from 1."""
+        return step == self.total_steps or (self.checkpoint_every > 0 and step % self.checkpoint_every == 0)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for a value that no data set and no machine could make right."""
+    for key, value in keys.flatten(config).items():
+        keys.check_value(key, value)
+    warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
+    if warmup >= epochs:
+        raise ValueError(f"config.optimizer.warmup_epochs={warmup} must be below config.train.epochs={epochs}")
+    recipe(config)
+
+
+def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devices: int) -> Schedule:
+    """Turns epochs into steps.
+
+    Args:
+      config: a checked config.
+      num_train, num_validation: images.
+      num_devices: over all processes.
+
+    Raises:
+      ValueError: the batch does not divide by the devices or the micro-batches, or is larger than the data set; or a
+        chunk or a micro-batch is larger than the batch.
+    """
+    batch = config.train.batch_size
+    if batch % num_devices:
+        below, above = batch // num_devices * num_devices, -(-batch // num_devices) * num_devices
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"train.batch_size={batch} is not divisible by {num_devices} devices; use {nearest}")
+    if batch > num_train:
+        largest = num_train // num_devices * num_devices
+        raise ValueError(
+            f"train.batch_size={batch} is larger than the {num_train} training images; use {largest} or less"
+        )
+    micro = _microbatch_size(config, num_devices)
+    largest = batch // num_devices
+    if config.loss.chunk_size > largest:
+        raise ValueError(
+            f"loss.chunk_size={config.loss.chunk_size} is larger than the {largest} images of a device; "
+            f"use {largest} or less, or 0 to let the batch choose"
+        )
+    unit = micro if num_validation >= micro else num_devices  # fewer images than a micro-batch pass at once
+    validation_batch = min(batch, num_validation // unit * unit)
+    steps_per_epoch = num_train // batch
+    if steps_per_epoch * config.train.epochs > bounds.LARGEST_WHOLE:
+        most = bounds.LARGEST_WHOLE // steps_per_epoch
+        raise ValueError(
+            f"config.train.epochs={config.train.epochs} is too long to count its steps; use {most} or less"
+        )
+    optimizer = config.optimizer
+    return Schedule(
+        batch_size=batch,
+        validation_batch_size=validation_batch,
+        microbatches=batch // micro,
+        validation_microbatches=max(1, validation_batch // micro),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=steps_per_epoch * config.train.epochs,
+        warmup_steps=round(optimizer.warmup_epochs * num_train / batch),
+        peak_learning_rate=optim.scaled_learning_rate(
+            optimizer.learning_rate, batch_size=batch, scaling=optimizer.scaling
+        ),
+        checkpoint_every=config.checkpoint.every_steps or config.checkpoint.every_epochs * steps_per_epoch,
+    )
+
+
+def check_chunk(config: ConfigDict, *, free_bytes: int) -> None:
+    """Raises ValueError where a chunk of similarities that was asked for does not fit a device's free memory."""
+    chunk, row = config.loss.chunk_size, 4 * 2 * config.train.batch_size
+    if chunk * row > free_bytes:
+        taken, free = (f"{size / 2**20:,.0f} MiB" for size in (chunk * row, free_bytes))
+        raise ValueError(
+            f"loss.chunk_size={chunk}: its similarities to all vectors take {taken}, and a device has {free} for them; "
+            f"use {max(1, free_bytes // row)} or less, or 0 to let the batch choose"
+        )
+
+
+def _microbatch_size(config: ConfigDict, num_devices: int) -> int:
+    """Returns the images that pass at once, over all devices; refuses what does not divide."""
+    batch, micro = config.train.batch_size, config.train.microbatch_size or config.train.batch_size
+    if batch % micro == 0 and micro % num_devices == 0:
+        return micro
+    right = [size for size in range(num_devices, batch + 1, num_devices) if batch % size == 0]
+    near = [*[size for size in right if size < micro][-1:], *[size for size in right if size > micro][:1]]
+    nearest = " or ".join(map(str, near))
+    shared = f" and be divisible by {num_devices} devices" if num_devices > 1 else ""
+    raise ValueError(
+        f"train.microbatch_size={micro} must divide train.batch_size={batch}{shared}; use {nearest}, or 0 for one pass"
+    )
+
+
+def recipe(config: ConfigDict) -> Recipe:
+    """Returns the views' recipe."""
+    return Recipe(**{name: value for name, value in config.augment.items() if name != "placement"})
+
+
+def model_arguments(config: ConfigDict) -> dict[str, Any]:
+    """Returns the keyword arguments of :func:`simclr_jax.models.create_model`, but for the mapped axis."""
+    names = ("encoder", "width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype", "remat")
+    return {name: config.model[name] for name in names} | {f"head_{name}": value for name, value in config.head.items()}
+
+
+def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
+    """Returns the keyword arguments that a data section gives to :class:`simclr_jax.data.sources.Splits`."""
+    return {
+        "train": data.train_split,
+        "validation": data.validation_split,
+        "test": data.test_split,
+        "holdout_fraction": data.holdout_fraction,
+        "limit": data.limit,
+        "seed": seed,
+    }

@@ -1,0 +1,129 @@
+"""The pixels of views of given parameters: host and device against Pillow, SciPy and scikit-image, and one another."""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from skimage import filters
+
+from simclr_jax.augment import device, host
+from simclr_jax.augment.recipe import Recipe
+from support.oracles import NEUTRAL, OPS, SIZE, picture, pillow_resize
+
+EVERYTHING = Recipe(SIZE)  # the device leaves out what a recipe never does
+
+
+def whole(pixels):
+    return {"y": 0, "x": 0, "height": pixels.shape[0], "width": pixels.shape[1]}
+
+
+def render_on_host(pixels, parameters):
+    return host.render(EVERYTHING, pixels, parameters).numpy()
+
+
+@functools.cache
+def compiled():
+    return jax.jit(functools.partial(device.render, EVERYTHING))
+
+
+def render_on_device(pixels, parameters):
+    columns = {
+        name: np.array([value], bool if isinstance(value, bool) else np.float32) for name, value in parameters.items()
+    }
+    return np.asarray(compiled()(pixels[None], columns))[0]
+
+
+RENDERERS = {"host": render_on_host, "device": render_on_device}
+
+
+@pytest.fixture(name="render", params=RENDERERS)
+def make_render(request):
+    def render(pixels, **changes):
+        return RENDERERS[request.param](pixels, whole(pixels) | NEUTRAL | changes)
+
+    return render
+
+
+@pytest.mark.parametrize("size", [(100, 130), (64, 40), (17, 90), (20, 22), (1, 1)])
+def test_identity_crop_is_pillows_bicubic_resize(render, size):
+    pixels = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    np.testing.assert_allclose(render(pixels), pillow_resize(pixels), atol=2e-4)
+
+
+def test_the_overshoot_of_the_resize_is_clipped_before_colour(render):
+    pixels = np.random.default_rng(3).integers(0, 2, (20, 20, 3), dtype=np.uint8) * 255
+    expected = pillow_resize(pixels) * 0.5
+    np.testing.assert_allclose(render(pixels, jitter=True, brightness=0.5), expected, atol=2e-4)
+
+
+def test_crop_then_flip(render):
+    pixels = picture(90, 70)
+    box = {"y": 11, "x": 5, "height": 60, "width": 53}
+    expected = pillow_resize(pixels[11:71, 5:58])[:, ::-1]
+    np.testing.assert_allclose(render(pixels, flip=True, **box), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*itertools.product(OPS, (0.3, 1.7)), ("saturation", 0.0), ("hue", -0.2), ("hue", -0.5), ("hue", 0.0)],
+)
+def test_each_colour_operation(render, name, value):
+    pixels = picture(SIZE, SIZE)
+    pixels[:8] = pixels[:8, :, :1]  # grays have no hue, black and white nothing at all
+    expected = OPS[name](pixels / 255, value)
+    np.testing.assert_allclose(render(pixels, jitter=True, **{name: value}), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", range(0, 24, 5))
+def test_jitter_applies_the_drawn_order_and_clips_between(render, order):
+    pixels = picture(SIZE, SIZE)
+    values = {"brightness": 1.6, "contrast": 1.7, "saturation": 1.5, "hue": 0.15}
+    names = list(itertools.permutations(OPS))[order]
+    expected = pixels / 255
+    for name in names:
+        expected = OPS[name](expected, values[name])
+    np.testing.assert_allclose(render(pixels, jitter=True, order=order, **values), expected, atol=2e-5)
+
+
+def test_grayscale_weighs_the_channels(render):
+    pixels = picture(SIZE, SIZE)
+    expected = np.repeat(pixels / 255 @ np.array([[0.2989], [0.587], [0.114]]), 3, axis=2)
+    np.testing.assert_allclose(render(pixels, grayscale=True), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+def test_blur_is_a_gaussian_of_5_taps_over_the_pixels_there_are(render, sigma):
+    pixels = picture(SIZE, SIZE)
+    options = {"mode": "constant", "truncate": 2 / sigma, "channel_axis": -1}
+    inside = filters.gaussian(np.ones_like(pixels, float), sigma, **options)
+    expected = filters.gaussian(pixels / 255, sigma, **options) / inside
+    np.testing.assert_allclose(render(pixels, blur=True, sigma=sigma), expected, atol=1e-5)
+
+
+def test_blur_comes_after_colour_and_leaves_a_constant_image_alone(render):
+    pixels = np.full((SIZE, SIZE, 3), (200, 100, 50), np.uint8)
+    np.testing.assert_allclose(render(pixels, blur=True, sigma=2.0), pixels / 255, atol=1e-6)
+    edge = pixels.copy()
+    edge[:, SIZE // 2 :] = 255
+    sharp = render(edge, jitter=True, brightness=1.5)
+    expected = filters.gaussian(sharp, 1.0, mode="nearest", truncate=2, channel_axis=-1)
+    view = render(edge, jitter=True, brightness=1.5, blur=True, sigma=1.0)
+    np.testing.assert_allclose(view[3:-3], expected[3:-3], atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "atol"), [((32, 32), 2e-5), ((64, 48), 1e-4), ((3, 50), 2e-5)])
+def test_host_and_device_agree_on_drawn_parameters(size, atol):
+    """Smooth pictures and noise, every operation; Keys' kernel in float32 is what differs."""
+    count = 24
+    images = np.stack([picture(*size, seed) for seed in range(count)])
+    images[::3] = np.random.default_rng(0).integers(0, 256, images[::3].shape)
+    drawn = jax.jit(lambda ids: device.draw(EVERYTHING, 3, 0 * ids, ids, *size))(np.arange(count))
+    views = np.asarray(jax.jit(device.render_pairs, static_argnums=0)(EVERYTHING, np.stack([images] * 2, 1), drawn))
+    whole_numbers = {"y", "x", "height", "width", "order"}
+    for image, view in itertools.product(range(count), range(2)):
+        own = {name: np.asarray(values[image, view]) for name, values in drawn.items()}
+        own = {name: np.int32(value) if name in whole_numbers else value for name, value in own.items()}
+        expected = host.render(EVERYTHING, images[image], own)
+        np.testing.assert_allclose(views[image, view], expected, atol=atol, err_msg=f"image {image}, view {view}")

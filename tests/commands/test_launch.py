@@ -1,0 +1,92 @@
+"""What the programs say to a user who typed something wrong, or nothing."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def execute(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train.py --config=configs/quickstart.py --config.train.epoch=3", "did you mean config.train.epochs?"),
+        ("train.py --config=configs/quickstart.py --config.train.epochs=x", "config.train.epochs=x"),
+        ("train.py --config=configs/none.py", "does not exist"),
+        ("train.py --config=configs/quickstart.py", "--workdir is missing: RUN, the folder"),
+        ("eval_linear.py --workdir=nowhere", "is not a run"),
+        ("-m simclr_jax preview", "--config=configs/NAME.py is missing"),
+        ("-m simclr_jax preview --config=configs/quickstart.py --images=0", "images"),
+        ("-m simclr_jax check-data --config.data.sauce=x", "did you mean config.data.source?"),
+        ("train.py --config=configs/quickstart.py --flagfile=/no/such --workdir=x", "Unable to open flagfile"),
+        ("eval_linear.py --workdir=x --config.epoch=3", "did you mean config.epochs?"),
+        ("-m simclr_jax report", "--workdir is missing: RUN, the folder"),
+        ("-m simclr_jax report --workdir=nowhere", "nowhere is not a run"),
+        ("-m simclr_jax report --workdir=nowhere --config.seed=1", "Unknown command line flag 'config.seed'"),
+        ("-m simclr_jax features --workdir=nowhere", "--out is missing"),
+        ("-m simclr_jax import", "the following arguments are required: google or torch"),
+        ("-m simclr_jax import google", "the following arguments are required: CHECKPOINT, --out"),
+        ("-m simclr_jax import torch nothing.safetensors --out=x", "nothing.safetensors is no file"),
+        ("-m simclr_jax import keras x --out=x", "invalid choice: 'keras'"),
+        ("-m simclr_jax export torch nowhere --out=x.safetensors", "nowhere is not a run"),
+        ("-m simclr_jax finetune --workdir=x --config.label_fraction=0", "must be above 0 and at most 1"),
+        ("-m simclr_jax knn --workdir=x --config.temperatures=()", "must hold at least one number"),
+        ("-m simclr_jax prewiev", "'prewiev' is not a command; there are: preview, check-data"),
+    ],
+)
+def test_a_bad_command_line_ends_with_one_line(command, message):
+    result = execute(*command.split())
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config():\n    raise RuntimeError('two\\nlines')", "RuntimeError: two lines ("),
+        ("def get_config():\n    raise ValueError('two\\nlines')", "lines"),
+        ("def get_config(): pass", "its get_config() returns NoneType, not a ConfigDict"),
+        ("open('/no/such')", "No such file or directory: '/no/such'"),
+        ("raise KeyError('\\x1b[2J' + 'x' * 10**6)", " … "),
+    ],
+)
+def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    result = execute("train.py", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
+    assert result.returncode == 1 and message in result.stderr
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+    assert len(result.stderr) < 3000 and result.stderr.strip().isprintable()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["train.py --help", "-m simclr_jax preview --help"])
+def test_help_answers(command):
+    result = execute(*command.split())
+    assert "--config=configs/NAME.py" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_without_a_command_the_commands_are_listed(arguments):
+    result = execute("-m", "simclr_jax", *arguments)
+    assert result.returncode == 0
+    assert "python -m simclr_jax preview --config" in result.stdout
+    assert "python -m simclr_jax check-data --config" in result.stdout
+
+
+def test_a_terminal_is_not_told_what_a_name_holds():
+    result = execute("train.py", "--config=\x1b[2J\x07.py", "--workdir=x")
+    assert result.stderr == r"error: --config=\x1b[2J\x07.py does not exist" + "\n"
+
+
+def test_commands_work_from_every_folder(tmp_path):
+    result = execute("-m", "simclr_jax", "knn", "--workdir=nowhere", cwd=tmp_path)
+    assert result.stderr.startswith("error: nowhere is not a run")

@@ -1,0 +1,113 @@
+"""The convolutions for CPUs, and their gradients, are lax's, for every kernel that an encoder uses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from simclr_jax.models import cpu_convolution as convolution
+from simclr_jax.models import create_encoder
+from simclr_jax.models.cpu_convolution import convolve
+
+
+def plain(x, kernel, stride, pad):
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize(("images", "side"), [(3, 8), (3, 9), (24, 8)])  # one group of images, and three of 8
+@pytest.mark.parametrize(("kernel_side", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_value_and_gradient_are_those_of_lax(kernel_side, stride, images, side, monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHE", 0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(images, side, side, 5)).astype(np.float32)
+    kernel = rng.normal(size=(kernel_side, kernel_side, 5, 4)).astype(np.float32)
+
+    def objective(convolve, x, kernel):
+        return jnp.sum(jnp.sin(convolve(x, kernel, stride, (kernel_side - 1) // 2)))
+
+    got, want = (
+        jax.value_and_grad(functools.partial(objective, function), argnums=(0, 1))(x, kernel)
+        for function in (convolve, plain)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, want)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "sides", "images"),
+    [
+        (64, 128, (10, 6), 6),  # two groups of 3
+        (128, 64, (4, 4), 1),
+        (640, 64, (4, 4), 6),  # too many
+        (32, 64, (4, 4), 6),  # too few
+        (64, 64, (8, 7), 6),  # Winograd's tiles would reach beyond
+    ],
+)
+def test_many_channels(inputs, outputs, sides, images, monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHE", 0)
+    monkeypatch.setattr(convolution, "_LEAST", 3)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(images, *sides, inputs)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, inputs, outputs)).astype(np.float32) / np.sqrt(9 * inputs).astype(np.float32)
+    gradient = rng.normal(size=(images, *sides, outputs)).astype(np.float32)
+    got, want = (
+        [value, *pull(gradient)]
+        for value, pull in (jax.vjp(lambda x, k, f=f: f(x, k, 1, 1), x, kernel) for f in (convolve, plain))
+    )
+    for a, b in zip(got, want, strict=True):  # a few roundings of sums of some hundred terms of size 1
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize(("kernel_side", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_bfloat16_is_rounded_once(kernel_side, stride, monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHE", 0)
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+        for shape in ((24, 8, 8, 64), (kernel_side, kernel_side, 64, 64))
+    )
+    pad = (kernel_side - 1) // 2
+
+    def both(function, x, kernel):
+        value, pull = jax.vjp(lambda x, kernel: function(x, kernel, stride, pad), x, kernel)
+        return [value, *pull(jnp.ones_like(value))]
+
+    got = both(convolve, x, kernel)
+    want = both(plain, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(np.float32), b, rtol=2**-8, atol=1e-4 * np.abs(b).max())
+
+
+def products(inputs, outputs, side, function=convolve):
+    """Multiplications of the matrix products in a convolution's value and gradients, a pixel and a pair of channels."""
+    x, kernel = jnp.zeros((2, side, side, inputs)), jnp.zeros((3, 3, inputs, outputs))
+    step = jax.value_and_grad(lambda x, kernel: function(x, kernel, 1, 1).sum(), argnums=(0, 1))
+    flops = jax.jit(step).lower(x, kernel).compile().cost_analysis()["flops"]
+    return flops / (2 * 2 * side**2 * inputs * outputs)
+
+
+def test_many_channels_take_fewer_products(monkeypatch):
+    monkeypatch.setattr(convolution, "_CACHE", 0)
+    assert products(256, 256, 8) < 3 * 16 / 4 * 1.35 < products(256, 256, 8, plain)
+
+
+def test_all_convolutions_of_a_step_have_batch_first_and_channels_last():
+    """What XLA's CPU compiler has to find inside a loop."""
+    encoder = create_encoder("resnet_tiny", cifar_stem=True)
+    images = jnp.zeros((2, 8, 8, 3))
+    variables = jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), images)
+
+    def loss(params):
+        return encoder.apply({**variables, "params": params}, images, train=False).sum()
+
+    variables = jax.tree.map(lambda x: jnp.ones(x.shape), variables)
+    program = str(jax.make_jaxpr(jax.grad(loss))(variables["params"]))
+    orders = program.count("ConvDimensionNumbers(")
+    assert orders == 3 * 7 - 2  # three for each that is not 1×1, less the gradients of images at strides
+    wanted = "ConvDimensionNumbers(lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2))"
+    assert program.count(wanted) == orders

@@ -1,0 +1,106 @@
+"""metrics.jsonl holds each step once, also when a run resumes."""
+
+import errno
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from tensorflow.python.summary import summary_iterator
+
+from simclr_jax.runtime.metrics import Writer
+
+
+def write(workdir, first_step, steps):
+    writer = Writer(str(workdir), first_step=first_step, total_steps=10, views_per_step=4)
+    for step in steps:
+        writer.advance(step, 1.5)
+        writer.write(step, step / 5, {"loss": 1.5 + step})
+    writer.close()
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_hold_step_epoch_and_values(tmp_path):
+    write(tmp_path, 0, [5])
+    assert rows(tmp_path) == [{"step": 5, "epoch": 1.0, "loss": 6.5}]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_run_that_resumes_writes_later_rows_anew(tmp_path):
+    write(tmp_path, 0, [1, 2, 3, 4])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "epo')  # torn by a kill
+    write(tmp_path, 2, [3, 4, 5])
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_a_new_run_starts_empty(tmp_path):
+    write(tmp_path, 0, [1, 2])
+    write(tmp_path, 0, [1])
+    assert [row["step"] for row in rows(tmp_path)] == [1]
+
+
+class FullDisk:
+    """A file that takes what is written, and has no room for it."""
+
+    def write(self, _):
+        pass
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    close = flush
+
+
+def test_a_disk_that_is_full_is_named_whatever_is_written(tmp_path, monkeypatch):
+    writer = Writer(str(tmp_path), first_step=0, total_steps=10, views_per_step=4)
+    records = writer._tensorboard._file._py_recordio_writer
+    records._writer.close()
+    monkeypatch.setattr(records, "_writer", FullDisk())
+    named = "tensorboard cannot be written: No space left.*last good checkpoint"
+    with pytest.raises(ValueError, match=named):
+        writer.write(1, 0.1, {"loss": 1.0})
+    assert rows(tmp_path)[0]["step"] == 1
+    with pytest.raises(ValueError, match=named):
+        writer.close()
+
+
+def test_tensorboard_reads_the_values_and_forgets_those_that_a_resumed_run_writes_anew(tmp_path):
+    write(tmp_path, 0, [1, 2, 3])
+    (first,) = (tmp_path / "tensorboard").iterdir()
+    events = list(summary_iterator.summary_iterator(str(first)))
+    values = [(event.step, v.tag, v.simple_value) for event in events for v in event.summary.value]
+    assert values == [(step, "loss", float(row["loss"])) for step, row in enumerate(rows(tmp_path), 1)]
+    write(tmp_path, 2, [3, 4])
+    (second,) = set((tmp_path / "tensorboard").iterdir()) - {first}
+    (start,) = [e for e in summary_iterator.summary_iterator(str(second)) if e.session_log.status]
+    assert start.session_log.status == start.session_log.START and start.step == 3
+
+
+def test_values_that_are_not_finite_are_gaps(tmp_path):
+    writer = Writer(str(tmp_path), first_step=0, total_steps=1, views_per_step=1)
+    writer.write(1, 1.0, {"loss": float("nan"), "rank": 2.0})
+    (file,) = (tmp_path / "tensorboard").iterdir()  # on disk before it is closed
+    tags = [v.tag for event in summary_iterator.summary_iterator(str(file)) for v in event.summary.value]
+    assert tags == ["rank"] and rows(tmp_path)[0]["loss"] is None
+    writer.close()
+
+
+def test_pytorch_is_not_imported_for_tensorboard_and_can_be_later(tmp_path):
+    (tmp_path / "torch.py").write_text("print('torch')")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from simclr_jax.runtime.metrics import Writer
+Writer({str(tmp_path)!r}, first_step=0, total_steps=1, views_per_step=1).close()
+print("then")
+import torch
+"""
+    root = pathlib.Path(__file__).parents[2]
+    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["then", "torch"]
+    assert list((tmp_path / "tensorboard").iterdir())

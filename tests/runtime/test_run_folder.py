@@ -1,0 +1,132 @@
+"""RUN: one process at a time, files that are old or new and never half, and what every start leaves."""
+
+import json
+import os
+import subprocess
+import sys
+
+import fsspec
+import jax
+import pytest
+from etils.epath import gpath
+from fsspec.implementations import memory
+
+from simclr_jax.runtime import run_folder as workdir
+from simclr_jax.runtime.metrics import Writer
+
+
+def test_every_start_is_noted(tmp_path):
+    for step in (0, 10):
+        workdir.note_start(str(tmp_path), step, "1 × cpu")
+    starts = [json.loads(line) for line in (tmp_path / "versions.jsonl").read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 10]
+    assert {start["jax"] for start in starts} == {jax.__version__}
+    assert {start["pid"] for start in starts} == {os.getpid()}
+
+
+def test_a_config_comes_back_and_what_is_none_says_so(tmp_path):
+    workdir.write_config(str(tmp_path / "run"), {"seed": 3})
+    assert workdir.read_config(str(tmp_path / "run")) == {"seed": 3}
+    with pytest.raises(ValueError, match="is not a run"):
+        workdir.read_config(str(tmp_path))
+    contents = {
+        "{": "is not JSON",
+        "[1]": "holds list, not an object",
+        "[" * 10**5: "is not JSON",
+        " " * 2**21: "bytes",
+    }
+    for text, message in contents.items():
+        (tmp_path / "run" / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            workdir.read_config(str(tmp_path / "run"))
+
+
+def test_a_config_that_never_ends_is_not_read(tmp_path):
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is not a config: no file"):
+        workdir.read_config(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "checkpoints", "metrics.jsonl"])
+def test_a_link_that_leads_out_of_a_run_is_refused(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{name} leads out of the workdir"), workdir.hold(str(tmp_path / "run")):
+        pass
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_its_target_left_alone(tmp_path):
+    target, path = tmp_path / "target", tmp_path / "file"
+    target.write_text("precious")
+    for link in (path, tmp_path / "file.new"):
+        link.symlink_to(target)
+    workdir.replace_text(workdir.folder(str(path)), "mine")
+    assert target.read_text() == "precious" and path.read_text() == "mine" and not path.is_symlink()
+
+
+HOLD = """
+import sys
+from simclr_jax.runtime import run_folder as workdir
+with workdir.hold(sys.argv[1]):
+    workdir.note_start(sys.argv[1], 0, "")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone_even_by_sigkill(tmp_path):
+    run = str(tmp_path / "run")
+    command = [sys.executable, "-c", HOLD, run]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        for _ in range(2):
+            with (
+                pytest.raises(ValueError, match=f"is in use: process {first.pid} on .* trains there since 20"),
+                workdir.hold(run),
+            ):
+                raise AssertionError("two processes in one run")
+        first.kill()
+    with workdir.hold(run):
+        pass
+
+
+class ObjectStore(memory.MemoryFileSystem):
+    """A s3:// in memory, which like a real one has no appending."""
+
+    protocol = ("s3",)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("s3://", "memory://"))
+
+    def _open(self, path, mode="rb", **kwargs):
+        assert "a" not in mode
+        return super()._open(path, mode, **kwargs)
+
+
+def test_a_run_may_lie_in_an_object_store(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # whose own client would ask the network
+    fsspec.register_implementation("s3", ObjectStore, clobber=True)
+    run = "s3://bucket/run"
+    for start in (0, 2):
+        with workdir.hold(run):
+            workdir.write_config(run, {"seed": start})
+            workdir.note_start(run, start, "1 × cpu")
+            writer = Writer(run, first_step=start, total_steps=4, views_per_step=1)
+            for step in range(start + 1, 5):
+                writer.write(step, step / 4, {"loss": 1.0 / step})
+            writer.close()
+    assert workdir.read_config(run) == {"seed": 2}
+    folder = workdir.folder(run)
+    assert [json.loads(line)["step"] for line in (folder / "versions.jsonl").read_text().splitlines()] == [0, 2]
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", "/proc/nothing"):
+        expected = pytest.raises(ValueError, match=f"--workdir={place}.* cannot be written: ")
+        with expected as error, workdir.hold(str(place)):
+            pass
+        assert "\n" not in str(error.value)
