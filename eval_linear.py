@@ -10,7 +10,7 @@ import pathlib
 from absl import flags
 
 from configs import linear
-from simclr_jax.commands import launch as command_line
+from simclr_jax.commands import launch
 from simclr_jax.commands import linear as linear_eval
 
 CONFIG = str(pathlib.Path(__file__).parent / "configs" / "linear.py")
@@ -18,4 +18,4 @@ WHAT = "How to probe. Any key: --config.key=value"
 flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
 
 if __name__ == "__main__":
-    command_line.launch(linear_eval.run, known=linear.get_config(), arguments=["workdir"], what=WHAT, config=CONFIG)
+    launch.launch(linear_eval.run, known=linear.get_config(), arguments=["workdir"], what=WHAT, config=CONFIG)

@@ -12,8 +12,7 @@ With --plan in the place of --workdir it says what the run would take and whethe
 from absl import flags
 
 from configs import default
-from simclr_jax.commands import launch as command_line
-from simclr_jax.commands import plan, pretrain
+from simclr_jax.commands import launch, plan, pretrain
 
 WHAT = "What to train: configs/NAME.py. Any key: --config.section.key=value"
 flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
@@ -24,7 +23,7 @@ flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 PROCESSES = ["coordinator", "num_processes", "process_id"]
 
 if __name__ == "__main__":
-    command_line.launch(
+    launch.launch(
         pretrain.run,
         known=default.get_config(),
         arguments=["workdir"],

@@ -83,13 +83,13 @@ def recipe_of(size: int) -> Recipe:
 
 def feed_of(images: np.ndarray, size: int, batch_size: int, placement: str, cache: str) -> Any:
     """Returns what would feed a training run with these paths or pixels."""
-    from simclr_jax.data import feed as placements
+    from simclr_jax.data import feed
     from simclr_jax.data.split import Split
 
     split = Split.whole(images, None)
     options = {"placement": placement, "cache": cache, "batch_size": batch_size, "validation_batch_size": batch_size}
     options |= {"seed": 0, "shard": (0, 1), "max_corrupt_fraction": 0.0}
-    return placements.create(split, split, recipe_of(size), **options)
+    return feed.create(split, split, recipe_of(size), **options)
 
 
 def from_host(images: np.ndarray, size: int, batch_size: int, *, placement: str) -> Iterator[None]:
@@ -232,15 +232,15 @@ def compare(title: str, found: dict[str, Program], rounds: int, seconds: float, 
 def input_bound(rounds: int) -> dict:
     """Compares the quickstart's step with its real input to the same compiled step on one batch that is there."""
     from configs import quickstart
-    from simclr_jax.runtime import devices as parallel
+    from simclr_jax.runtime import devices
     from simclr_jax.training.trainer import initial_state, map_train_step, prepare
 
     parts = prepare(quickstart.get_config())
     train_step = map_train_step(parts)
-    resident = parallel.replicate(parts.feed.resident)
-    train_state = parallel.replicate(initial_state(parts))
-    real = map(parallel.shard, parts.feed.training(0, 10**9))
-    there = parallel.map_step(lambda state, batch, resident, axis_name: batch)(None, next(real), None)
+    resident = devices.replicate(parts.feed.resident)
+    train_state = devices.replicate(initial_state(parts))
+    real = map(devices.shard, parts.feed.training(0, 10**9))
+    there = devices.map_step(lambda state, batch, resident, axis_name: batch)(None, next(real), None)
     times = {"real input": [], "batch that is there": []}
     for _ in range(rounds + 1):
         for name, batches in (("real input", real), ("batch that is there", itertools.repeat(there))):
@@ -249,7 +249,7 @@ def input_bound(rounds: int) -> dict:
                 before = metrics
                 train_state, metrics = train_step(train_state, batch, resident, False)
                 if before:
-                    parallel.first(before)  # one step behind, as the loop
+                    devices.first(before)  # one step behind, as the loop
                 block.append(time.perf_counter() - start)
             times[name].append(1000 * statistics.median(np.diff(block)))
     times = {name: values[1:] for name, values in times.items()}  # the first turn compiles

@@ -61,23 +61,23 @@ def write_images(path: str, size: int, batch: int) -> None:
 
 def ours(images: str, encoder: str, batch: int, size: int, dtype: str, *, ready: bool) -> Iterator[None]:
     """The step as a run takes it, or with views that are there."""
-    from simclr_jax.runtime import devices as parallel
+    from simclr_jax.runtime import devices
     from simclr_jax.training.trainer import initial_state, map_train_step, prepare
 
     parts = prepare(config_of(images, encoder, batch, size, dtype))
-    train_step, state = map_train_step(parts), parallel.replicate(initial_state(parts))
-    resident = parallel.replicate(parts.feed.resident)
-    batches = map(parallel.shard, parts.feed.training(0, 10**9))
+    train_step, state = map_train_step(parts), devices.replicate(initial_state(parts))
+    resident = devices.replicate(parts.feed.resident)
+    batches = map(devices.shard, parts.feed.training(0, 10**9))
     if ready:
         views = np.random.default_rng(0).random((batch, 2, size, size, 3), np.float32)
-        there = parallel.shard({"views": views, "labels": np.arange(batch) % 10})
-        there = parallel.map_step(lambda state, batch, resident, axis_name: batch)(None, there, None)
+        there = devices.shard({"views": views, "labels": np.arange(batch) % 10})
+        there = devices.map_step(lambda state, batch, resident, axis_name: batch)(None, there, None)
         batches, resident = iter(lambda: there, None), None
     before = None
     for batch_now in batches:
         state, metrics = train_step(state, batch_now, resident, False)
         if before:
-            parallel.first(before)  # one step behind, as the loop
+            devices.first(before)  # one step behind, as the loop
         before = metrics
         yield
 
@@ -182,8 +182,7 @@ def loop_overhead(rounds: int) -> dict[str, Any]:
     With the tiny encoder: the smaller the step, the more of it a loop would be.
     """
     from simclr_jax.commands import pretrain
-    from simclr_jax.runtime import devices as parallel
-    from simclr_jax.runtime import preemption
+    from simclr_jax.runtime import devices, preemption
     from simclr_jax.training.trainer import initial_state, map_train_step, prepare
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -191,7 +190,7 @@ def loop_overhead(rounds: int) -> dict[str, Any]:
         parts = prepare(config_of(f"{scratch}/images.npz", "resnet_tiny", 64, 32, "float32"))
         parts = dataclasses.replace(parts, plan=dataclasses.replace(parts.plan, total_steps=LOOP_BLOCK))
         train_step, starts = map_train_step(parts), []
-        state = parallel.replicate(initial_state(parts))
+        state = devices.replicate(initial_state(parts))
 
         def timed(*arguments):
             nonlocal state
@@ -201,16 +200,16 @@ def loop_overhead(rounds: int) -> dict[str, Any]:
 
         pretrain.map_train_step = lambda parts: timed  # one program for all turns
         pretrain.say = lambda text: None
-        resident = parallel.replicate(parts.feed.resident)
-        there = parallel.shard(next(iter(parts.feed.training(0, 1))))
-        there = parallel.map_step(lambda state, batch, resident, axis_name: batch)(None, there, None)
+        resident = devices.replicate(parts.feed.resident)
+        there = devices.shard(next(iter(parts.feed.training(0, 1))))
+        there = devices.map_step(lambda state, batch, resident, axis_name: batch)(None, there, None)
 
         def alone(_):
             before = None
             for _ in range(LOOP_BLOCK):
                 _, metrics = timed(state, there, resident, False)
-                before, _ = metrics, before and parallel.first(before)
-            parallel.first(before)
+                before, _ = metrics, before and devices.first(before)
+            devices.first(before)
 
         def looped(number):
             lengths = {"first_step": 0, "total_steps": LOOP_BLOCK, "views_per_step": 128}

@@ -86,8 +86,7 @@ def report() -> None:
     """Runs the command of that name."""
     from absl import flags
 
-    from simclr_jax.commands import launch as command_line
-    from simclr_jax.commands import report
+    from simclr_jax.commands import launch, report
 
     flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; several are compared")
     flags.DEFINE_string("out", None, "The HTML file to write; by default report.html in the first RUN.")
@@ -96,7 +95,7 @@ def report() -> None:
     def run(workdir: list[str]) -> None:
         report.run(workdir, out=flags.FLAGS.out, make=_makers() if flags.FLAGS.compute else {})
 
-    command_line.launch(run, known=None, arguments=["workdir"])
+    launch.launch(run, known=None, arguments=["workdir"])
 
 
 def _makers() -> dict:
@@ -132,10 +131,9 @@ def _makers() -> dict:
 def import_weights() -> None:
     """Runs the command of that name."""
     from configs import default
-    from simclr_jax.commands import import_weights
-    from simclr_jax.commands import launch as command_line
+    from simclr_jax.commands import import_weights, launch
 
-    parser = command_line.Parser("python -m simclr_jax import")
+    parser = launch.Parser("python -m simclr_jax import")
     formats = parser.add_subparsers(required=True, metavar="google or torch")
     google = formats.add_parser("google", help="a checkpoint of Google's SimCLR code")
     google.add_argument("path", metavar="CHECKPOINT", help="prefix of its files, their folder, or a SavedModel")
@@ -150,20 +148,19 @@ def import_weights() -> None:
     for command in (google, torch):
         command.add_argument("--out", required=True, metavar="RUN", help="the folder to write")
     arguments = vars(parser.parse_args())
-    command_line.run(arguments.pop("driver"), config=default.get_config(), **arguments)
+    launch.run(arguments.pop("driver"), config=default.get_config(), **arguments)
 
 
 def export_weights() -> None:
     """Runs the command of that name."""
-    from simclr_jax.commands import export_weights
-    from simclr_jax.commands import launch as command_line
+    from simclr_jax.commands import export_weights, launch
 
-    parser = command_line.Parser("python -m simclr_jax export")
+    parser = launch.Parser("python -m simclr_jax export")
     parser.add_argument("kind", choices=list(export_weights.FORMATS), metavar="|".join(export_weights.FORMATS))
     parser.add_argument("run", metavar="RUN", help="or RUN/checkpoints/STEP")
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; FILE.md will be its card")
     parser.add_argument("--license", metavar="TEXT", help="of the weights, for the card")
-    command_line.run(export_weights.run, **vars(parser.parse_args()))
+    launch.run(export_weights.run, **vars(parser.parse_args()))
 
 
 def diagnose() -> None:
@@ -219,15 +216,14 @@ def ablate() -> None:
     from absl import flags
 
     from configs import ablation, lbfgs
-    from simclr_jax.commands import ablate, pretrain
-    from simclr_jax.commands import launch as command_line
+    from simclr_jax.commands import ablate, launch, pretrain
 
     flags.DEFINE_string("workdir", None, "FOLDER, for the runs, their figures, tables and pictures.")
     flags.DEFINE_string("study", None, "augmentation, head, batch, temperature or epochs.")
     flags.DEFINE_integer("seeds", 3, "Runs of each variant.")
     probe = lbfgs.get_config()
     probe.l2_min, probe.l2_max, probe.l2_values = 1e-3, 1e3, 5  # coarse: it is fitted three times a run
-    command_line.launch(
+    launch.launch(
         functools.partial(ablate.run, pretrain=pretrain.run, probe=probe),
         known=ablation.get_config(),
         arguments=["workdir", "study", "seeds"],
@@ -239,21 +235,19 @@ def ablate() -> None:
 def _launch_on_run(run, config, arguments: list[str]) -> None:
     from absl import flags
 
-    from simclr_jax.commands import launch as command_line
+    from simclr_jax.commands import launch
 
     flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
     what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
-    command_line.launch(
-        run, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__
-    )
+    launch.launch(run, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
 
 
 def _launch(run, arguments: list[str]) -> None:
     from configs import default
-    from simclr_jax.commands import launch as command_line
+    from simclr_jax.commands import launch
 
     what = "The run: configs/NAME.py. Any key: --config.section.key=value"
-    command_line.launch(run, known=default.get_config(), arguments=arguments, what=what)
+    launch.launch(run, known=default.get_config(), arguments=arguments, what=what)
 
 
 COMMANDS = {

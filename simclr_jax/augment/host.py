@@ -17,8 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from simclr_jax.augment import decode
-from simclr_jax.augment import host_ops as planes
+from simclr_jax.augment import decode, host_ops
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
 
@@ -219,7 +218,7 @@ def _compiled_pairs(recipe: Recipe):
 
         def view(number):
             mine = {name: values[number] for name, values in parameters.items()}
-            return planes.finish(planes.resize(recipe.image_size, images[number // NUM_VIEWS], mine), mine)
+            return host_ops.finish(host_ops.resize(recipe.image_size, images[number // NUM_VIEWS], mine), mine)
 
         views = tf.map_fn(view, tf.range(tf.size(image_ids) * NUM_VIEWS), fn_output_signature=tf.float32)
         return tf.reshape(views, [-1, NUM_VIEWS, *views.shape[1:]])
@@ -278,4 +277,4 @@ def _crop_and_resize(image_size: int, image: tf.Tensor, box: dict) -> tf.Tensor:
 @tf.function(jit_compile=True, autograph=False)
 def _finish(pixels: tf.Tensor, parameters: dict) -> tf.Tensor:
     """All that follows the resize, from 0 … 255."""
-    return planes.finish(tf.transpose(pixels, [2, 0, 1]), parameters)
+    return host_ops.finish(tf.transpose(pixels, [2, 0, 1]), parameters)

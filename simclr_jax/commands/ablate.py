@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 
 from simclr_jax.commands import studies
 from simclr_jax.commands.studies import MEASURES, STUDIES, Study, Variant
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import colour, lbfgs, plots, scores
 from simclr_jax.evaluate.probed_run import NETWORKS, Subject
 from simclr_jax.runtime import config as keys
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.metrics import read_rows, say
+from simclr_jax.runtime.console import say
+from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training import schedule
 from simclr_jax.training.trainer import prepare
 
@@ -232,7 +232,7 @@ def _coloured(subject: Subject, role: str, networks: dict[str, Any]) -> tuple[np
 def _matched(subject: Subject, config: ConfigDict) -> float:
     """Returns the share of pairs of views that their colour histograms find among `MATCHED` images."""
     split = subject.splits.load("validation").first(MATCHED)
-    pairs = placement.view_pairs(
+    pairs = feed.view_pairs(
         split,
         schedule.recipe(config),
         placement=config.augment.placement,

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed, sources
 from simclr_jax.data.folder import Folder
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.runtime.metrics import progress, say
+from simclr_jax.runtime.console import progress, say
 from simclr_jax.training import schedule
 
 LISTED = 100  # unreadable images that are listed on a screen; all are where the output goes to a file
@@ -41,7 +40,7 @@ def run(config: ConfigDict) -> dict[str, Report]:
     splits = sources.Splits(source, **schedule.split_arguments(config.data, config.seed))
     tested = splits.split_of("test") or source.class_names  # without labels nothing is held out for a test
     loaded = {role: splits.load(role) for role in sources.ROLES if role != "test" or tested}
-    placement.check(loaded["train"], placement="device", cache="host", free_bytes=0)  # TensorFlow, if it is needed
+    feed.check(loaded["train"], placement="device", cache="host", free_bytes=0)  # TensorFlow, if it is needed
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}
     say(f"\n{config.data.source}\n{_table(reports, splits)}")
     for line in [*_oddities(source), *_unreadable(reports)]:

@@ -9,14 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import plots, results
 from simclr_jax.evaluate.probed_run import NETWORKS, Subject
 from simclr_jax.runtime import config as keys
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.metrics import progress, say
+from simclr_jax.runtime import devices, run_folder
+from simclr_jax.runtime.console import progress, say
 from simclr_jax.training import collapse, schedule
 from simclr_jax.training import step as steps
 from simclr_jax.training.gradients import both_views
@@ -105,7 +103,7 @@ def _encode(subject: Subject, pretraining: ConfigDict, config: ConfigDict) -> di
         raise ValueError(
             f"{subject.source} has {len(split)} {config.split} images; two are compared: take another split"
         )
-    pairs = placement.view_pairs(
+    pairs = feed.view_pairs(
         split,
         schedule.recipe(pretraining),
         placement=pretraining.augment.placement,
@@ -115,7 +113,7 @@ def _encode(subject: Subject, pretraining: ConfigDict, config: ConfigDict) -> di
     )
     variables = dict(zip(NETWORKS, (subject.variables, subject.untrained()), strict=True))
     ends = {
-        (network, layer): parallel.map_encoder(
+        (network, layer): devices.map_encoder(
             functools.partial(steps.encode_step, model=subject.model, layer=layer), variables[network]
         )
         for network in NETWORKS

@@ -19,7 +19,7 @@ from simclr_jax.models import create_encoder, create_model
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.runtime import checkpoint, run_folder
 from simclr_jax.runtime import config as keys
-from simclr_jax.runtime.metrics import say
+from simclr_jax.runtime.console import say
 from simclr_jax.training import schedule, state
 
 _OF_ENCODER = ("width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype")

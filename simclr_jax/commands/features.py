@@ -4,9 +4,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax.data import sources
-from simclr_jax.evaluate import feature_files as shards
+from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.probed_run import Subject
-from simclr_jax.runtime.metrics import say
+from simclr_jax.runtime.console import say
 
 
 def run(config: ConfigDict, workdir: str, out: str) -> None:
@@ -27,6 +27,6 @@ def run(config: ConfigDict, workdir: str, out: str) -> None:
     roles = [role for role in sources.ROLES if role != "test" or subject.class_names or subject.splits.split_of(role)]
     for role in roles:
         subject.extract(role, subject.layer, {"pretrained": folder / role})
-        made = shards.read(folder / role)
+        made = feature_files.read(folder / role)
         say(f"{folder / role}: {subject.layer_name()} of {len(made):,} images, {made.dim} values each")
     say(f'read them with numpy.load("{folder / roles[0] / "features-00000.npy"}", mmap_mode="r")')

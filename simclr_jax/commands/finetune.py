@@ -8,14 +8,12 @@ from ml_collections import ConfigDict
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import sources, subset
 from simclr_jax.data.split import Split
-from simclr_jax.evaluate import probed_run as probing
-from simclr_jax.evaluate import results, scores
+from simclr_jax.evaluate import probed_run, results, scores
 from simclr_jax.evaluate.probed_run import Subject, check_labels
 from simclr_jax.models import create_classifier, create_model
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import say
-from simclr_jax.training import optimizers as optim
-from simclr_jax.training import schedule
+from simclr_jax.runtime import devices
+from simclr_jax.runtime.console import say
+from simclr_jax.training import optimizers, schedule
 from simclr_jax.training.supervised import Fitted, Trainer
 
 MOST_EPOCHS = 10**5
@@ -69,7 +67,7 @@ def _run(
         starts = {"pretrained": subject.variables} | ({other: subject.untrained(seed)} if compared else {})
         best = {network: _best(trainer, config, variables, seed, network) for network, variables in starts.items()}
         # The test split is judged here, once for each seed, after everything has been chosen.
-        judged = {network: trainer.logits(parallel.replicate(fit.state), test) for network, fit in best.items()}
+        judged = {network: trainer.logits(devices.replicate(fit.state), test) for network, fit in best.items()}
         logits, labels = {network: pair[0] for network, pair in judged.items()}, judged["pretrained"][1]
         found.append(results.of_networks(logits, labels, train.labels, model.classes))
         confusions.append(scores.confusion(logits["pretrained"], labels))
@@ -111,7 +109,7 @@ def _chosen(best: dict[str, Fitted]) -> dict[str, float]:
 
 def _classifier(subject: Subject, trainable: str):
     run = subject.pretraining
-    axis = parallel.AXIS if run.model.global_batch_norm else None
+    axis = devices.AXIS if run.model.global_batch_norm else None
     return create_classifier(
         create_model(**schedule.model_arguments(run), axis_name=axis),
         layer=subject.layer,
@@ -139,7 +137,7 @@ def _trainer(subject: Subject, model, train: Any, validation: Any) -> Trainer:
         batch_size=config.batch_size,
         epochs=config.epochs or (EPOCHS_OF_FEW if config.label_fraction <= FEW_LABELS else EPOCHS),
         max_corrupt_fraction=config.data.max_corrupt_fraction,
-        devices=parallel.device_count(),
+        devices=devices.device_count(),
     )
 
 
@@ -184,16 +182,16 @@ def _suffix(config: ConfigDict, layer: int) -> str:
 
 
 def _check(config: ConfigDict) -> None:
-    probing.check(config)
-    probing.check_range(config, "epochs", 0, MOST_EPOCHS)
-    probing.check_range(config, "seeds", 1, MOST_SEEDS)
-    probing.check_grid(config, "learning_rates", 1e-12)
-    probing.check_grid(config, "weight_decays", 0.0)
+    probed_run.check(config)
+    probed_run.check_range(config, "epochs", 0, MOST_EPOCHS)
+    probed_run.check_range(config, "seeds", 1, MOST_SEEDS)
+    probed_run.check_grid(config, "learning_rates", 1e-12)
+    probed_run.check_grid(config, "weight_decays", 0.0)
     if not 0 < config.label_fraction <= 1:
         raise ValueError(f"config.label_fraction={config.label_fraction} must be above 0 and at most 1 (all labels)")
     if config.ids and config.label_fraction != 1:
         raise ValueError("config.ids and config.label_fraction both choose images; give one of them")
     if not 0 < config.min_area <= 1:
         raise ValueError(f"config.min_area={config.min_area} must be above 0 and at most 1, the whole image")
-    optim.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
-    optim.scaled_learning_rate(1.0, batch_size=1, scaling=config.scaling)
+    optimizers.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
+    optimizers.scaled_learning_rate(1.0, batch_size=1, scaling=config.scaling)

@@ -13,7 +13,7 @@ from simclr_jax.interop import google as google_checkpoints
 from simclr_jax.interop import pytorch
 from simclr_jax.runtime import checkpoint, run_folder
 from simclr_jax.runtime import config as keys
-from simclr_jax.runtime.metrics import say
+from simclr_jax.runtime.console import say
 
 _OF_MODEL = ("encoder", "width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype")
 _OF_HEAD = ("kind", "layers", "dim")

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax.evaluate import knn, results, scores
-from simclr_jax.evaluate import probed_run as probing
+from simclr_jax.evaluate import knn, probed_run, results, scores
 from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.evaluate.probed_run import Subject
-from simclr_jax.runtime.metrics import progress, say
+from simclr_jax.runtime.console import progress, say
 
 LOWEST_TEMPERATURE = 1e-3
 
@@ -99,7 +98,7 @@ def _that_fit(neighbours: tuple[int, ...], images: int) -> list[int]:
 
 
 def _check(config: ConfigDict) -> None:
-    probing.check(config)
+    probed_run.check(config)
     if not config.neighbours or not all(type(k) is int and k >= 1 for k in config.neighbours):
         raise ValueError(f"config.neighbours={config.neighbours} must hold at least one whole number, 1 or more each")
-    probing.check_grid(config, "temperatures", LOWEST_TEMPERATURE)
+    probed_run.check_grid(config, "temperatures", LOWEST_TEMPERATURE)

@@ -12,8 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from simclr_jax.runtime import config as keys
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime import launcher, preemption
+from simclr_jax.runtime import launcher, preemption, processes
 
 _PREFIX = "--config."
 _TRACEBACK = "Error whilst parsing config file:\n\nTraceback"
@@ -60,10 +59,10 @@ def launch(
             return _stop(_not_loaded(error))
 
     def drive(argv: list[str]) -> None:
-        with parallel.Company() as company:
-            attempt(argv, company)
+        with processes.ProcessGroup() as group:
+            attempt(argv, group)
 
-    def attempt(argv: list[str], company: parallel.Company) -> None:
+    def attempt(argv: list[str], group: processes.ProcessGroup) -> None:
         try:
             if argv[1:]:
                 raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
@@ -71,7 +70,7 @@ def launch(
             other = [run for name, run in (instead or {}).items() if flags.FLAGS[name].value]
             driver, values = (other[0], {}) if other else (main, {name: _value(name) for name in arguments})
             _set_verbosity()
-            company.join(_processes(several))
+            group.join(_processes(several))
             driver(*given, **values)
         except (ValueError, ArithmeticError, OSError) as error:
             _stop(error)

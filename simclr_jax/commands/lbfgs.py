@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax.evaluate import lbfgs, results, scores
-from simclr_jax.evaluate import probed_run as probing
+from simclr_jax.evaluate import lbfgs, probed_run, results, scores
 from simclr_jax.evaluate.probed_run import Subject
-from simclr_jax.runtime.metrics import progress, say
+from simclr_jax.runtime.console import progress, say
 
 MOST_VALUES = 10_000
 MOST_ITERATIONS = 10**6
@@ -65,10 +64,10 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 
 def _check(config: ConfigDict) -> None:
-    probing.check(config)
+    probed_run.check(config)
     if not 1e-12 <= config.l2_min <= config.l2_max <= 1e12:
         raise ValueError(
             f"config.l2_min={config.l2_min} to l2_max={config.l2_max} must rise, from 1e-12 to 1e12 at most"
         )
-    probing.check_range(config, "l2_values", 1, MOST_VALUES)
-    probing.check_range(config, "iterations", 1, MOST_ITERATIONS)
+    probed_run.check_range(config, "l2_values", 1, MOST_VALUES)
+    probed_run.check_range(config, "iterations", 1, MOST_ITERATIONS)

@@ -5,9 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from simclr_jax.evaluate import linear, results, scores
-from simclr_jax.evaluate import probed_run as probing
-from simclr_jax.runtime.metrics import progress
+from simclr_jax.evaluate import linear, probed_run, results, scores
+from simclr_jax.runtime.console import progress
 
 MOST_EPOCHS = 10**5
 MOST_SEEDS = 1000
@@ -27,7 +26,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
       ValueError: no run, no checkpoint, no labels, no such layer or split; no result has been written then.
     """
     _check(config)
-    subject = probing.Subject(config, workdir)
+    subject = probed_run.Subject(config, workdir)
     path = results.place(workdir, "linear")
     features = subject.labelled_features()
     train, validation, test = (features[role] for role in ("train", "validation", "test"))
@@ -67,8 +66,8 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 
 def _check(config: ConfigDict) -> None:
-    probing.check(config)
-    probing.check_range(config, "epochs", 1, MOST_EPOCHS)
-    probing.check_range(config, "seeds", 1, MOST_SEEDS)
-    probing.check_grid(config, "learning_rates", 1e-12)
-    probing.check_grid(config, "weight_decays", 0.0)
+    probed_run.check(config)
+    probed_run.check_range(config, "epochs", 1, MOST_EPOCHS)
+    probed_run.check_range(config, "seeds", 1, MOST_SEEDS)
+    probed_run.check_grid(config, "learning_rates", 1e-12)
+    probed_run.check_grid(config, "weight_decays", 0.0)

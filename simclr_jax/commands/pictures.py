@@ -13,7 +13,8 @@ from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.evaluate.probed_run import Subject
 from simclr_jax.runtime import config as keys
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.metrics import read_rows, say
+from simclr_jax.runtime.console import say
+from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training import collapse
 
 LIMITS = {"tsne_images": (0, 10_000), "queries": (0, 24), "neighbours": (1, 16)}

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import say
+from simclr_jax.runtime import devices
+from simclr_jax.runtime.console import say
 from simclr_jax.training.trainer import Parts, lower_train_step, prepare, state_shapes, with_changes
 
 
@@ -52,8 +52,8 @@ def run(config: ConfigDict) -> dict[str, Any]:
       ValueError: the config or the data do not fit; nothing has been compiled then.
     """
     parts = prepare(config)
-    limit = parallel.memory_bytes()
-    say(f"plan of {config.data.source} on {parallel.describe()}; the step is compiled, nothing is run\n")
+    limit = devices.memory_bytes()
+    say(f"plan of {config.data.source} on {devices.describe()}; the step is compiled, nothing is run\n")
     numbers = _numbers(parts)
     memory = measure(parts)
     say(_table(parts, numbers, memory, limit))
@@ -104,7 +104,7 @@ def flops(parts: Parts) -> int:
 def _lower_loss(parts: Parts) -> jax.stages.Lowered:
     n = parts.plan.batch_size // parts.devices
     z = jax.ShapeDtypeStruct((2, n, _dim(parts)), jnp.float32)
-    return parallel.lower_step(_loss_step, None, z, None, **parts.loss)
+    return devices.lower_step(_loss_step, None, z, None, **parts.loss)
 
 
 def _loss_step(_, z, resident, *, axis_name, **loss):

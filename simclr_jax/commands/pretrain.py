@@ -10,12 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax.runtime import config as keys
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime import preemption, run_folder
+from simclr_jax.runtime import devices, preemption, processes, run_folder
 from simclr_jax.runtime.checkpoint import Checkpoints, latest_step
-from simclr_jax.runtime.metrics import Silent, Writer, say
-from simclr_jax.training import collapse, state
-from simclr_jax.training import optimizers as optim
+from simclr_jax.runtime.console import say
+from simclr_jax.runtime.metrics import Silent, Writer
+from simclr_jax.training import collapse, optimizers, state
 from simclr_jax.training import step as steps
 from simclr_jax.training.trainer import Parts, initial_state, map_train_step, prepare, state_shapes
 
@@ -38,22 +37,20 @@ def run(config: ConfigDict, workdir: str) -> None:
       preemption.Stopped: the process was told to stop, and everything is saved.
     """
     parts = prepare(config)
-    writes = parallel.is_first()
+    writes = processes.is_first()
     with preemption.Watch() as watch, run_folder.hold(workdir) if writes else contextlib.nullcontext():
         more_epochs_than = _check_config(workdir, config) if writes else None
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
-        shapes = parallel.replicated_shapes(state_shapes(parts))
-        agree = parallel.agree if parallel.process()[1] > 1 else None
+        shapes = devices.replicated_shapes(state_shapes(parts))
+        agree = processes.agree if processes.process()[1] > 1 else None
         first_step, train_state = checkpoints.restore(shapes, on_damage=say, agree=agree)
-        train_state = (
-            parallel.replicate(initial_state(parts)) if train_state is None else parallel.to_local(train_state)
-        )
+        train_state = devices.replicate(initial_state(parts)) if train_state is None else devices.to_local(train_state)
         if more_epochs_than:
             _extend(workdir, parts, more_epochs_than, first_step)
         if writes:
             run_folder.write_config(workdir, config.to_dict())
-            run_folder.note_start(workdir, first_step, parallel.describe())
-        parallel.agree(first_step)  # process 0 has written
+            run_folder.note_start(workdir, first_step, devices.describe())
+        processes.agree(first_step)  # process 0 has written
         if not writes:
             _check_shared(workdir, config)
         _describe(parts, train_state, first_step)
@@ -87,11 +84,11 @@ def _train(
     plan, feed = parts.plan, parts.feed
     train_step = map_train_step(parts)
     validate = _validation(parts)
-    resident = parallel.replicate(feed.resident)
+    resident = devices.replicate(feed.resident)
     book = _Book(parts, checkpoints, writer)
     step = first_step
     for step, batch in enumerate(feed.training(first_step, plan.total_steps), first_step + 1):
-        train_state, metrics = train_step(train_state, parallel.shard(batch), resident, watch.requested)
+        train_state, metrics = train_step(train_state, devices.shard(batch), resident, watch.requested)
         watch.steps_run()
         stop = book.enter(step, metrics)
         if plan.ends_epoch(step):
@@ -141,7 +138,7 @@ class _Book:
         if self._pending is None:
             return False
         (step, metrics), self._pending = self._pending, None
-        values = parallel.first(metrics)
+        values = devices.first(metrics)
         stop = values.pop("stop") > 0
         if values.pop("finite"):
             self._epoch.append(values)
@@ -195,7 +192,7 @@ class _Book:
 def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
     """Returns what measures a state on the held-out images; nothing is measured where there are too few."""
     feed = parts.feed
-    validation_step = parallel.map_step(
+    validation_step = devices.map_step(
         steps.validation_step,
         views_of=feed.views_of,
         model=parts.model,
@@ -209,9 +206,9 @@ def _validation(parts: Parts) -> Callable[[state.TrainState], dict[str, float]]:
             return {}
         rows, sums = [], []
         for batch in feed.validation():
-            metrics, lie = validation_step(train_state, parallel.shard(batch), None)
-            rows.append(parallel.first(metrics))
-            sums.append(parallel.first_arrays(lie))
+            metrics, lie = validation_step(train_state, devices.shard(batch), None)
+            rows.append(devices.first(metrics))
+            sums.append(devices.first_arrays(lie))
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         found = means | collapse.of_batches(sums, parts.plan.validation_batch_size)
         return {f"validation_{name}": value for name, value in found.items()}
@@ -269,7 +266,7 @@ def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> N
     lines = {
         "data": f"{config.data.source}: {len(parts.train):,} training images, "
         f"{len(parts.validation):,} validation images ({validation})",
-        "devices": parallel.describe(),
+        "devices": devices.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",
         "batch": f"{plan.batch_size} images, {2 * plan.batch_size - 2} negatives an anchor, "
@@ -283,7 +280,7 @@ def _describe(parts: Parts, train_state: state.TrainState, first_step: int) -> N
     }
     for name, text in lines.items():
         say(f"{name + ':':14}{text}")
-    excluded = optim.excluded_from_decay(train_state.params)
+    excluded = optimizers.excluded_from_decay(train_state.params)
     what = "decay and adaptation" if config.optimizer.name == "lars" else "weight decay"
     say(f"{config.optimizer.name} leaves {len(excluded)} tensors out of {what}:")
     say(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))

@@ -12,14 +12,13 @@ from ml_collections import ConfigDict
 
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed, sources
 from simclr_jax.data.order import training_order
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate.sheets import Picture, contact_sheet
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import say
+from simclr_jax.runtime import devices
+from simclr_jax.runtime.console import say
 from simclr_jax.training import schedule
 
 COLOURS = ("tab:red", "tab:blue")  # of view 1 and view 2
@@ -45,7 +44,7 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     source = sources.open_source(config.data.source, directory=config.data.dir)
     train = sources.Splits(source, **schedule.split_arguments(config.data, config.seed)).load("train")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
-    placement.check(train, **where, free_bytes=parallel.free_bytes())
+    feed.check(train, **where, free_bytes=devices.free_bytes())
     recipe = schedule.recipe(config)
     pictures = []
     for image, label, identity in _images(train, images, config.seed):

@@ -12,7 +12,8 @@ from simclr_jax.evaluate import html as report
 from simclr_jax.evaluate import results
 from simclr_jax.runtime import checkpoint, run_folder
 from simclr_jax.runtime import config as keys
-from simclr_jax.runtime.metrics import read_rows, say
+from simclr_jax.runtime.console import say
+from simclr_jax.runtime.metrics import read_rows
 
 MOST_RUNS = 64
 _MOST_LINES = 10**6  # of a run's metrics

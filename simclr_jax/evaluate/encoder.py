@@ -4,9 +4,8 @@ import functools
 
 from simclr_jax.evaluate.features import Encoder
 from simclr_jax.models import create_model
-from simclr_jax.runtime import checkpoint
+from simclr_jax.runtime import checkpoint, devices
 from simclr_jax.runtime import config as keys
-from simclr_jax.runtime import devices as parallel
 from simclr_jax.training import schedule, state
 from simclr_jax.training import step as steps
 
@@ -33,5 +32,5 @@ def load_encoder(run_or_checkpoint: str, step: int | None = None) -> Encoder:
     config = keys.of_run(stored, run_or_checkpoint)
     model = create_model(**schedule.model_arguments(config))
     state.check_variables(variables, model=model, run=run_or_checkpoint)
-    encode = parallel.map_encoder(functools.partial(steps.encode_step, model=model, layer=0), variables)
+    encode = devices.map_encoder(functools.partial(steps.encode_step, model=model, layer=0), variables)
     return Encoder(encode, feature_dim=model.encoder.feature_dim, image_size=config.augment.image_size)

@@ -15,16 +15,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed, sources
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.evaluate import feature_files as shards
+from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.features import Encode, extract
 from simclr_jax.models import create_model
-from simclr_jax.runtime import checkpoint, checksums, run_folder
+from simclr_jax.runtime import checkpoint, checksums, devices, run_folder
 from simclr_jax.runtime import config as keys
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import progress, say
+from simclr_jax.runtime.console import progress, say
 from simclr_jax.training import schedule, state
 from simclr_jax.training import step as steps
 
@@ -80,7 +78,7 @@ class Subject:
 
     def features(
         self, role: str, *, layer: int | None = None, networks: Sequence[str] = NETWORKS
-    ) -> dict[str, shards.Features]:
+    ) -> dict[str, feature_files.Features]:
         """Returns what each network makes of a role's images, from RUN/features where it is there.
 
         Args:
@@ -93,12 +91,12 @@ class Subject:
         """
         layer = self.layer if layer is None else layer
         folders = {network: self._folder(role, layer, network) for network in networks}
-        missing = {network: folder for network, folder in folders.items() if shards.read(folder) is None}
+        missing = {network: folder for network, folder in folders.items() if feature_files.read(folder) is None}
         if missing:
             self.extract(role, layer, missing)
-        return {network: shards.read(folder) for network, folder in folders.items()}
+        return {network: feature_files.read(folder) for network, folder in folders.items()}
 
-    def labelled_features(self, **options: Any) -> dict[str, dict[str, shards.Features]]:
+    def labelled_features(self, **options: Any) -> dict[str, dict[str, feature_files.Features]]:
         """Returns {role: what `features` returns} of all three roles.
 
         Raises:
@@ -113,10 +111,10 @@ class Subject:
         """Writes what each of these networks makes of a role's images into its folder, in one pass over the images."""
         split, size = self.splits.load(role), self.config.batch_size
         unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
-        batches = placement.central_views(split, self.image_size, batch_size=size, unreadable=unreadable)
+        batches = feed.central_views(split, self.image_size, batch_size=size, unreadable=unreadable)
         bar = progress(batches, total=-(-len(split) // size), desc=f"features of {role}", unit="batch")
         encoders = {network: self._encode(network, layer) for network in folders}
-        writers = {name: shards.Writer(path, self._note(role, layer, name)) for name, path in folders.items()}
+        writers = {name: feature_files.Writer(path, self._note(role, layer, name)) for name, path in folders.items()}
         try:
             for batch, made in extract(encoders, bar, size):
                 for network, writer in writers.items():
@@ -138,7 +136,7 @@ class Subject:
         unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
         found = {}
         size = self.config.batch_size
-        for batch in placement.central_views(split, self.image_size, batch_size=size, unreadable=unreadable):
+        for batch in feed.central_views(split, self.image_size, batch_size=size, unreadable=unreadable):
             pairs = zip(batch["ids"].tolist(), batch["images"], strict=True)
             found |= {number: image.copy() for number, image in pairs if number in asked}  # no batch is held for one
             if len(found) == len(asked):
@@ -147,7 +145,7 @@ class Subject:
 
     def _encode(self, network: str, layer: int) -> Encode:
         variables = self.variables if network == "pretrained" else self.untrained()
-        return parallel.map_encoder(functools.partial(steps.encode_step, model=self.model, layer=layer), variables)
+        return devices.map_encoder(functools.partial(steps.encode_step, model=self.model, layer=layer), variables)
 
     def untrained(self, seed: int | None = None) -> dict[str, Any]:
         """Returns variables as pretraining begins with them: those that the run's began with, or another seed's."""

@@ -12,7 +12,7 @@ from simclr_jax.evaluate import scores
 from simclr_jax.evaluate import sheets as pictures
 from simclr_jax.evaluate.probed_run import Subject
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.metrics import say
+from simclr_jax.runtime.console import say
 
 _MOST_BYTES = 2**26  # of a JSON file; a probe of 1,000 classes has 100 thousand
 LISTED = 20  # classes; of more, the ones that are classified best and worst are listed

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from simclr_jax.models import cpu_winograd as winograd
+from simclr_jax.models import cpu_winograd
 
 _ORDER = ("NHWC", "HWIO", "NHWC")
 _CACHE = 2**21  # bytes of a group
@@ -56,9 +56,9 @@ def _value(x, kernel, stride, pad):
         return _pointwise(x, kernel, stride)
     if _suits_columns(x, kernel, stride):
         matrix = kernel.reshape(-1, kernel.shape[-1])
-        return _in_groups(lambda part: winograd.product(_columns(part, len(kernel), stride, pad), matrix), x)
+        return _in_groups(lambda part: cpu_winograd.product(_columns(part, len(kernel), stride, pad), matrix), x)
     if _suits_winograd(x, kernel, stride, pad):
-        return _winograd(x, winograd.of_kernel(kernel))
+        return _winograd(x, cpu_winograd.of_kernel(kernel))
     return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
@@ -70,12 +70,12 @@ def _backward(stride, pad, residuals, gradient):
 
 
 def _winograd(x, transformed):
-    return _in_groups(lambda part: winograd.convolve(part, transformed), x)
+    return _in_groups(lambda part: cpu_winograd.convolve(part, transformed), x)
 
 
 def _pointwise(x, kernel, stride):
     """A 1×1 convolution, x not padded."""
-    return winograd.product(x[:, ::stride, ::stride], kernel[0, 0])
+    return cpu_winograd.product(x[:, ::stride, ::stride], kernel[0, 0])
 
 
 def _columns(x, k, stride, pad):
@@ -95,7 +95,7 @@ def _of_input(x, kernel, gradient, stride, pad):
         sides = x.shape[1:3]
         return _in_groups(lambda part: _spread(part, kernel, sides, stride, pad), gradient)
     if _suits_winograd(x, kernel, stride, pad):
-        return _winograd(gradient, winograd.of_flipped(winograd.of_kernel(kernel)))
+        return _winograd(gradient, cpu_winograd.of_flipped(cpu_winograd.of_kernel(kernel)))
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     return _in_order(gradient, flipped, (1, 1), [(k - 1 - pad,) * 2] * 2)
 
@@ -132,7 +132,7 @@ def _moved(x, start, length, axis):
 
 def _of_kernel(x, kernel, gradient, stride, pad):
     if _suits_winograd(x, kernel, stride, pad):
-        return winograd.to_kernel(_sum_of_groups(winograd.correlate, x, gradient))
+        return cpu_winograd.to_kernel(_sum_of_groups(cpu_winograd.correlate, x, gradient))
     if _suits_columns(x, kernel, stride):
         correlate = functools.partial(_correlation_of_columns, k=len(kernel), stride=stride, pad=pad)
         return _sum_of_groups(correlate, x, gradient).reshape(kernel.shape).astype(kernel.dtype)

@@ -1,32 +1,19 @@
-"""Screen and logs: the progress bar, the console, metrics.jsonl and TensorBoard."""
+"""What a training run writes of itself: metrics.jsonl and TensorBoard files."""
 
 import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
 from simclr_jax.runtime import run_folder
+from simclr_jax.runtime.console import progress, say
 
 _LAST_STEP = 2**31 - 1
-_LONG_SILENCE = 30.0  # seconds between two lines of a progress bar that goes to a file
-
-
-def progress(iterable: Iterable | None = None, **options) -> tqdm:
-    """Returns a progress bar; one that goes to a file instead of a screen prints a line now and then."""
-    interval = 0.2 if sys.stderr.isatty() else _LONG_SILENCE
-    return tqdm(iterable, mininterval=interval, dynamic_ncols=True, **options)
-
-
-def say(text: str) -> None:
-    """Prints a line without tearing a progress bar."""
-    tqdm.write(text)
-    sys.stdout.flush()
 
 
 class Writer:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.runtime import bounds
 from simclr_jax.runtime import config as keys
-from simclr_jax.training import optimizers as optim
+from simclr_jax.training import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
         steps_per_epoch=steps_per_epoch,
         total_steps=steps_per_epoch * config.train.epochs,
         warmup_steps=round(optimizer.warmup_epochs * num_train / batch),
-        peak_learning_rate=optim.scaled_learning_rate(
+        peak_learning_rate=optimizers.scaled_learning_rate(
             optimizer.learning_rate, batch_size=batch, scaling=optimizer.scaling
         ),
         checkpoint_every=config.checkpoint.every_steps or config.checkpoint.every_epochs * steps_per_epoch,

@@ -15,7 +15,7 @@ import optax
 
 from simclr_jax import losses
 from simclr_jax.training import geometry
-from simclr_jax.training import gradients as passes
+from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass
 from simclr_jax.training.state import TrainState
 
 ViewsOf = Callable[[Any, Any], dict[str, jax.Array]]
@@ -71,9 +71,9 @@ def pretrain_step(
         "loss": functools.partial(losses.nt_xent, axis_name=axis_name, **loss),
     }
     if microbatches == 1:
-        found, gradients = passes.in_one_pass(state.params, state.batch_stats, batch, **how)
+        found, gradients = in_one_pass(state.params, state.batch_stats, batch, **how)
     else:
-        found, gradients = passes.in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
+        found, gradients = in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
     gradients, batch_stats = _mean((gradients, found.batch_stats), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(
@@ -112,7 +112,7 @@ def validation_step(
       :func:`pretrain_step`'s loss and accuracies, and the :func:`simclr_jax.training.geometry.sums` of h and z.
     """
     views_of = functools.partial(views_of, resident=resident)
-    h, z, labels = passes.in_evaluation(_variables(state), batch, count=microbatches, views_of=views_of, model=model)
+    h, z, labels = in_evaluation(_variables(state), batch, count=microbatches, views_of=views_of, model=model)
     value, metrics = losses.nt_xent(*jnp.split(z, 2), axis_name=axis_name, **loss)
     metrics = _mean({"loss": value, **metrics}, axis_name)
     if probe is not None:

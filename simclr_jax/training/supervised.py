@@ -10,12 +10,12 @@ import numpy as np
 import optax
 
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed as placement
+from simclr_jax.data import feed
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.models import Classifier
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import progress
-from simclr_jax.training import optimizers as optim
+from simclr_jax.runtime import devices
+from simclr_jax.runtime.console import progress
+from simclr_jax.training import optimizers
 from simclr_jax.training import supervised_step as supervised
 from simclr_jax.training.supervised_step import SupervisedState
 
@@ -51,8 +51,8 @@ class Trainer:
       model: what is trained.
       recipe: of the training views.
       train, validation: the images, each with a label.
-      optimizer: a name of `optim.OPTIMIZERS`.
-      scaling: of learning rates by the batch, a name of `optim.SCALINGS`.
+      optimizer: a name of `optimizers.OPTIMIZERS`.
+      scaling: of learning rates by the batch, a name of `optimizers.SCALINGS`.
       batch_size: images a step over all devices; fewer where there are fewer.
       epochs: passes over ``train``.
       max_corrupt_fraction: of the images of each split that may be unreadable.
@@ -87,11 +87,11 @@ class Trainer:
             raise ValueError(f"{len(train)} training images are fewer than the {devices} devices that share a batch")
         self.steps_per_epoch = len(train) // self.batch_size
         self.total_steps = epochs * self.steps_per_epoch
-        self._logits_step = parallel.map_step(supervised.logits_step, model=model)
+        self._logits_step = devices.map_step(supervised.logits_step, model=model)
 
     def scaled(self, learning_rate: float) -> float:
         """Returns the peak learning rate that a rate of the config means for this batch."""
-        return optim.scaled_learning_rate(learning_rate, batch_size=self.batch_size, scaling=self._scaling)
+        return optimizers.scaled_learning_rate(learning_rate, batch_size=self.batch_size, scaling=self._scaling)
 
     def fit(
         self, variables: dict[str, Any], *, learning_rate: float, weight_decay: float, seed: int, name: str
@@ -110,22 +110,22 @@ class Trainer:
         """
         optimizer, step = self._compiled(weight_decay)
         peak = self.scaled(learning_rate)
-        state = parallel.replicate(
+        state = devices.replicate(
             supervised.initial_state(variables, model=self._model, optimizer=optimizer, learning_rate=peak, seed=seed)
         )
         bar = progress(total=self.total_steps, desc=f"{name}, learning rate {learning_rate:g}", unit="step")
         curve, before = [], None
         with bar:
             for number, batch in enumerate(self._batches(seed), 1):
-                state, metrics = step(state, parallel.shard(batch), None, False)
+                state, metrics = step(state, devices.shard(batch), None, False)
                 if before is not None:  # read one step late, so that the host does not wait for the devices
-                    _check(parallel.first(before), number - 1, learning_rate)
+                    _check(devices.first(before), number - 1, learning_rate)
                 before = metrics
                 if number % self.steps_per_epoch == 0:
                     curve.append(self.top1(state))
-                    bar.set_postfix_str(_progress(parallel.first(metrics), curve[-1]), refresh=False)
+                    bar.set_postfix_str(_progress(devices.first(metrics), curve[-1]), refresh=False)
                 bar.update()
-        _check(parallel.first(before), self.total_steps, learning_rate)
+        _check(devices.first(before), self.total_steps, learning_rate)
         return Fitted(jax.device_get(state), learning_rate, weight_decay, curve[-1], tuple(curve))
 
     def top1(self, state: SupervisedState) -> float:
@@ -137,16 +137,16 @@ class Trainer:
         """Returns logits [n, classes] and labels [n] of all images of a split that can be read, by central views."""
         size, unreadable = self._evaluated_at_once, self._unreadable(split)
         found, labels = [], []
-        for batch in placement.central_views(split, self._recipe.image_size, batch_size=size, unreadable=unreadable):
+        for batch in feed.central_views(split, self._recipe.image_size, batch_size=size, unreadable=unreadable):
             n = len(batch["labels"])
             padded = np.pad(batch["images"], [(0, size - n), (0, 0), (0, 0), (0, 0)])
-            made = np.asarray(self._logits_step(state, parallel.shard(padded), None))
+            made = np.asarray(self._logits_step(state, devices.shard(padded), None))
             found.append(made.reshape(size, -1)[:n])
             labels.append(batch["labels"])
         return np.concatenate(found), np.concatenate(labels)
 
-    def _batches(self, seed: int) -> placement.Batches:
-        return placement.single_views(
+    def _batches(self, seed: int) -> feed.Batches:
+        return feed.single_views(
             self._train,
             self._recipe,
             batch_size=self.batch_size,
@@ -160,10 +160,10 @@ class Trainer:
 
     @functools.cache  # noqa: B019 - a trainer lives as long as its program
     def _compiled(self, weight_decay: float) -> tuple[optax.GradientTransformation, Callable]:
-        schedule = optim.warmup_cosine(1.0, warmup_steps=0, total_steps=self.total_steps)
-        optimizer = optim.create_optimizer(self._optimizer_name, schedule, weight_decay=weight_decay)
-        images_of = functools.partial(placement.view_of, self._recipe)
-        step = parallel.map_train_step(
+        schedule = optimizers.warmup_cosine(1.0, warmup_steps=0, total_steps=self.total_steps)
+        optimizer = optimizers.create_optimizer(self._optimizer_name, schedule, weight_decay=weight_decay)
+        images_of = functools.partial(feed.view_of, self._recipe)
+        step = devices.map_train_step(
             supervised.supervised_step, images_of=images_of, model=self._model, optimizer=optimizer
         )
         return optimizer, step

@@ -12,12 +12,11 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed as placement
+from simclr_jax.data import feed as feeds
 from simclr_jax.data import sources
 from simclr_jax.models import SimCLR, create_model
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.training import optimizers as optim
-from simclr_jax.training import schedule, state
+from simclr_jax.runtime import devices, processes
+from simclr_jax.training import optimizers, schedule, state
 from simclr_jax.training import step as steps
 
 _TRAINED = ("model", "optimizer", "probe", "probe_optimizer")  # what a state and a step are made of
@@ -31,7 +30,7 @@ class Parts:
     splits: sources.Splits
     train: Any
     validation: Any
-    feed: placement.Feed
+    feed: feeds.Feed
     plan: schedule.Schedule
     model: SimCLR
     learning_rate: Callable
@@ -48,7 +47,7 @@ class Parts:
     @property
     def devices(self) -> int:
         """How many share a batch."""
-        return parallel.device_count()
+        return devices.device_count()
 
 
 def prepare(config: ConfigDict) -> Parts:
@@ -59,11 +58,11 @@ def prepare(config: ConfigDict) -> Parts:
     model = _model(config)
     train, validation = splits.load("train"), splits.load("validation")
     plan = _schedule(config, train, validation)
-    schedule.check_chunk(config, free_bytes=parallel.free_bytes())
+    schedule.check_chunk(config, free_bytes=devices.free_bytes())
     views = {"placement": config.augment.placement, "cache": config.data.cache}
-    placement.check(train, **views, free_bytes=parallel.free_bytes())
+    feeds.check(train, **views, free_bytes=devices.free_bytes())
     feed = _feed(config, plan, train, validation)
-    learning_rate = optim.warmup_cosine(
+    learning_rate = optimizers.warmup_cosine(
         plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps
     )
     watched = train.labelled and config.online_probe.learning_rate > 0
@@ -76,7 +75,7 @@ def prepare(config: ConfigDict) -> Parts:
         plan=plan,
         model=model,
         learning_rate=learning_rate,
-        optimizer=optim.create_optimizer(
+        optimizer=optimizers.create_optimizer(
             config.optimizer.name, learning_rate, weight_decay=config.optimizer.weight_decay
         ),
         probe=nn.Dense(len(source.class_names)) if watched else None,
@@ -93,17 +92,17 @@ def with_changes(parts: Parts, changes: dict[str, Any]) -> Parts:
 
 
 def _model(config: ConfigDict) -> SimCLR:
-    batch_norm_axis = parallel.AXIS if config.model.global_batch_norm else None
+    batch_norm_axis = devices.AXIS if config.model.global_batch_norm else None
     return create_model(**schedule.model_arguments(config), axis_name=batch_norm_axis)
 
 
 def _schedule(config: ConfigDict, train: Any, validation: Any) -> schedule.Schedule:
-    sizes = {"num_train": len(train), "num_validation": len(validation), "num_devices": parallel.device_count()}
+    sizes = {"num_train": len(train), "num_validation": len(validation), "num_devices": devices.device_count()}
     return schedule.resolve(config, **sizes)
 
 
-def _feed(config: ConfigDict, plan: schedule.Schedule, train: Any, validation: Any) -> placement.Feed:
-    return placement.create(
+def _feed(config: ConfigDict, plan: schedule.Schedule, train: Any, validation: Any) -> feeds.Feed:
+    return feeds.create(
         train,
         validation,
         schedule.recipe(config),
@@ -112,7 +111,7 @@ def _feed(config: ConfigDict, plan: schedule.Schedule, train: Any, validation: A
         batch_size=plan.batch_size,
         validation_batch_size=plan.validation_batch_size,
         seed=config.seed,
-        shard=parallel.process(),
+        shard=processes.process(),
         max_corrupt_fraction=config.data.max_corrupt_fraction,
     )
 
@@ -133,7 +132,7 @@ def _of_state(parts: Parts) -> dict[str, Any]:
 
 def batch_shapes(parts: Parts) -> tuple[Any, Any]:
     """Returns the shapes of a device's share of a batch, and of what the device holds. Reads an image a process."""
-    smallest = dataclasses.replace(parts.plan, batch_size=parallel.process()[1])
+    smallest = dataclasses.replace(parts.plan, batch_size=processes.process()[1])
     example = next(iter(_feed(parts.config, smallest, parts.train, parts.validation).training(0, 1)))
     n = parts.plan.batch_size // parts.devices
 
@@ -146,12 +145,12 @@ def batch_shapes(parts: Parts) -> tuple[Any, Any]:
 
 def map_train_step(parts: Parts) -> Callable:
     """Returns the mapped training step, which compiles when it is first called."""
-    return parallel.map_train_step(steps.pretrain_step, **_step_arguments(parts))
+    return devices.map_train_step(steps.pretrain_step, **_step_arguments(parts))
 
 
 def lower_train_step(parts: Parts) -> jax.stages.Lowered:
     """Returns the program of the mapped training step, for a compiler; nothing is computed."""
-    return parallel.lower_train_step(
+    return devices.lower_train_step(
         steps.pretrain_step, state_shapes(parts), *batch_shapes(parts), **_step_arguments(parts)
     )
 

@@ -11,8 +11,7 @@ import pytest
 
 from configs import quickstart
 from simclr_jax.commands import plan
-from simclr_jax.runtime import checkpoint
-from simclr_jax.runtime import devices as parallel
+from simclr_jax.runtime import checkpoint, devices
 from simclr_jax.training.trainer import initial_state, prepare, state_shapes, with_changes
 from support import smallest
 
@@ -87,7 +86,7 @@ def test_shapes_of_the_state_are_those_of_the_state(config):
 
 def test_where_it_does_not_fit_it_finds_settings_that_do(config, result, monkeypatch, capsys):
     limit = sum(result["memory"].values()) * 3 // 4
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: limit)
+    monkeypatch.setattr(devices, "memory_bytes", lambda: limit)
     monkeypatch.setattr(plan, "_candidates", lambda parts: iter([{"train.microbatch_size": 64}]))
     found = plan.run(config)
     overrides, text = found["overrides"], capsys.readouterr().out
@@ -97,7 +96,7 @@ def test_where_it_does_not_fit_it_finds_settings_that_do(config, result, monkeyp
 
 
 def test_where_nothing_fits_it_says_so(config, monkeypatch, capsys):
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: 1)
+    monkeypatch.setattr(devices, "memory_bytes", lambda: 1)
     monkeypatch.setattr(plan, "measure", lambda parts: plan.Memory(1, 1, 1, 1))
     monkeypatch.setattr(plan, "flops", lambda parts: 1)
     assert plan.run(config)["overrides"] is None

@@ -11,7 +11,7 @@ from configs import knn, lbfgs
 from simclr_jax.commands import knn as knn_eval
 from simclr_jax.commands import lbfgs as lbfgs_eval
 from simclr_jax.commands import pretrain
-from simclr_jax.evaluate import probed_run as probing
+from simclr_jax.evaluate import probed_run
 from support.tiny_config import small
 
 SIZE, CLASSES = 8, 3
@@ -42,12 +42,12 @@ def settings(module, **changes):
 
 
 def read(run, role, network):
-    subject = probing.Subject(settings(knn), str(run))
+    subject = probed_run.Subject(settings(knn), str(run))
     found = subject.features(role, networks=[network])[network]
     return found.array(), found.labels
 
 
-@pytest.mark.parametrize("network", probing.NETWORKS)
+@pytest.mark.parametrize("network", probed_run.NETWORKS)
 def test_knn_is_scikit_learns_vote(run, network):
     result = knn_eval.run(settings(knn, neighbours=(20,), temperatures=(0.1,)), str(run))
     assert result == json.loads((run / "eval" / "knn.json").read_text())
@@ -84,7 +84,7 @@ def test_neighbours_that_the_bank_has_not_are_left_out_or_refused(run, capsys):
     assert not (run / "eval" / "knn.json").exists()
 
 
-@pytest.mark.parametrize("network", probing.NETWORKS)
+@pytest.mark.parametrize("network", probed_run.NETWORKS)
 def test_lbfgs_is_scikit_learn_at_the_chosen_strength(run, network):
     result = lbfgs_eval.run(settings(lbfgs, l2_min=0.01, l2_max=0.01, l2_values=1), str(run))
     assert result == json.loads((run / "eval" / "lbfgs.json").read_text()) and result["l2"] == 0.01

@@ -15,8 +15,7 @@ from simclr_jax.commands import features as export_features
 from simclr_jax.commands import linear as linear_eval
 from simclr_jax.commands import pretrain
 from simclr_jax.data import sources
-from simclr_jax.evaluate import probed_run as probing
-from simclr_jax.evaluate import results
+from simclr_jax.evaluate import probed_run, results
 from simclr_jax.runtime import checkpoint
 from support.tiny_config import CLASSES, SIZE, small, write_archive
 
@@ -41,7 +40,7 @@ def copy_run(finished, tmp_path):
 def subject(run, **changes):
     config = features_config.get_config()
     config.update_from_flattened_dict({"batch_size": 16, **changes})
-    return probing.Subject(config, str(run))
+    return probed_run.Subject(config, str(run))
 
 
 def folders(run):
@@ -65,7 +64,7 @@ def test_features_are_those_of_the_checkpoint_and_of_its_beginning(run, archive)
 def test_features_are_computed_once(run, monkeypatch):
     before = {role: subject(run).features(role) for role in sources.ROLES}
     kept = folders(run)
-    monkeypatch.setattr(probing.Subject, "extract", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(probed_run.Subject, "extract", lambda *_: pytest.fail("computed again"))
     for role, networks in before.items():
         for network, again in subject(run).features(role).items():
             np.testing.assert_array_equal(again.array(), networks[network].array())
@@ -95,7 +94,7 @@ def other_splits(found, **changes):
 def test_features_of_anything_else_are_computed_anew(run, change, monkeypatch):
     subject(run).features("train", networks=("pretrained",))
     asked = []
-    monkeypatch.setattr(probing.Subject, "extract", lambda self, role, layer, missing: asked.append(sorted(missing)))
+    monkeypatch.setattr(probed_run.Subject, "extract", lambda self, role, layer, missing: asked.append(sorted(missing)))
     changed = subject(run)
     changed.features("train", networks=("pretrained",))
     assert not asked
@@ -185,7 +184,7 @@ def test_the_deviation_is_that_of_a_sample_by_hand():
 )
 def test_labels_that_no_probe_can_use_are_refused(labels, message):
     with pytest.raises(ValueError, match=message) as error:
-        probing.check_labels({role: np.array(found) for role, found in labels.items()}, ("a", "b"), "S")
+        probed_run.check_labels({role: np.array(found) for role, found in labels.items()}, ("a", "b"), "S")
     assert "\n" not in str(error.value)
 
 

@@ -10,9 +10,8 @@ from jax import lax
 
 from simclr_jax import losses
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed as placement
+from simclr_jax.data import feed
 from simclr_jax.models import create_model
-from simclr_jax.runtime import devices as parallel
 from simclr_jax.training import gradients as passes
 
 SIZE, IMAGES = 8, 16
@@ -60,7 +59,7 @@ RECIPE = Recipe(SIZE, min_area=0.5)
 
 
 def views_of(batch):
-    return placement.views_of(RECIPE, 7, batch, None)
+    return feed.views_of(RECIPE, 7, batch, None)
 
 
 def how(norm, axis_name=None):
@@ -102,13 +101,13 @@ def test_micro_batches_on_devices_find_what_one_pass_on_one_device_finds():
     devices = 4
 
     def step(variables, batch):
-        where = how("group", parallel.AXIS)
+        where = how("group", devices.AXIS)
         found, gradients = passes.in_micro_batches(*variables, batch, count=2, **where)
-        return lax.pmean((found.loss, found.metrics, gradients), parallel.AXIS), found.h, found.labels
+        return lax.pmean((found.loss, found.metrics, gradients), devices.AXIS), found.h, found.labels
 
-    mapped = jax.pmap(step, parallel.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:devices])
+    mapped = jax.pmap(step, devices.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:devices])
     (loss, metrics, gradients), h, labels = mapped(
-        variables_of("group"), parallel.shard(images(), jax.local_devices()[:devices])
+        variables_of("group"), devices.shard(images(), jax.local_devices()[:devices])
     )
     want, want_gradients = one_pass("group")
     first = functools.partial(jax.tree.map, lambda x: x[0])
@@ -151,7 +150,10 @@ def test_eight_micro_batches_take_a_quarter_of_the_memory():
         "labels": jax.ShapeDtypeStruct((images,), jnp.int32),
     }
     given = {**how("batch"), "views_of": lambda batch: batch}
-    steps = functools.partial(passes.in_one_pass, **given), functools.partial(passes.in_micro_batches, count=8, **given)
+    steps = (
+        functools.partial(passes.in_one_pass, **given),
+        functools.partial(passes.in_micro_batches, count=8, **given),
+    )
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables_of("batch"))
     whole, parts = (
         jax.jit(step).lower(*shapes, batch).compile().memory_analysis().temp_size_in_bytes for step in steps

@@ -10,9 +10,8 @@ import optax
 import pytest
 
 from simclr_jax.models import create_model
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.training import gradients as passes
-from simclr_jax.training import state
+from simclr_jax.runtime import devices
+from simclr_jax.training import gradients, state
 from simclr_jax.training import step as steps
 
 SIZE, IMAGES, CLASSES, STEPS = 8, 16, 3, 3
@@ -59,14 +58,14 @@ def on_one_device():
 
 def on_devices(count, **changes):
     devices = jax.local_devices()[:count]
-    step = parallel.map_train_step(
-        steps.pretrain_step, devices, temperature=0.5, **(parts(changes.get("axis_name", parallel.AXIS)))
+    step = devices.map_train_step(
+        steps.pretrain_step, devices, temperature=0.5, **(parts(changes.get("axis_name", devices.AXIS)))
     )
-    current = parallel.replicate(jax.tree.map(np.array, initial_state()), devices)
+    current = devices.replicate(jax.tree.map(np.array, initial_state()), devices)
     rows = []
     for batch in batches():
-        current, metrics = step(current, parallel.shard(batch, devices), None, False)
-        values = parallel.first(metrics)
+        current, metrics = step(current, devices.shard(batch, devices), None, False)
+        values = devices.first(metrics)
         assert values.pop("stop") == 0.0
         rows.append(values)
     return current, rows
@@ -99,15 +98,15 @@ def test_statistics_of_each_device_alone_are_something_else():
 
 def test_a_batch_that_is_not_finite_leaves_all_devices_as_if_it_never_was():
     devices = jax.local_devices()[:4]
-    step = parallel.map_train_step(
-        steps.pretrain_step, devices, temperature=0.5, skip_nonfinite=True, **parts(parallel.AXIS)
+    step = devices.map_train_step(
+        steps.pretrain_step, devices, temperature=0.5, skip_nonfinite=True, **parts(devices.AXIS)
     )
 
     def after(these):
-        current, rows = parallel.replicate(jax.tree.map(np.array, initial_state()), devices), []
+        current, rows = devices.replicate(jax.tree.map(np.array, initial_state()), devices), []
         for batch in these:
-            current, metrics = step(current, parallel.shard(batch, devices), None, False)
-            rows.append(parallel.first(metrics))
+            current, metrics = step(current, devices.shard(batch, devices), None, False)
+            rows.append(devices.first(metrics))
         return current, rows
 
     good, *_, last = batches()
@@ -149,27 +148,27 @@ def test_the_online_probe_ignores_images_without_label():
 
 def test_both_views_of_an_image_are_rows_apart_by_the_batch():
     views = np.arange(3 * 2 * 4, dtype=np.float32).reshape(3, 2, 2, 2, 1)
-    stacked = np.asarray(passes.both_views(views))
+    stacked = np.asarray(gradients.both_views(views))
     for image in range(3):
         for view in range(2):
             np.testing.assert_array_equal(stacked[image + 3 * view], views[image, view])
 
 
 def test_validation_uses_running_statistics_and_leaves_them_alone():
-    mapped = parallel.map_step(
-        steps.validation_step, **{k: parts(parallel.AXIS)[k] for k in ("model", "probe")}, temperature=0.5
+    mapped = devices.map_step(
+        steps.validation_step, **{k: parts(devices.AXIS)[k] for k in ("model", "probe")}, temperature=0.5
     )
     batch = next(batches())
     single = steps.validation_step(
         initial_state(), batch, **{k: parts(None)[k] for k in ("model", "probe")}, temperature=0.5
     )
-    metrics, sums = mapped(parallel.replicate(initial_state()), parallel.shard(batch), None)
-    values = parallel.first(metrics)
+    metrics, sums = mapped(devices.replicate(initial_state()), devices.shard(batch), None)
+    values = devices.first(metrics)
     assert_close(values, jax.tree.map(float, single[0]))
-    assert_close(parallel.first_arrays(sums), single[1])
+    assert_close(devices.first_arrays(sums), single[1])
     hiddens = parts(None)["model"].apply(
         {"params": initial_state().params, "batch_stats": initial_state().batch_stats},
-        passes.both_views(batch["views"]),
+        gradients.both_views(batch["views"]),
         train=False,
     )
     z = np.asarray(hiddens[-1], np.float64)
@@ -182,7 +181,7 @@ def test_validation_uses_running_statistics_and_leaves_them_alone():
 
 
 def test_map_encoder_takes_any_number_of_images():
-    encode = parallel.map_encoder(lambda scale, images: images.mean((1, 2)) * scale, np.float32(2.0))
+    encode = devices.map_encoder(lambda scale, images: images.mean((1, 2)) * scale, np.float32(2.0))
     images = np.random.default_rng(0).random((11, 4, 4, 3), np.float32)
     np.testing.assert_allclose(encode(images), 2 * images.mean((1, 2)), rtol=1e-6)
 
@@ -190,8 +189,8 @@ def test_map_encoder_takes_any_number_of_images():
 @pytest.mark.parametrize("wanting", [(), (2,), (0, 3)])
 def test_one_that_wants_to_stop_is_heard_by_all(wanting):
     devices = jax.local_devices()[:4]
-    step = parallel.map_train_step(lambda state, batch, resident, axis_name: (state, {"loss": batch.sum()}), devices)
+    step = devices.map_train_step(lambda state, batch, resident, axis_name: (state, {"loss": batch.sum()}), devices)
     stop = np.isin(np.arange(4), wanting)
-    _, metrics = step(parallel.replicate(np.zeros(3), devices), np.ones((4, 2)), None, stop)
+    _, metrics = step(devices.replicate(np.zeros(3), devices), np.ones((4, 2)), None, stop)
     assert metrics["stop"].tolist() == 4 * [float(bool(wanting))]
     assert metrics["loss"].tolist() == 4 * [2.0]

@@ -95,10 +95,10 @@ def test_jax_stays_out_of_the_input():
     assert users == {"data/feed.py"}
 
 
-def test_devices_are_named_in_their_room_alone():
+def test_devices_and_processes_are_named_in_their_files_alone():
     names_of_devices = {"pmap", "device_count", "local_device_count", "process_index", "distributed", "local_devices"}
     users = owners(lambda path: "jax" in packages(path) and names(path) & names_of_devices)
-    assert users - {"training/trainer.py"} == {"runtime/devices.py"}
+    assert users - {"training/trainer.py"} == {"runtime/devices.py", "runtime/processes.py"}
     assert "jax.device_count" not in (PACKAGE / "training/trainer.py").read_text()
 
 
