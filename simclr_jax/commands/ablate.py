@@ -190,7 +190,7 @@ def _row(config: ConfigDict, run: str, pretrain: Callable, probe: ConfigDict) ->
 
 def _measure(config: ConfigDict, run: str, probe: ConfigDict) -> dict[str, float]:
     subject = Subject(probe, run)
-    depth, classes = subject.model.head.depth, len(subject.class_names)
+    depth, classes = subject.network.model.head.depth, len(subject.class_names)
     features = {0: subject.labelled_features()}
     if depth:
         features[depth] = subject.labelled_features(layer=depth, networks=NETWORKS[:1])

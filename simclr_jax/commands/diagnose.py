@@ -44,9 +44,9 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     found = {network: _measure(*ends, pretraining) for network, ends in pairs.items()}
     images = len(found["pretrained"]["positive"])
     said = collapse.verdict(found["pretrained"], pretraining.loss.temperature)
-    if not subject.model.head.depth:
+    if not subject.network.model.head.depth:
         said.append("This run has no head: its z is h, normalised.")
-    of = f"step {subject.step:,} on {images:,} {config.split} images of {subject.source}"
+    of = f"step {subject.network.step:,} on {images:,} {config.split} images of {subject.source}"
     say(f"\nhow h and z lie at {of}, two views each\n{table(found)}\n\n" + "\n".join(said))
     path.parent.mkdir(exist_ok=True)
     picture = run_folder.inside(workdir, "eval", "similarities.png")
@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         **_plain(found["pretrained"]),
         "untrained": _plain(found["untrained"]),
         "verdict": said,
-        "step": subject.step,
+        "step": subject.network.step,
         "source": subject.source,
         "split": config.split,
         "images": images,
@@ -111,13 +111,13 @@ def _encode(subject: Subject, pretraining: ConfigDict, config: ConfigDict) -> di
         seed=pretraining.seed,
         max_corrupt_fraction=config.data.max_corrupt_fraction,
     )
-    variables = dict(zip(NETWORKS, (subject.variables, subject.untrained()), strict=True))
+    variables = dict(zip(NETWORKS, (subject.network.variables, subject.network.untrained()), strict=True))
     ends = {
         (network, layer): devices.map_encoder(
-            functools.partial(steps.encode_step, model=subject.model, layer=layer), variables[network]
+            functools.partial(steps.encode_step, model=subject.network.model, layer=layer), variables[network]
         )
         for network in NETWORKS
-        for layer in (0, subject.model.head.depth)
+        for layer in (0, subject.network.model.head.depth)
     }
     found = {end: [] for end in ends}
     for pair in progress(pairs, total=len(split) // size, desc="views", unit="batch"):
@@ -125,7 +125,7 @@ def _encode(subject: Subject, pretraining: ConfigDict, config: ConfigDict) -> di
         for end, encode in ends.items():
             found[end].append(np.split(encode(views), 2))
     joined = {end: tuple(map(np.concatenate, zip(*parts, strict=True))) for end, parts in found.items()}
-    return {name: (joined[name, 0], joined[name, subject.model.head.depth]) for name in NETWORKS}
+    return {name: (joined[name, 0], joined[name, subject.network.model.head.depth]) for name in NETWORKS}
 
 
 def _measure(h: tuple, z: tuple, pretraining: ConfigDict) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def _run(
         trainer = _trainer(subject, model, train, validation)
         if seed == config.seed:
             _describe(subject, trainer, train, trainable)
-        starts = {"pretrained": subject.variables} | ({other: subject.untrained(seed)} if compared else {})
+        starts = {"pretrained": subject.network.variables}
+        if compared:
+            starts[other] = subject.network.untrained(seed)
         best = {network: _best(trainer, config, variables, seed, network) for network, variables in starts.items()}
         # The test split is judged here, once for each seed, after everything has been chosen.
         judged = {network: trainer.logits(devices.replicate(fit.state), test) for network, fit in best.items()}
@@ -108,7 +110,7 @@ def _chosen(best: dict[str, Fitted]) -> dict[str, float]:
 
 
 def _classifier(subject: Subject, trainable: str):
-    run = subject.pretraining
+    run = subject.network.config
     axis = devices.AXIS if run.model.global_batch_norm else None
     return create_classifier(
         create_model(**schedule.model_arguments(run), axis_name=axis),
@@ -121,7 +123,7 @@ def _classifier(subject: Subject, trainable: str):
 def _trainer(subject: Subject, model, train: Any, validation: Any) -> Trainer:
     config = subject.config
     recipe = Recipe(
-        subject.image_size,
+        subject.network.image_size,
         min_area=config.min_area,
         jitter_probability=0.0,
         grayscale_probability=0.0,

@@ -65,7 +65,7 @@ def _path(workdir: str, name: str) -> epath.Path:
 
 def _tsne(subject: Subject, role: str, path: epath.Path) -> list[str]:
     """Draws the maps of h and z; of h alone where there is no head."""
-    config, depth = subject.config, subject.model.head.depth
+    config, depth = subject.config, subject.network.model.head.depth
     features = {
         layer: subject.features(role, layer=layer, networks=("pretrained",))["pretrained"] for layer in {0, depth}
     }
@@ -88,7 +88,7 @@ def _tsne(subject: Subject, role: str, path: epath.Path) -> list[str]:
         points[f"{subject.layer_name(layer)} ({of.dim} dimensions)"] = embed.tsne(
             x, perplexity=config.perplexity, seed=config.seed
         )
-    title = f"t-SNE of {len(shown):,} {role} images of {subject.source}, step {subject.step:,}"
+    title = f"t-SNE of {len(shown):,} {role} images of {subject.source}, step {subject.network.step:,}"
     plots.maps(path, points, labels, subject.class_names, title=title)
     return [str(path)]
 
@@ -113,7 +113,7 @@ def _neighbours(subject: Subject, role: str, path: epath.Path) -> list[str]:
         for i, image, those, values in zip(shown, subject.images(role, asked.ids), nearest, cosines, strict=True)
     ]
     title = f"{role.capitalize()} images and the training images nearest to them in {subject.layer_name()}, by cosine; "
-    pictures.neighbours(path, rows, title=f"{title}{subject.source}, step {subject.step:,}")
+    pictures.neighbours(path, rows, title=f"{title}{subject.source}, step {subject.network.step:,}")
     return [str(path)]
 
 

@@ -1,13 +1,7 @@
 """From a run to an encoder that turns images into features."""
 
-import functools
-
 from simclr_jax.evaluate.features import Encoder
-from simclr_jax.models import create_model
-from simclr_jax.runtime import checkpoint, devices
-from simclr_jax.runtime import config as keys
-from simclr_jax.training import schedule, state
-from simclr_jax.training import step as steps
+from simclr_jax.evaluate.trained_network import open_run
 
 
 def load_encoder(run_or_checkpoint: str, step: int | None = None) -> Encoder:
@@ -28,9 +22,5 @@ def load_encoder(run_or_checkpoint: str, step: int | None = None) -> Encoder:
       >>> encoder = simclr_jax.load_encoder("runs/quickstart")
       >>> features = encoder(images)
     """
-    stored, _, variables = checkpoint.load_variables(run_or_checkpoint, step)
-    config = keys.of_run(stored, run_or_checkpoint)
-    model = create_model(**schedule.model_arguments(config))
-    state.check_variables(variables, model=model, run=run_or_checkpoint)
-    encode = devices.map_encoder(functools.partial(steps.encode_step, model=model, layer=0), variables)
-    return Encoder(encode, feature_dim=model.encoder.feature_dim, image_size=config.augment.image_size)
+    network = open_run(run_or_checkpoint, step)
+    return Encoder(network.encode(0), feature_dim=network.model.encoder.feature_dim, image_size=network.image_size)

@@ -19,12 +19,11 @@ from simclr_jax.data import feed, sources
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.features import Encode, extract
-from simclr_jax.models import create_model
-from simclr_jax.runtime import checkpoint, checksums, devices, run_folder
+from simclr_jax.evaluate.trained_network import open_run
+from simclr_jax.runtime import checksums, run_folder
 from simclr_jax.runtime import config as keys
 from simclr_jax.runtime.console import progress, say
-from simclr_jax.training import schedule, state
-from simclr_jax.training import step as steps
+from simclr_jax.training import schedule
 
 NETWORKS = ("pretrained", "untrained")
 MOST_IMAGES = 2**16  # of a batch; each is filled up to this number
@@ -40,10 +39,9 @@ class Subject:
 
     Attributes:
       workdir: RUN.
-      config, pretraining: the probe's config and, as far as its readers need it, the run's.
-      step: the checkpoint's.
+      config: the probe's.
+      network: the run's.
       layer: which of [h, head layer 1, …, z] is probed, from 0 on.
-      model, variables: the network and what it has learned.
       splits: the source's roles; hold-outs are cut by the run's seed, so they are those of its pretraining.
       source, class_names: the source's name, and those of its classes.
 
@@ -54,27 +52,19 @@ class Subject:
     def __init__(self, config: ConfigDict, workdir: str, *, labelled: bool = True):
         check(config)
         self.workdir, self.config = workdir, config
-        stored, self.step, self.variables = checkpoint.load_variables(workdir, None if config.step < 0 else config.step)
-        self.pretraining = keys.of_run(stored, workdir)
-        self.model = create_model(**schedule.model_arguments(self.pretraining))
-        state.check_variables(self.variables, model=self.model, run=workdir)
-        self.layer = _layer(config.layer, self.model.head.depth)
-        data = config.data if config.data.source else self.pretraining.data
+        self.network = open_run(workdir, None if config.step < 0 else config.step)
+        self.layer = _layer(config.layer, self.network.model.head.depth)
+        data = config.data if config.data.source else self.network.config.data
         self.source = data.source
-        self.splits = _open(data, self.pretraining.seed, labelled)
+        self.splits = _open(data, self.network.config.seed, labelled)
         self.class_names = self.splits.source.class_names
         # For as long as this subject: caches of the class would keep every subject for ever.
         self._encode, self._fingerprint = functools.cache(self._encode), functools.cache(self._fingerprint)
 
-    @property
-    def image_size(self) -> int:
-        """Side of the views of the run's pretraining, pixels."""
-        return self.pretraining.augment.image_size
-
     def layer_name(self, layer: int | None = None) -> str:
         """Returns "h", "z" or "head layer N"."""
         layer = self.layer if layer is None else layer
-        return {0: "h", self.model.head.depth: "z"}.get(layer, f"head layer {layer}")
+        return {0: "h", self.network.model.head.depth: "z"}.get(layer, f"head layer {layer}")
 
     def features(
         self, role: str, *, layer: int | None = None, networks: Sequence[str] = NETWORKS
@@ -111,7 +101,7 @@ class Subject:
         """Writes what each of these networks makes of a role's images into its folder, in one pass over the images."""
         split, size = self.splits.load(role), self.config.batch_size
         unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
-        batches = feed.central_views(split, self.image_size, batch_size=size, unreadable=unreadable)
+        batches = feed.central_views(split, self.network.image_size, batch_size=size, unreadable=unreadable)
         bar = progress(batches, total=-(-len(split) // size), desc=f"features of {role}", unit="batch")
         encoders = {network: self._encode(network, layer) for network in folders}
         writers = {name: feature_files.Writer(path, self._note(role, layer, name)) for name, path in folders.items()}
@@ -136,7 +126,7 @@ class Subject:
         unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
         found = {}
         size = self.config.batch_size
-        for batch in feed.central_views(split, self.image_size, batch_size=size, unreadable=unreadable):
+        for batch in feed.central_views(split, self.network.image_size, batch_size=size, unreadable=unreadable):
             pairs = zip(batch["ids"].tolist(), batch["images"], strict=True)
             found |= {number: image.copy() for number, image in pairs if number in asked}  # no batch is held for one
             if len(found) == len(asked):
@@ -144,37 +134,32 @@ class Subject:
         return np.stack([found[number] for number in wanted])
 
     def _encode(self, network: str, layer: int) -> Encode:
-        variables = self.variables if network == "pretrained" else self.untrained()
-        return devices.map_encoder(functools.partial(steps.encode_step, model=self.model, layer=layer), variables)
-
-    def untrained(self, seed: int | None = None) -> dict[str, Any]:
-        """Returns variables as pretraining begins with them: those that the run's began with, or another seed's."""
-        key = jax.random.key(self.pretraining.seed if seed is None else seed)
-        return state.initial_variables(key, self.image_size, model=self.model)
+        return self.network.encode(layer, None if network == "pretrained" else self.network.untrained())
 
     def _folder(self, role: str, layer: int, network: str) -> epath.Path:
         note = json.dumps(self._note(role, layer, network), sort_keys=True)
         name = f"{role}-{self.layer_name(layer).replace(' ', '-')}-{hashlib.sha256(note.encode()).hexdigest()[:12]}"
-        of = str(self.step) if network == "pretrained" else network
+        of = str(self.network.step) if network == "pretrained" else network
         return run_folder.inside(self.workdir, "features", of, name)
 
     def _note(self, role: str, layer: int, network: str) -> dict[str, Any]:
         """Everything that features depend on."""
-        weights = self._checksum if network == "pretrained" else f"seed {self.pretraining.seed}, jax {jax.__version__}"
+        seed = self.network.config.seed
+        weights = self._checksum if network == "pretrained" else f"seed {seed}, jax {jax.__version__}"
         return {
             "network": network,
-            "step": self.step if network == "pretrained" else 0,
+            "step": self.network.step if network == "pretrained" else 0,
             "weights": weights,
-            "model": schedule.model_arguments(self.pretraining),
+            "model": schedule.model_arguments(self.network.config),
             "layer": self.layer_name(layer),
-            "image_size": self.image_size,
+            "image_size": self.network.image_size,
             "source": self.source,
             "images_of": self._fingerprint(role),
         }
 
     @functools.cached_property
     def _checksum(self) -> str:
-        found = json.dumps(checksums.of_arrays(self.variables), sort_keys=True)
+        found = json.dumps(checksums.of_arrays(self.network.variables), sort_keys=True)
         return hashlib.sha256(found.encode()).hexdigest()[:16]
 
     def _fingerprint(self, role: str) -> str:

@@ -93,14 +93,14 @@ def finish(
     result = {
         **found,
         **chosen,
-        "step": subject.step,
+        "step": subject.network.step,
         "layer": subject.layer,
         "source": subject.source,
         "images": images,
         "classes": len(subject.class_names),
         "per_class": scores.per_class(confusion, subject.class_names),
     }
-    of = f"{title} of {subject.layer_name()} at step {subject.step:,} on {subject.source}"
+    of = f"{title} of {subject.layer_name()} at step {subject.network.step:,} on {subject.source}"
     counts = ", ".join(f"{count:,} {role}" for role, count in images.items())
     say(f"\n{of} ({counts} images)\n{table(found)}\n{_chosen(chosen)}\n\n{_class_table(result['per_class'])}")
     path.parent.mkdir(exist_ok=True)

@@ -53,9 +53,9 @@ def test_features_are_those_of_the_checkpoint_and_of_its_beginning(run, archive)
     with np.load(archive) as arrays:
         images, labels = arrays["x_test"] / np.float32(255), arrays["y_test"]
     _, _, variables = checkpoint.load_variables(str(run))
-    begin = found.model.init(jax.random.key(0), images[:1], train=False)
+    begin = found.network.model.init(jax.random.key(0), images[:1], train=False)
     for network, weights in (("pretrained", variables), ("untrained", begin)):
-        expected = found.model.apply(weights, images, train=False)[0]
+        expected = found.network.model.apply(weights, images, train=False)[0]
         np.testing.assert_allclose(made[network].array(), expected, rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(made[network].labels, labels)
     np.testing.assert_array_equal(made["pretrained"].ids, np.arange(24))
@@ -72,8 +72,8 @@ def test_features_are_computed_once(run, monkeypatch):
 
 
 def other_weights(found):
-    variables = jax.tree.map(lambda x: x + 1, found.variables)
-    return setattr(found, "variables", variables)
+    variables = jax.tree.map(lambda x: x + 1, found.network.variables)
+    found.network = dataclasses.replace(found.network, variables=variables)
 
 
 def other_splits(found, **changes):
@@ -87,8 +87,8 @@ def other_splits(found, **changes):
         lambda found: setattr(found, "layer", 1),
         lambda found: other_splits(found, limit=20),
         lambda found: other_splits(found, seed=1),
-        lambda found: found.pretraining.augment.update({"image_size": SIZE + 1}),
-        lambda found: found.pretraining.model.update({"dtype": "bfloat16"}),
+        lambda found: found.network.config.augment.update({"image_size": SIZE + 1}),
+        lambda found: found.network.config.model.update({"dtype": "bfloat16"}),
     ],
 )
 def test_features_of_anything_else_are_computed_anew(run, change, monkeypatch):
