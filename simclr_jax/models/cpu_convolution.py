@@ -1,15 +1,18 @@
-"""Convolutions that are differentiated, and their gradients, as a CPU computes them quickly.
+"""Convolutions whose values and gradients are written in the form that is quick on the platform they are compiled for.
 
-XLA's CPU compiler hands a convolution to its fast kernels if batch comes first and channels last. It brings others to
-that order, but not inside loops, and jax's gradients are convolutions in another order: there they took 25 times as
-long. Here they are written in that order, or as matrix products of groups of images, small enough to stay in a cache
-from one operation to the next:
+Elsewhere than on a CPU that form is lax's. XLA's CPU compiler hands a convolution to its fast kernels if batch comes
+first and channels last. It brings others to that order, but not inside loops, and jax's gradients are convolutions in
+another order: there they took 25 times as long. So on a CPU they are written in that order, or as matrix products of
+groups of images, small enough to stay in a cache from one operation to the next:
 
-- 1×1 kernels as matrix products, 3×3 kernels at a stride as products with columns of all that an output sees, and
-  other 3×3 kernels of many channels by :mod:`winograd`;
-- the input's gradient at a stride as one product of the gradient with all of the kernel, whose parts are then added
-  where they belong: XLA's convolution would multiply the zeros between them;
-- the kernel's gradient as the sum of the groups', which are transposed in the cache.
+- 1×1 kernels as matrix products, 3×3 kernels at a stride by im2col (a matrix of all that an output sees, times the
+  kernel), and other 3×3 kernels of many channels by :mod:`cpu_winograd`;
+- dgrad, the input's gradient, at a stride as one product of the gradient with all of the kernel, whose parts are then
+  added where they belong (col2im): XLA's convolution would multiply the zeros between them;
+- wgrad, the kernel's gradient, as the sum of the groups', which are transposed in the cache.
+
+The platform is the one that a program is lowered for, which need not be that of the machine that lowers it: with a
+CPU's forms XLA's GPU compiler aborts.
 """
 
 import functools
@@ -28,13 +31,8 @@ _LEAST = 4  # images of a group, if they divide the batch: fewer make slow convo
 _CHANNELS = (64, 512)  # for which Winograd's form was quicker: below, transforms outweigh products
 
 
-def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **others: Any) -> jax.Array:
-    """What flax's Conv takes in the place of lax's, for square kernels, one stride and symmetric padding.
-
-    Elsewhere than on a CPU it is lax's.
-    """
-    if jax.default_backend() != "cpu":
-        return lax.conv_general_dilated(x, kernel, strides, padding, **others)
+def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: Any) -> jax.Array:
+    """What flax's Conv takes in the place of lax's, for square kernels, one stride and symmetric padding."""
     return convolve(x, kernel, strides[0], padding[0][0])
 
 
@@ -44,11 +42,24 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Arra
 
     Where nothing is differentiated it is lax's: of any number of images, on any device that a program is exported for.
     """
+    return _plain(x, kernel, stride, pad)
+
+
+def _plain(x, kernel, stride, pad):
     return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
 def _forward(x, kernel, stride, pad):
-    return _value(x, kernel, stride, pad), (x, kernel)
+    on_cpu, elsewhere = (functools.partial(form, stride=stride, pad=pad) for form in (_value, _plain))
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere), (x, kernel)
+
+
+def _backward(stride, pad, residuals, gradient):
+    def elsewhere(x, kernel, gradient):
+        return jax.vjp(functools.partial(_plain, stride=stride, pad=pad), x, kernel)[1](gradient)
+
+    on_cpu = functools.partial(_gradients, stride=stride, pad=pad)
+    return lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=elsewhere)
 
 
 def _value(x, kernel, stride, pad):
@@ -59,11 +70,10 @@ def _value(x, kernel, stride, pad):
         return _in_groups(lambda part: cpu_winograd.product(_columns(part, len(kernel), stride, pad), matrix), x)
     if _suits_winograd(x, kernel, stride, pad):
         return _winograd(x, cpu_winograd.of_kernel(kernel))
-    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
+    return _plain(x, kernel, stride, pad)
 
 
-def _backward(stride, pad, residuals, gradient):
-    x, kernel = residuals
+def _gradients(x, kernel, gradient, stride, pad):
     if len(kernel) == 1:
         return jax.vjp(functools.partial(_pointwise, stride=stride), x, kernel)[1](gradient)
     return _of_input(x, kernel, gradient, stride, pad), _of_kernel(x, kernel, gradient, stride, pad)
