@@ -45,42 +45,35 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Arra
     return _plain(x, kernel, stride, pad)
 
 
-def _plain(x, kernel, stride, pad):
-    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
-
-
 def _forward(x, kernel, stride, pad):
-    on_cpu, elsewhere = (functools.partial(form, stride=stride, pad=pad) for form in (_value, _plain))
+    def on_cpu(x, kernel):
+        if len(kernel) == 1:
+            return _pointwise(x, kernel, stride)
+        if _suits_im2col(x, kernel, stride):
+            matrix = kernel.reshape(-1, kernel.shape[-1])
+            return _in_groups(lambda part: cpu_winograd.product(_im2col(part, len(kernel), stride, pad), matrix), x)
+        if _suits_winograd(x, kernel, stride, pad):
+            return _winograd(x, cpu_winograd.of_kernel(kernel))
+        return _plain(x, kernel, stride, pad)
+
+    elsewhere = functools.partial(_plain, stride=stride, pad=pad)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere), (x, kernel)
 
 
 def _backward(stride, pad, residuals, gradient):
+    def on_cpu(x, kernel, gradient):
+        if len(kernel) == 1:
+            return jax.vjp(functools.partial(_pointwise, stride=stride), x, kernel)[1](gradient)
+        return _dgrad(x, kernel, gradient, stride, pad), _wgrad(x, kernel, gradient, stride, pad)
+
     def elsewhere(x, kernel, gradient):
         return jax.vjp(functools.partial(_plain, stride=stride, pad=pad), x, kernel)[1](gradient)
 
-    on_cpu = functools.partial(_gradients, stride=stride, pad=pad)
     return lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=elsewhere)
 
 
-def _value(x, kernel, stride, pad):
-    if len(kernel) == 1:
-        return _pointwise(x, kernel, stride)
-    if _suits_columns(x, kernel, stride):
-        matrix = kernel.reshape(-1, kernel.shape[-1])
-        return _in_groups(lambda part: cpu_winograd.product(_columns(part, len(kernel), stride, pad), matrix), x)
-    if _suits_winograd(x, kernel, stride, pad):
-        return _winograd(x, cpu_winograd.of_kernel(kernel))
-    return _plain(x, kernel, stride, pad)
-
-
-def _gradients(x, kernel, gradient, stride, pad):
-    if len(kernel) == 1:
-        return jax.vjp(functools.partial(_pointwise, stride=stride), x, kernel)[1](gradient)
-    return _of_input(x, kernel, gradient, stride, pad), _of_kernel(x, kernel, gradient, stride, pad)
-
-
-def _winograd(x, transformed):
-    return _in_groups(lambda part: cpu_winograd.convolve(part, transformed), x)
+def _plain(x, kernel, stride, pad):
+    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
 def _pointwise(x, kernel, stride):
@@ -88,7 +81,11 @@ def _pointwise(x, kernel, stride):
     return cpu_winograd.product(x[:, ::stride, ::stride], kernel[0, 0])
 
 
-def _columns(x, k, stride, pad):
+def _winograd(x, transformed):
+    return _in_groups(lambda part: cpu_winograd.convolve(part, transformed), x)
+
+
+def _im2col(x, k, stride, pad):
     """[n, H, W, I] → [n, H', W', k k I], beside each other what one output is made of."""
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     rows, columns = ((side - k) // stride * stride + 1 for side in x.shape[1:3])
@@ -99,19 +96,25 @@ def _columns(x, k, stride, pad):
     return jnp.concatenate(seen, -1)
 
 
-def _of_input(x, kernel, gradient, stride, pad):
+def _dgrad(x, kernel, gradient, stride, pad):
+    """The gradient of x: a convolution of the output's gradient with the kernel turned round."""
     k = len(kernel)
     if stride > 1:
-        sides = x.shape[1:3]
-        return _in_groups(lambda part: _spread(part, kernel, sides, stride, pad), gradient)
+        return _in_groups(lambda part: _dgrad_at_a_stride(part, kernel, x.shape[1:3], stride, pad), gradient)
     if _suits_winograd(x, kernel, stride, pad):
+        # The turned kernel's transform is a permutation of the kernel's own, which XLA computes once for both passes.
         return _winograd(gradient, cpu_winograd.of_flipped(cpu_winograd.of_kernel(kernel)))
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _in_order(gradient, flipped, (1, 1), [(k - 1 - pad,) * 2] * 2)
+    return _in_order(gradient, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), [(k - 1 - pad,) * 2] * 2)
 
 
-def _spread(gradient, kernel, sides, stride, pad):
-    """[n, H', W', O] → [n, H, W, I]: what each entry gives to each of the k × k inputs that it came from."""
+def _dgrad_at_a_stride(gradient, kernel, sides, stride, pad):
+    """[n, H', W', O] → [n, H, W, I]: what each entry gives to each of the k × k inputs that it came from.
+
+    As a convolution the gradient would be dilated by stride - 1 zeros, three quarters of it at stride 2. Here one
+    product makes all k × k parts of all entries, and col2im adds them up: of the inputs only those whose place modulo
+    the stride is that of a tap receive from it, so that each of the stride × stride phases is a sum of shifted parts,
+    and the phases are interleaved at the end.
+    """
     n, h, w, outputs = gradient.shape
     k, _, inputs, _ = kernel.shape
     to_all = kernel.transpose(3, 0, 1, 2).reshape(outputs, -1)
@@ -140,18 +143,36 @@ def _moved(x, start, length, axis):
     return lax.pad(x, jnp.zeros((), x.dtype), around)
 
 
-def _of_kernel(x, kernel, gradient, stride, pad):
+def _wgrad(x, kernel, gradient, stride, pad):
+    """The gradient of the kernel: a correlation of x with the output's gradient, summed over the images in float32."""
+    k = len(kernel)
     if _suits_winograd(x, kernel, stride, pad):
         return cpu_winograd.to_kernel(_sum_of_groups(cpu_winograd.correlate, x, gradient))
-    if _suits_columns(x, kernel, stride):
-        correlate = functools.partial(_correlation_of_columns, k=len(kernel), stride=stride, pad=pad)
-        return _sum_of_groups(correlate, x, gradient).reshape(kernel.shape).astype(kernel.dtype)
-    around = [(pad, pad - rest) for rest in _unreached(x, len(kernel), gradient, stride, pad)]
-    correlate = functools.partial(_correlation, around=around, stride=stride)
-    return _sum_of_groups(correlate, x, gradient).astype(kernel.dtype)
+
+    def by_columns(x, gradient):
+        """[n, H, W, I], [n, H', W', O] → [k k I, O]."""
+        columns = _im2col(x, k, stride, pad)
+        # The barrier keeps XLA from folding the transposition into the product, of a form that it has no fast one for.
+        transposed = lax.optimization_barrier(columns.reshape(-1, columns.shape[-1]).T)
+        return jnp.matmul(transposed, gradient.reshape(-1, gradient.shape[-1]), preferred_element_type=jnp.float32)
+
+    if _suits_im2col(x, kernel, stride):
+        return _sum_of_groups(by_columns, x, gradient).reshape(kernel.shape).astype(kernel.dtype)
+
+    # Rows and columns at the end, padding included, that the last stride does not reach, are cut off.
+    unreached = (x.shape[axis] + 2 * pad - k - (gradient.shape[axis] - 1) * stride for axis in (1, 2))
+    around = [(pad, pad - rest) for rest in unreached]
+
+    def as_convolution(x, gradient):
+        """[n, H, W, I], [n, H', W', O] → [k, k, I, O]: channels take the place of the batch, the batch of channels."""
+        x, gradient, dilation = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (stride, stride)
+        found = _in_order(x, gradient, (1, 1), around, rhs_dilation=dilation, preferred_element_type=jnp.float32)
+        return found.transpose(1, 2, 0, 3)
+
+    return _sum_of_groups(as_convolution, x, gradient).astype(kernel.dtype)
 
 
-def _suits_columns(x, kernel, stride):
+def _suits_im2col(x, kernel, stride):
     return len(kernel) == 3 and stride > 1 and _is_large(x)
 
 
@@ -192,25 +213,6 @@ def _sum_of_groups(of_images: Callable, x: jax.Array, gradient: jax.Array) -> An
 
     shapes = jax.eval_shape(of_images, x[:size], gradient[:size])
     return lax.fori_loop(0, len(x) // size, add, jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), shapes))
-
-
-def _correlation(x, gradient, around, stride):
-    """[n, H, W, I], [n, H', W', O] → [k, k, I, O], as a convolution: channels as batch, batch as channels."""
-    x, gradient = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    result = _in_order(x, gradient, (1, 1), around, rhs_dilation=(stride, stride), preferred_element_type=jnp.float32)
-    return result.transpose(1, 2, 0, 3)
-
-
-def _correlation_of_columns(x, gradient, k, stride, pad):
-    """[n, H, W, I], [n, H', W', O] → [k k I, O]."""
-    columns = _columns(x, k, stride, pad)
-    transposed = lax.optimization_barrier(columns.reshape(-1, columns.shape[-1]).T)  # or XLA would use a slow product
-    return jnp.matmul(transposed, gradient.reshape(-1, gradient.shape[-1]), preferred_element_type=jnp.float32)
-
-
-def _unreached(x, k, gradient, stride, pad):
-    """Rows and columns at the end, padding included, that the last stride does not reach."""
-    return [x.shape[i] + 2 * pad - k - (gradient.shape[i] - 1) * stride for i in (1, 2)]
 
 
 def _in_order(x, kernel, strides, padding, **others):
