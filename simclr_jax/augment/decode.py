@@ -21,9 +21,6 @@ _TF_FRAME = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*", re.DOTALL)  # what TensorFl
 MAX_PIXELS = (2**31 - 1) // 3  # of an image: TensorFlow's limit for PNG, kept for all
 MAX_JPEG_VALUES = 2**29  # height × width × channels of a JPEG that TensorFlow decodes; Pillow decodes larger ones
 
-# Pillow's own limit, 0.18 gigapixels, is for pictures that strangers upload.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-
 
 def around(encoded: tf.Tensor, boxes_of: Callable[..., list[dict]]) -> tuple[tf.Tensor, list[dict]]:
     """Pixels that hold every box, and the boxes moved to where they lie in these pixels.

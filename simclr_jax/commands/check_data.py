@@ -40,7 +40,6 @@ def run(config: ConfigDict) -> dict[str, Report]:
     splits = sources.Splits(source, **schedule.split_arguments(config.data, config.seed))
     tested = splits.split_of("test") or source.class_names  # without labels nothing is held out for a test
     loaded = {role: splits.load(role) for role in sources.ROLES if role != "test" or tested}
-    feed.check(loaded["train"], placement="device", cache="host", free_bytes=0)  # TensorFlow, if it is needed
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}
     say(f"\n{config.data.source}\n{_table(reports, splits)}")
     for line in [*_oddities(source), *_unreadable(reports)]:
@@ -53,8 +52,9 @@ def _read(split: Any, role: str, class_names: tuple[str, ...]) -> Report:
     """Reads a split once."""
     unreadable = Unreadable(len(split), max_fraction=1.0, named=0)
     sizes, labels = [np.zeros((0, 2), np.int32)], [np.zeros(0, np.int64)]
+    batches = feed.image_sizes(split, batch_size=BATCH, unreadable=unreadable)
     with progress(total=len(split), desc=f"reading {role}", unit="image") as bar:
-        for batch in _batches(split, unreadable):
+        for batch in batches:
             sizes.append(batch["sizes"])
             labels.append(batch["labels"])
             bar.update(sum(map(len, labels)) + len(unreadable) - bar.n)
@@ -68,17 +68,6 @@ def _read(split: Any, role: str, class_names: tuple[str, ...]) -> Report:
         "height": _spread(sizes[:, 0]),
         "width": _spread(sizes[:, 1]),
     }
-
-
-def _batches(split: Any, unreadable: Unreadable) -> Iterator[dict[str, np.ndarray]]:
-    """Yields {"sizes", "labels"} of what can be read. Pixels in memory have been; they need no TensorFlow either."""
-    if split.kind == "pixels":
-        labels = np.full(len(split), -1) if split.labels is None else split.labels
-        yield {"sizes": np.broadcast_to(split.images.shape[1:3], (len(split), 2)), "labels": labels}
-        return
-    from simclr_jax.data import pipeline
-
-    yield from pipeline.image_sizes(split, batch_size=BATCH, unreadable=unreadable)
 
 
 def _spread(sides: np.ndarray) -> tuple[int, int, int] | None:

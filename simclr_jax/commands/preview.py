@@ -76,20 +76,12 @@ def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]
             yield record["image"], int(record["label"]), int(record["id"])
         return
     order = training_order(len(train), batch_size=min(count, len(train)), seed=seed, shard=(0, 1))
-    part = _readable(train.take(order(EPOCH)[1]))
-    labels = np.full(len(part), -1) if part.labels is None else part.labels
-    for image, label, identity in zip(part.images, labels, part.ids, strict=True):
+    part = train.take(order(EPOCH)[1])
+    broken = Unreadable(len(part), max_fraction=1.0)  # the log names them
+    collections.deque(feed.image_sizes(part, batch_size=len(part), unreadable=broken), maxlen=0)
+    part = part.take(np.array([i for i in range(len(part)) if i not in broken], int))
+    for image, label, identity in zip(part.images, part.class_numbers, part.ids, strict=True):
         yield epath.Path(os.fsdecode(image)).read_bytes() if part.kind == "paths" else image, int(label), int(identity)
-
-
-def _readable(part: Split) -> Split:
-    """Leaves out files that cannot be read; the log names them."""
-    broken = Unreadable(len(part), max_fraction=1.0)
-    if part.kind != "pixels":
-        from simclr_jax.data import pipeline
-
-        collections.deque(pipeline.image_sizes(part, batch_size=len(part), unreadable=broken), maxlen=0)
-    return part.take(np.array([i for i in range(len(part)) if i not in broken], int))
 
 
 def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> tuple[np.ndarray, np.ndarray, list]:
