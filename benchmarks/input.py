@@ -86,10 +86,11 @@ def feed_of(images: np.ndarray, size: int, batch_size: int, placement: str, cach
     from simclr_jax.data import feed
     from simclr_jax.data.split import Split
 
+    feed.own_process()  # as the command line does
     split = Split.whole(images, None)
     options = {"placement": placement, "cache": cache, "batch_size": batch_size, "validation_batch_size": batch_size}
     options |= {"seed": 0, "shard": (0, 1), "max_corrupt_fraction": 0.0}
-    return feed.create(split, split, recipe_of(size), **options)
+    return feed.Feed(split, split, recipe_of(size), **options)
 
 
 def from_host(images: np.ndarray, size: int, batch_size: int, *, placement: str) -> Iterator[None]:

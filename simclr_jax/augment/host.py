@@ -57,7 +57,7 @@ def draw(recipe: Recipe, seed: tf.Tensor, height, width) -> dict[str, tf.Tensor]
     Returns:
       The scalars named in `recipe.view_parameters`; box and order are int32.
     """
-    return _draw_views(recipe, [seed], height, width)[0]
+    return _draw_views(recipe)([seed], height, width)[0]
 
 
 def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -177,20 +177,19 @@ def _central_square(height, width) -> dict[str, tf.Tensor]:
     return {name: tf.cast(value, tf.int32) for name, value in box.items()}
 
 
-def _draw_views(recipe: Recipe, seeds: list, height, width) -> list[dict[str, tf.Tensor]]:
-    """The parameters of several views of one image."""
-    return _compiled_rule(recipe)(tf.stack(seeds), tf.cast(height, tf.float32), tf.cast(width, tf.float32))
-
-
 @functools.cache
-def _compiled_rule(recipe: Recipe):
-    """`_parameters` of this recipe, as a list of dicts of scalars."""
+def _draw_views(recipe: Recipe):
+    """Returns (seeds, height, width) → the parameters of several views of one image, dicts of scalars; compiled."""
 
-    def rule(seeds, height, width):
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
+    def compiled(seeds, height, width):
         columns = {name: tf.unstack(values) for name, values in _parameters(recipe, seeds, height, width).items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    return tf.function(rule, jit_compile=True, autograph=False)
+    # Tensors, or every new value of a Python number would compile the program anew.
+    return lambda seeds, height, width: compiled(
+        tf.stack(seeds), tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    )
 
 
 def _parameters(recipe: Recipe, seeds: tf.Tensor, height, width) -> dict[str, tf.Tensor]:
@@ -233,7 +232,7 @@ def _image_and_parameters(
     seeds = [view_seed(seed, epoch, image_id, view) for view in range(views)]
 
     def draw_views(height, width):
-        return _draw_views(recipe, seeds, height, width)
+        return _draw_views(recipe)(seeds, height, width)
 
     if image.dtype == tf.string:
         return decode.around(image, draw_views)

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -40,11 +39,31 @@ def run(config: ConfigDict) -> dict[str, Report]:
     splits = sources.Splits(source, **schedule.split_arguments(config.data, config.seed))
     tested = splits.split_of("test") or source.class_names  # without labels nothing is held out for a test
     loaded = {role: splits.load(role) for role in sources.ROLES if role != "test" or tested}
-    feed.check(loaded["train"], placement="device", cache="host", free_bytes=0)  # TensorFlow, if it is needed
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}
     say(f"\n{config.data.source}\n{_table(reports, splits)}")
-    for line in [*_oddities(source), *_unreadable(reports)]:
-        say(line)
+
+    # What lies in a folder and is no image of a split.
+    if isinstance(source, Folder):
+        if source.empty_folders:
+            say(f"\nfolders without images: {_some(source.empty_folders)}")
+        if source.passed_over:
+            kinds = [f"{count:,} × {suffix or 'no suffix'}" for suffix, count in source.passed_over.items()]
+            say(f"\npassed over, no image by name or kind: {_some(kinds)}")
+        if source.beside:
+            say(f"\npassed over, images beside the folders of the splits: {source.beside:,}")
+
+    # What cannot be read: all of it in a file, so many on a screen.
+    left = LISTED if sys.stdout.isatty() else math.inf
+    for role, report in reports.items():
+        names = report["unreadable"]
+        if names:
+            say(f"\nunreadable in {role}:")
+        for index, name in enumerate(names):
+            if index >= left:
+                say(f"  … and {len(names) - index:,} more; to see all of them send the output to a file: > FILE")
+                break
+            say(f"  {name}")
+        left -= min(left, len(names))
     say(_verdict(reports, config.data.max_corrupt_fraction))
     return reports
 
@@ -53,8 +72,9 @@ def _read(split: Any, role: str, class_names: tuple[str, ...]) -> Report:
     """Reads a split once."""
     unreadable = Unreadable(len(split), max_fraction=1.0, named=0)
     sizes, labels = [np.zeros((0, 2), np.int32)], [np.zeros(0, np.int64)]
+    batches = feed.image_sizes(split, batch_size=BATCH, unreadable=unreadable)
     with progress(total=len(split), desc=f"reading {role}", unit="image") as bar:
-        for batch in _batches(split, unreadable):
+        for batch in batches:
             sizes.append(batch["sizes"])
             labels.append(batch["labels"])
             bar.update(sum(map(len, labels)) + len(unreadable) - bar.n)
@@ -68,17 +88,6 @@ def _read(split: Any, role: str, class_names: tuple[str, ...]) -> Report:
         "height": _spread(sizes[:, 0]),
         "width": _spread(sizes[:, 1]),
     }
-
-
-def _batches(split: Any, unreadable: Unreadable) -> Iterator[dict[str, np.ndarray]]:
-    """Yields {"sizes", "labels"} of what can be read. Pixels in memory have been; they need no TensorFlow either."""
-    if split.kind == "pixels":
-        labels = np.full(len(split), -1) if split.labels is None else split.labels
-        yield {"sizes": np.broadcast_to(split.images.shape[1:3], (len(split), 2)), "labels": labels}
-        return
-    from simclr_jax.data import pipeline
-
-    yield from pipeline.image_sizes(split, batch_size=BATCH, unreadable=unreadable)
 
 
 def _spread(sides: np.ndarray) -> tuple[int, int, int] | None:
@@ -103,39 +112,11 @@ def _table(reports: dict[str, Report], splits: sources.Splits) -> str:
     return "\n".join(f"{row[0]:16}" + "".join(f"{cell:>16}" for cell in row[1:]) for row in rows)
 
 
-def _oddities(source: sources.Source) -> Iterator[str]:
-    """Yields lines on what lies in a folder and is no image of a split."""
-    if not isinstance(source, Folder):
-        return
-    if source.empty_folders:
-        yield f"\nfolders without images: {_some(source.empty_folders)}"
-    if source.passed_over:
-        kinds = [f"{count:,} × {suffix or 'no suffix'}" for suffix, count in source.passed_over.items()]
-        yield f"\npassed over, no image by name or kind: {_some(kinds)}"
-    if source.beside:
-        yield f"\npassed over, images beside the folders of the splits: {source.beside:,}"
-
-
 def _some(names: Any) -> str:
     """Names as many as fit in a line or two."""
     shown = [name if name.isprintable() else ascii(name) for name in names[:NAMED]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
-
-
-def _unreadable(reports: dict[str, Report]) -> Iterator[str]:
-    """Yields lines that name what cannot be read."""
-    left = LISTED if sys.stdout.isatty() else math.inf
-    for role, report in reports.items():
-        names = report["unreadable"]
-        if names:
-            yield f"\nunreadable in {role}:"
-        for index, name in enumerate(names):
-            if index >= left:
-                yield f"  … and {len(names) - index:,} more; to see all of them send the output to a file: > FILE"
-                break
-            yield f"  {name}"
-        left -= min(left, len(names))
 
 
 def _verdict(reports: dict[str, Report], allowed: float) -> str:

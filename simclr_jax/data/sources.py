@@ -153,7 +153,8 @@ def open_source(name: str, *, directory: str = "") -> Source:
     if kind == "folder" and where:
         return folder.Folder(where)
     if kind == "tfds" and where:
-        from simclr_jax.data import tfds  # imports TensorFlow, which the other sources do without
+        from simclr_jax.data import reading, tfds  # import TensorFlow, which the other sources do without
 
+        reading.set_up()
         return tfds.Tfds(where, directory)
     raise ValueError(f"data.source={name!r} is not a source; use textures, npz:PATH, folder:PATH or tfds:NAME")

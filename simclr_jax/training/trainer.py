@@ -102,7 +102,7 @@ def _schedule(config: ConfigDict, train: Any, validation: Any) -> schedule.Sched
 
 
 def _feed(config: ConfigDict, plan: schedule.Schedule, train: Any, validation: Any) -> feeds.Feed:
-    return feeds.create(
+    return feeds.Feed(
         train,
         validation,
         schedule.recipe(config),

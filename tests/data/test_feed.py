@@ -42,7 +42,7 @@ def files(folder, side=20, kind="PNG"):
 
 
 def feed_of(split, where="host", cache="host", *, shard=(0, 1), seed=0, recipe=RECIPE):
-    return feed.create(
+    return feed.Feed(
         split,
         split,
         recipe,
@@ -56,18 +56,18 @@ def feed_of(split, where="host", cache="host", *, shard=(0, 1), seed=0, recipe=R
     )
 
 
-def seen(made, batches):
+def seen(made, batches, resident):
     """What a step would see: [{"views", "labels"}] as NumPy arrays."""
     views_of = jax.jit(made.views_of)
-    return [jax.tree.map(np.asarray, dict(views_of(batch, made.resident))) for batch in batches]
+    return [jax.tree.map(np.asarray, dict(views_of(batch, resident))) for batch in batches]
 
 
 def trained(made, first=0, last=STEPS):
-    return seen(made, made.training(first, last))
+    return seen(made, made.training(first, last), made.resident)
 
 
 def validated(made):
-    return seen(made._replace(resident=None), made.validation())
+    return seen(made, made.validation(), None)
 
 
 def assert_same(actual, expected, atol=0.0):
@@ -124,15 +124,15 @@ def test_two_hosts_together_see_what_one_sees(where):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_devices_together_see_what_one_sees(count, resident, unstopped):
-    devices = jax.local_devices()[:count]
+    some = jax.local_devices()[:count]
 
     def step(state, batch, held, axis_name):
         return resident.views_of(batch, held)
 
-    mapped = devices.map_step(step, devices)
-    held = devices.replicate(resident.resident, devices)
+    mapped = devices.map_step(step, some)
+    held = devices.replicate(resident.resident, some)
     for batch, expected in zip(resident.training(0, STEPS), unstopped, strict=True):
-        views = mapped(None, devices.shard(batch, devices), held)
+        views = mapped(None, devices.shard(batch, some), held)
         joined = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), views)
         assert_same([joined], [expected], atol=1e-6)
 

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 
 from simclr_jax import losses
+from simclr_jax.augment import device
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed
 from simclr_jax.models import create_model
 from simclr_jax.training import gradients as passes
 
@@ -59,7 +59,8 @@ RECIPE = Recipe(SIZE, min_area=0.5)
 
 
 def views_of(batch):
-    return feed.views_of(RECIPE, 7, batch, None)
+    views = device.two_views(RECIPE, batch["images"], 7, batch["epoch"], batch["ids"])
+    return {"views": views, "labels": batch["labels"]}
 
 
 def how(norm, axis_name=None):
