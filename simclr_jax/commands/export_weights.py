@@ -1,6 +1,7 @@
 """A run's encoder becomes a file that others open, with a card beside it that says what the file is."""
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 from collections.abc import Iterator
@@ -15,14 +16,13 @@ import simclr_jax
 from simclr_jax.evaluate import results
 from simclr_jax.evaluate.html import PROBES
 from simclr_jax.interop import card, onnx, pytorch, stablehlo
-from simclr_jax.models import create_encoder, create_model
+from simclr_jax.models import Network, create_model
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.runtime import checkpoint, run_folder
-from simclr_jax.runtime import config as keys
+from simclr_jax.runtime.config import flatten, network_of, run_config
 from simclr_jax.runtime.console import say
-from simclr_jax.training import schedule, state
+from simclr_jax.training import state
 
-_OF_ENCODER = ("width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype")
 _MOST_BYTES = 2**31 - 2**20  # of the weights, in files that protocol buffers and flatbuffers index by 31 bits
 _TRIED = (1, 3)  # images of the batches that a file is tried with
 _TINY = np.finfo(np.float32).tiny
@@ -36,7 +36,7 @@ class Exported(NamedTuple):
       run, step: where from.
       config: the part of RUN/config.json that makes the network.
       stored: all of it.
-      settings: the keyword arguments of `create_encoder`.
+      network: that it is.
       variables: {"params", "batch_stats"} of the encoder.
     """
 
@@ -44,7 +44,7 @@ class Exported(NamedTuple):
     step: int
     config: ConfigDict
     stored: dict[str, Any]
-    settings: dict[str, Any]
+    network: Network
     variables: dict[str, Any]
 
     @property
@@ -53,8 +53,9 @@ class Exported(NamedTuple):
         return self.config.augment.image_size
 
     def encoder(self, **changes: Any) -> ResNet:
-        """Returns the network, with other settings where they are given."""
-        return create_encoder(**self.settings | changes)
+        """Returns the encoder, with other values of the network's keys where they are given."""
+        network = dataclasses.replace(self.network, remat=False, **changes)
+        return ResNet(network.architecture, network)
 
 
 def run(kind: str, run: str, out: str, license: str | None = None) -> None:
@@ -81,7 +82,7 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
 
 
 def _torch(exported: Exported, path: str) -> None:
-    pytorch.save(path, exported.variables, exported.settings)
+    pytorch.save(path, exported.variables, exported.network)
 
 
 def _onnx(exported: Exported, path: str) -> None:
@@ -142,12 +143,11 @@ def _whole(out: str, places: list[epath.Path]) -> Iterator[list[epath.Path]]:
 
 def _read(run: str) -> Exported:
     stored, step, variables = checkpoint.load_variables(run)
-    config = keys.of_run(stored, run)
-    arguments = schedule.model_arguments(config)
-    state.check_variables(variables, model=create_model(**arguments), run=run)
-    settings = {"name": arguments["encoder"]} | {name: arguments[name] for name in _OF_ENCODER}
+    config = run_config(stored, run)
+    network = network_of(config)
+    state.check_variables(variables, model=create_model(network), run=run)
     of_encoder = {kind: tree["encoder"] for kind, tree in variables.items() if tree}  # group norm has no statistics
-    return Exported(checkpoint.split(run)[0], step, config, stored, settings, of_encoder)
+    return Exported(checkpoint.split(run)[0], step, config, stored, network, of_encoder)
 
 
 def _check_size(exported: Exported) -> None:
@@ -193,11 +193,11 @@ def _subject(exported: Exported, file: epath.Path, name: str, kind: str, license
         size=file.stat().length,
         run=exported.run,
         step=exported.step,
-        network=_network(exported, kind),
+        network=_described(exported, kind),
         feature_dim=exported.encoder().feature_dim,
         image_size=exported.image_size,
-        normalize=exported.settings["normalize"],
-        config=keys.flatten(exported.stored),
+        normalize=exported.network.normalize,
+        config=flatten(exported.stored),
         imported=(results.read_object(imported) or {}) if imported.exists() else None,
         probes=[(PROBES.get(probe, (probe,))[0], result) for probe, result in read.items()],
         license=license or None,
@@ -206,17 +206,17 @@ def _subject(exported: Exported, file: epath.Path, name: str, kind: str, license
     )
 
 
-def _network(exported: Exported, kind: str) -> dict[str, str]:
-    settings, dtype = exported.settings, exported.settings["dtype"]
+def _described(exported: Exported, kind: str) -> dict[str, str]:
+    network = exported.network
     counts = {of: sum(x.size for x in jax.tree.leaves(tree)) for of, tree in exported.variables.items()}
-    extras = {name: str(settings[name]) for name in ("sk_ratio", "se_ratio") if settings[name]}
-    exact = "float32" + f", where this library computes in {dtype}" * (dtype != "float32")
+    extras = {name: str(getattr(network, name)) for name in ("sk_ratio", "se_ratio") if getattr(network, name)}
+    exact = "float32" + f", where this library computes in {network.dtype}" * (network.dtype != "float32")
     return {
-        "encoder": f"{settings['name']}, width {settings['width']}" + ", CIFAR stem" * settings["cifar_stem"],
+        "encoder": f"{network.encoder}, width {network.width}" + ", CIFAR stem" * network.cifar_stem,
         **extras,
         "parameters": f"{counts['params']:,}",
         "running statistics": f"{counts.get('batch_stats', 0):,} of BatchNorm",
         "h": f"{exported.encoder().feature_dim:,} numbers an image",
-        "computes in": dtype if kind == "stablehlo" else exact,
-        "max-pool's padding": "no max-pool" if settings["cifar_stem"] else settings["pool"],
+        "computes in": network.dtype if kind == "stablehlo" else exact,
+        "max-pool's padding": "no max-pool" if network.cifar_stem else network.pool,
     }

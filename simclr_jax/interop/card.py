@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from simclr_jax.augment.recipe import EVALUATION_CROP, SMALL_SIDE
-from simclr_jax.runtime.bounds import shown
+from simclr_jax.runtime.config import shown
 
 _LONGEST = 300  # characters of a value that is shown
 _NO_VALUE = "–"

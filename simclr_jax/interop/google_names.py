@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterator
 
 from simclr_jax.models import ENCODERS
-from simclr_jax.models.resnet import BottleneckBlock
 
 # The end of a variable's name in both versions, and where its value is in ours.
 _LEAVES = {
@@ -46,7 +45,7 @@ class Layout:
     @property
     def bottleneck(self) -> bool:
         """Whether blocks have three convolutions."""
-        return ENCODERS[self.encoder].block is BottleneckBlock
+        return ENCODERS[self.encoder].bottleneck
 
 
 def layouts(version: int) -> Iterator[Layout]:

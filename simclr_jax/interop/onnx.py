@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from simclr_jax.models.network import NORMALIZATIONS
 from simclr_jax.models.norms import GROUP_SIZE
-from simclr_jax.models.resnet import NORMALIZATIONS, BottleneckBlock, ResNet
+from simclr_jax.models.resnet import ResNet
 
 INPUT, OUTPUT = "images", "h"
 _OPSET, _IR = 17, 8  # of 2022: every runtime of today reads them
@@ -35,7 +36,7 @@ def save(path: str, encoder: ResNet, variables: dict[str, Any], *, image_size: i
 
     Args:
       path: the file.
-      encoder: of `create_encoder`; whatever its dtype, the file computes in float32.
+      encoder: whatever its dtype, the file computes in float32.
       variables: {"params", "batch_stats"}.
       image_size: side of the images, pixels: input "images" is float32 [batch, image_size, image_size, 3] in [0, 1].
 
@@ -109,9 +110,10 @@ class _Graph:
 
 
 def _encode(graph: _Graph, encoder: ResNet, image_size: int) -> None:
-    x = _normalized(graph, graph.add("Transpose", "channels_first", INPUT, perm=[0, 3, 1, 2]), encoder.normalize)
+    x = graph.add("Transpose", "channels_first", INPUT, perm=[0, 3, 1, 2])
+    x = _normalized(graph, x, encoder.network.normalize)
     x = _stem(graph, encoder, x, image_size)
-    for stage, blocks in enumerate(encoder.stage_sizes, start=1):
+    for stage, blocks in enumerate(encoder.architecture.stage_sizes, start=1):
         for index in range(1, blocks + 1):
             first = index == 1
             stride = 2 if first and stage > 1 else 1
@@ -132,15 +134,15 @@ def _per_channel(values) -> np.ndarray:
 
 
 def _stem(graph, encoder, x, side):
-    strides = (1,) if encoder.cifar_stem else _STRIDES_D if encoder.sk_ratio else (2,)
+    strides = (1,) if encoder.network.cifar_stem else _STRIDES_D if encoder.network.sk_ratio else (2,)
     for index, stride in enumerate(strides, start=1):
         number = str(index) if len(strides) > 1 else ""
         x = _conv(graph, x, f"stem_conv{number}", stride)
         x = _relu(graph, _norm(graph, encoder, x, f"stem_norm{number}"))
         side = _strided(side, stride)
-    if encoder.cifar_stem:
+    if encoder.network.cifar_stem:
         return x
-    before, after = (1, 1) if encoder.pool == "symmetric" else _same_padding(side)
+    before, after = (1, 1) if encoder.network.pool == "symmetric" else _same_padding(side)
     pads = [before, before, after, after]
     return graph.add("MaxPool", "stem_pool", x, kernel_shape=[3, 3], strides=[2, 2], pads=pads)
 
@@ -157,9 +159,9 @@ def _same_padding(side: int) -> tuple[int, int]:
 
 
 def _block(graph, encoder, x, name, stride, project):
-    if encoder.block is BottleneckBlock:
+    if encoder.architecture.bottleneck:
         y = _conv_norm_relu(graph, encoder, x, name, 1, 1)
-        if encoder.sk_ratio:
+        if encoder.network.sk_ratio:
             y = _selective(graph, encoder, y, f"{name}/selective", stride)
         else:
             y = _conv_norm_relu(graph, encoder, y, name, 2, stride)
@@ -168,7 +170,7 @@ def _block(graph, encoder, x, name, stride, project):
         y = _conv_norm_relu(graph, encoder, x, name, 1, stride)
         last = 2
     y = _norm(graph, encoder, _conv(graph, y, f"{name}/conv{last}", 1), f"{name}/norm{last}")
-    if encoder.se_ratio:
+    if encoder.network.se_ratio:
         y = _excited(graph, y, f"{name}/excitation")
     shortcut = _shortcut(graph, encoder, x, name, stride) if project else x
     return graph.add("Relu", f"{name}/relu", graph.add("Add", f"{name}/sum", y, shortcut))
@@ -180,7 +182,7 @@ def _conv_norm_relu(graph, encoder, x, name, index, stride):
 
 
 def _shortcut(graph, encoder, x, name, stride):
-    if encoder.sk_ratio:
+    if encoder.network.sk_ratio:
         window = {"kernel_shape": [2, 2], "strides": [stride, stride], "pads": [0, 0, 1, 1]}
         x = graph.add("AveragePool", f"{name}/shortcut_pool", x, count_include_pad=int(stride > 1), **window)
         stride = 1
@@ -221,7 +223,7 @@ def _conv(graph, x, name, stride):
 
 
 def _norm(graph, encoder, x, name):
-    if encoder.norm == "group":
+    if encoder.network.norm == "group":
         return _group_norm(graph, x, name)
     learned = [graph.take("params", f"{name}/{kind}") for kind in ("scale", "bias")]
     running = [graph.take("batch_stats", f"{name}/{kind}") for kind in ("mean", "var")]

@@ -16,7 +16,7 @@ from simclr_jax import __main__
 from simclr_jax.commands import export_weights
 from simclr_jax.interop import card, onnx, stablehlo
 from simclr_jax.models import ENCODERS, create_encoder
-from simclr_jax.models.resnet import Architecture, BottleneckBlock
+from simclr_jax.models.network import Architecture
 from simclr_jax.runtime import run_folder as workdir
 from support.runs import write_run
 from support.samples import assert_one_line
@@ -61,12 +61,12 @@ def epsilon_counts(path, leaf):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_onnxruntime_computes_the_same_from_the_graph(network, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: graphs are not run")
-    monkeypatch.setitem(ENCODERS, "small", Architecture(BottleneckBlock, (1, 2, 1), base_width=16))
+    monkeypatch.setitem(ENCODERS, "small", Architecture(True, (1, 2, 1), base_width=16))
     settings, side = NETWORKS[network]
     encoder = create_encoder(**({"name": "small"} | settings))
     x = images(3, side)
     variables = random_variables(encoder, x)
-    if encoder.norm == "batch":
+    if encoder.network.norm == "batch":
         variables = jax.tree_util.tree_map_with_path(epsilon_counts, variables)
     onnx.save(str(tmp_path / "e.onnx"), encoder, variables, image_size=side)
     wanted = jax.jit(lambda v, x: encoder.apply(v, x, train=False))(variables, x)

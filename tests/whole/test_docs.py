@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 import simclr_jax
 from simclr_jax import __main__
 from simclr_jax.interop import google_names, pytorch
-from simclr_jax.models import create_encoder, create_model
+from simclr_jax.models import Head, Network, create_encoder, create_model
 from support import tf_simclr
 from support.runs import write_run
 from support.variables import random_variables
@@ -57,8 +57,7 @@ def a_run(folder):
 
 def a_google_checkpoint(folder):
     (folder / "simclrv2/pretrained/r50_1x_sk1").mkdir(parents=True)
-    head = {"head_kind": "none", "head_layers": 1, "head_dim": 128}
-    model = create_model(encoder="resnet_tiny", width=1, cifar_stem=True, dtype="float32", **head)
+    model = create_model(Network(encoder="resnet_tiny", cifar_stem=True, head=Head(kind="none")))
     names = google_names.encoder_names(google_names.Layout("resnet_tiny", False, False, False), 1)
     leaves = _flat(random_variables(model, np.zeros((1, SIDE, SIDE, 3), np.float32)))
     arrays = {names[name]: array for name, array in leaves.items()}
@@ -131,8 +130,7 @@ def test_torchvision_takes_the_file_as_the_page_says(folder):
     encoder = create_encoder("resnet50")
     x = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype(np.float32)
     variables = random_variables(encoder, x)
-    settings = {"name": "resnet50", "width": 1, "cifar_stem": False, "pool": "same", "normalize": "none"}
-    pytorch.save("encoder.safetensors", variables, settings | {"sk_ratio": 0.0, "se_ratio": 0.0, "norm": "batch"})
+    pytorch.save("encoder.safetensors", variables, Network(encoder="resnet50"))
     call = f"\nimages = torch.zeros(1, 3, 32, 32) + torch.tensor({x.tolist()}).permute(0, 3, 1, 2)\nh = model(images)\n"
     _, h = features(script + call)
     np.testing.assert_allclose(h, encoder.apply(variables, x, train=False), rtol=1e-4, atol=1e-4)
