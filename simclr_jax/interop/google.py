@@ -65,23 +65,42 @@ def load(path: str, *, ema: bool = False) -> Weights:
         misshapen.
     """
     everything = google_files.open_checkpoint(path)
-    file, left_out = _without_the_rest(everything, ema)
+    file, left_out = _sorted_out(everything, ema)
     layers = google_names.head_layers(file.keys, file.version)
-    layout, names = _nearest_layout(file, layers)
+    # The layout whose variables are most like the file's, and {path in ours: name in the file}.
+    head = google_names.head_names(layers, file.version)
+    found = {name for name in file.keys if name not in head.values()}
+    layouts = [(each, google_names.encoder_names(each, file.version)) for each in google_names.layouts(file.version)]
+    layout, names = min(layouts, key=lambda pair: len(found.symmetric_difference(pair[1].values())))
+    if 2 * len(found & set(names.values())) < len(names):
+        some = ", ".join(sorted(file.entries)[:10])
+        raise ValueError(f"{file.what} is a TensorFlow checkpoint, but not of SimCLR: it holds {some}")
+    names |= head
     network = _network(layout, names, file, layers)
     model = create_model(network)
     ours = tensors.shapes(model)
-    classifier = _classifier_shapes(file, network, model.encoder.feature_dim)
+    # The supervised head, of as many classes as its bias tells of. It reads h or z.
+    kernel, bias = google_names.classifier_names(file.version)
+    classifier = {}
+    if kernel in file.keys or bias in file.keys:
+        classes = file.shapes.get(bias, file.shapes.get(kernel))[-1:]
+        reads_z = file.shapes.get(kernel, ())[:1] == (network.head.dim,)  # h has the length of the layers before z
+        classifier = {kernel: (network.head.dim if reads_z else model.encoder.feature_dim, *classes), bias: classes}
     wanted = {names[path]: shape for path, shape in ours.items()} | classifier
     taken = {file.keys[name] for name in wanted if name in file.keys}
     surplus = sorted(called for key, called in file.entries.items() if key not in taken)
     tensors.check(wanted, file.shapes, surplus=surplus, what=f"{file.what} is nearest to {describe(network)}")
+    # Training steps; 0 where it tells of none.
+    key = next((key for key in everything.entries if re.match(r"global_step(/|$)", key)), None)
+    step = int(everything.read(key).reshape(-1)[0]) if key and everything.sizes[key] == () else 0
+    if not 0 <= step <= _MOST_STEPS:
+        raise ValueError(f"{file.what} is of step {step:,}, which is no number of steps")
     return Weights(
         variables=tensors.nested({path: _read(file, names[path]) for path in ours}),
         classifier={name.rsplit("/", 1)[-1]: _read(file, name) for name in classifier},
         network=network,
         image_size=32 if network.cifar_stem else 224,
-        step=_step(everything),
+        step=step,
         version=file.version,
         left_out=left_out,
     )
@@ -96,7 +115,7 @@ def describe(network: Network) -> str:
     return ", ".join([network.encoder, f"width {network.width}", *extras, head])
 
 
-def _without_the_rest(file: File, ema: bool) -> tuple[File, dict[str, list[str]]]:
+def _sorted_out(file: File, ema: bool) -> tuple[File, dict[str, list[str]]]:
     """Sorts out what is no part of the network, and of weights and moving average the one that is not asked for."""
     left_out = {what: [key for key in file.entries if re.search(rule, key)] for what, rule in _LEFT_OUT.items()}
     gone = {key for keys in left_out.values() for key in keys}
@@ -111,20 +130,6 @@ def _without_the_rest(file: File, ema: bool) -> tuple[File, dict[str, list[str]]
     left_out["weights without moving average" if ema else "moving average of the weights"] = others
     entries = {key: called for key, called in file.entries.items() if key not in gone.union(others)}
     return dataclasses.replace(file, keys=taken, entries=entries), {k: v for k, v in left_out.items() if v}
-
-
-def _nearest_layout(file: File, layers: list[str]) -> tuple[Layout, dict[str, str]]:
-    """Returns the layout whose variables are most like a file's, and {path in ours: name} of encoder and head."""
-    head = google_names.head_names(layers, file.version)
-    found = {name for name in file.keys if name not in head.values()}
-    layouts = [
-        (layout, google_names.encoder_names(layout, file.version)) for layout in google_names.layouts(file.version)
-    ]
-    layout, names = min(layouts, key=lambda pair: len(found.symmetric_difference(pair[1].values())))
-    if 2 * len(found & set(names.values())) < len(names):
-        some = ", ".join(sorted(file.entries)[:10])
-        raise ValueError(f"{file.what} is a TensorFlow checkpoint, but not of SimCLR: it holds {some}")
-    return layout, names | head
 
 
 def _network(layout: Layout, names: dict[str, str], file: File, layers: list[str]) -> Network:
@@ -170,28 +175,8 @@ def _ratio(shape: tuple[int, ...], filters: int, channels: Callable[[int, float]
     return next((ratio for ratio in ratios if ratio <= 1 and channels(filters, ratio) == wanted), _USUAL_RATIO)
 
 
-def _classifier_shapes(file: File, network: Network, h: int) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes that the supervised head must have, by the classes that its bias tells of; {} without one."""
-    kernel, bias = google_names.classifier_names(file.version)
-    if kernel not in file.keys and bias not in file.keys:
-        return {}
-    shapes = file.shapes
-    classes = shapes.get(bias, shapes.get(kernel))[-1:]
-    reads_z = shapes.get(kernel, ())[:1] == (network.head.dim,)  # h has the length of the layers before z
-    return {kernel: (network.head.dim if reads_z else h, *classes), bias: classes}
-
-
 def _read(file: File, name: str) -> np.ndarray:
     array = file.read(file.keys[name])
     if array.dtype != np.float32:
         raise ValueError(f"{file.what}: {name} is {array.dtype} and not float32")
     return array
-
-
-def _step(file: File) -> int:
-    """Returns the training steps that a checkpoint tells of; 0 where it tells of none."""
-    key = next((key for key in file.entries if re.match(r"global_step(/|$)", key)), None)
-    step = int(file.read(key).reshape(-1)[0]) if key and file.sizes[key] == () else 0
-    if not 0 <= step <= _MOST_STEPS:
-        raise ValueError(f"{file.what} is of step {step:,}, which is no number of steps")
-    return step

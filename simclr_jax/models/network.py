@@ -73,6 +73,7 @@ def _key(default: Any, *bounds: Bound, **more: Any) -> Any:
       bounds: hold here, and in the words of the command line in `runtime.config`.
       more: known: names that the value is one of; an unknown one is told the nearest.
         called: what messages call it, where that is not the name of the field.
+        same_result: whether a run may go on with another value.
         before: for a key that came later than the first runs, what networks were that had no such key.
     """
     return dataclasses.field(default=default, metadata={"bounds": bounds, **more})
@@ -166,28 +167,19 @@ class Network:
     norm: str = _key("batch", one_of(NORMS), known=NORMS)
     dtype: str = _key("float32", known=DTYPES)
     global_batch_norm: bool = True
-    remat: bool = False
+    remat: bool = _key(False, same_result=True)
     head: Head = Head()
 
     def __post_init__(self):
         _check(self)
-        if self.norm == "group":
-            self._check_groups()
-
-    @property
-    def architecture(self) -> Architecture:
-        """The ResNet that `encoder` names."""
-        return ENCODERS[self.encoder]
-
-    def _check_groups(self) -> None:
-        """Most layers have multiples of 16 channels, but z and what selective kernels add may have others."""
+        if self.norm != "group":
+            return
+        # Most layers have multiples of a group's 16 channels, but what selective kernels add, and z, may have others.
         if self.sk_ratio:
             width = self.architecture.base_width * self.width
             filters = [width * 2**stage for stage in range(len(self.architecture.stage_sizes))]
-            channels = [
-                width // 2,
-                *(kernel_squeezed(f, self.sk_ratio) for f in filters),
-            ]  # the deep stem's, and theirs
+            # Of the stem's first convolutions, and of what decides on the streams of each selective kernel.
+            channels = [width // 2, *(kernel_squeezed(f, self.sk_ratio) for f in filters)]
             wrong = [count for count in channels if count % GROUP_SIZE]
             if wrong:
                 raise ValueError(
@@ -200,6 +192,11 @@ class Network:
             raise ValueError(
                 f"head dim {dim} is not divisible by the {GROUP_SIZE} channels of a norm's group; use {near}"
             )
+
+    @property
+    def architecture(self) -> Architecture:
+        """The ResNet that `encoder` names."""
+        return ENCODERS[self.encoder]
 
 
 # Every key of the two sections: {"model.width": its field}.

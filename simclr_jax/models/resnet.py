@@ -158,7 +158,19 @@ class ResNet(nn.Module):
         if network.normalize != "none":
             mean, deviation = (jnp.asarray(of_colour, x.dtype) for of_colour in NORMALIZATIONS[network.normalize])
             x = (x - mean) / deviation
-        x = self._stem(x.astype(dtype), conv, norm("stem"))
+        x = x.astype(dtype)
+        # Of each layer of the stem: its number in the names, by what the width is divided, side of the kernel, stride.
+        if network.cifar_stem:
+            layers = [("", 1, 3, 1)]
+        elif network.sk_ratio:  # of ResNet-D; He et al. 2018, "Bag of Tricks"
+            layers = [(1, 2, 3, 2), (2, 2, 3, 1), (3, 1, 3, 1)]
+        else:
+            layers = [("", 1, 7, 2)]
+        for index, narrower, side, stride in layers:
+            x = conv(self._width // narrower, side, stride, name=f"stem_conv{index}")(x)
+            x = nn.relu(norm("stem")(name=f"stem_norm{index}")(x))
+        if not network.cifar_stem:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=POOLS[network.pool])
         for stage, blocks in enumerate(self.architecture.stage_sizes, start=1):
             filters = self._width * 2 ** (stage - 1)
             for index in range(1, blocks + 1):
@@ -168,21 +180,6 @@ class ResNet(nn.Module):
                 x = block(filters, stride, index == 1, conv, norm(name), *ratios, name=name)(x)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-
-    def _stem(self, x, conv, norm):
-        # (number in the names, by what the width is divided, side of the kernel, stride) of each layer
-        if self.network.cifar_stem:
-            layers = [("", 1, 3, 1)]
-        elif self.network.sk_ratio:  # of ResNet-D; He et al. 2018, "Bag of Tricks"
-            layers = [(1, 2, 3, 2), (2, 2, 3, 1), (3, 1, 3, 1)]
-        else:
-            layers = [("", 1, 7, 2)]
-        for index, narrower, side, stride in layers:
-            x = conv(self._width // narrower, side, stride, name=f"stem_conv{index}")(x)
-            x = nn.relu(norm(name=f"stem_norm{index}")(x))
-        if self.network.cifar_stem:
-            return x
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=POOLS[self.network.pool])
 
 
 def _conv(filters, kernel_side, stride, *, dtype, name, use_bias=False):

@@ -29,7 +29,6 @@ NOT_MATHEMATICS = (
     "data.dir",
     "data.cache",
     "data.max_corrupt_fraction",
-    "model.remat",
     "loss.chunk_size",
     "loss.gather",
     "train.on_nonfinite",
@@ -38,6 +37,7 @@ NOT_MATHEMATICS = (
     "checkpoint.every_steps",
     "checkpoint.keep",
     "log.every_steps",
+    *(key for key, field in networks.KEYS.items() if field.metadata.get("same_result")),
 )
 
 _NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")

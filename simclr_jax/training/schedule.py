@@ -73,7 +73,15 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
         raise ValueError(
             f"train.batch_size={batch} is larger than the {num_train} training images; use {largest} or less"
         )
-    micro = _microbatch_size(config, num_devices)
+    micro = config.train.microbatch_size or batch
+    if batch % micro or micro % num_devices:
+        right = [size for size in range(num_devices, batch + 1, num_devices) if batch % size == 0]
+        near = [*[size for size in right if size < micro][-1:], *[size for size in right if size > micro][:1]]
+        shared = f" and be divisible by {num_devices} devices" if num_devices > 1 else ""
+        raise ValueError(
+            f"train.microbatch_size={micro} must divide train.batch_size={batch}{shared}; "
+            f"use {' or '.join(map(str, near))}, or 0 for one pass"
+        )
     largest = batch // num_devices
     if config.loss.chunk_size > largest:
         raise ValueError(
@@ -113,17 +121,3 @@ def check_chunk(config: ConfigDict, *, free_bytes: int) -> None:
             f"loss.chunk_size={chunk}: its similarities to all vectors take {taken}, and a device has {free} for them; "
             f"use {max(1, free_bytes // row)} or less, or 0 to let the batch choose"
         )
-
-
-def _microbatch_size(config: ConfigDict, num_devices: int) -> int:
-    """Returns the images that pass at once, over all devices; refuses what does not divide."""
-    batch, micro = config.train.batch_size, config.train.microbatch_size or config.train.batch_size
-    if batch % micro == 0 and micro % num_devices == 0:
-        return micro
-    right = [size for size in range(num_devices, batch + 1, num_devices) if batch % size == 0]
-    near = [*[size for size in right if size < micro][-1:], *[size for size in right if size > micro][:1]]
-    nearest = " or ".join(map(str, near))
-    shared = f" and be divisible by {num_devices} devices" if num_devices > 1 else ""
-    raise ValueError(
-        f"train.microbatch_size={micro} must divide train.batch_size={batch}{shared}; use {nearest}, or 0 for one pass"
-    )

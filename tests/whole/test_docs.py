@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import simclr_jax
 from simclr_jax import __main__
-from simclr_jax.interop import google_names, pytorch
+from simclr_jax.interop import google_names, pytorch, tensors
 from simclr_jax.models import Head, Network, create_encoder, create_model
 from support import tf_simclr
 from support.runs import write_run
@@ -59,7 +59,7 @@ def a_google_checkpoint(folder):
     (folder / "simclrv2/pretrained/r50_1x_sk1").mkdir(parents=True)
     model = create_model(Network(encoder="resnet_tiny", cifar_stem=True, head=Head(kind="none")))
     names = google_names.encoder_names(google_names.Layout("resnet_tiny", False, False, False), 1)
-    leaves = _flat(random_variables(model, np.zeros((1, SIDE, SIDE, 3), np.float32)))
+    leaves = tensors.flat(random_variables(model, np.zeros((1, SIDE, SIDE, 3), np.float32)))
     arrays = {names[name]: array for name, array in leaves.items()}
     tf_simclr.write_tf1(arrays, folder / "simclrv2/pretrained/r50_1x_sk1/model.ckpt-250228")
 
@@ -67,12 +67,9 @@ def a_google_checkpoint(folder):
 def a_state_dict(folder):
     settings = {"name": "resnet_tiny", "cifar_stem": True}
     variables = random_variables(create_encoder(**settings), np.zeros((1, SIDE, SIDE, 3), np.float32))
-    state = {pytorch._name(name): pytorch._to_torch(array) for name, array in _flat(variables).items()}
-    save_file(state, folder / "resnet50.safetensors")
-
-
-def _flat(tree):
-    return {f"{kind}/{path}": array for kind in tree for path, array in pytorch._flat(tree[kind]).items()}
+    leaves = {pytorch._name(name): array for name, array in tensors.flat(variables).items()}
+    turned = {name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array for name, array in leaves.items()}
+    save_file({name: np.ascontiguousarray(array) for name, array in turned.items()}, folder / "resnet50.safetensors")
 
 
 GIVEN = {"import_google": (a_google_checkpoint, "runs/r50_sk1"), "import_torch": (a_state_dict, "runs/theirs")}
