@@ -107,11 +107,11 @@ def _makers() -> dict:
     from simclr_jax.commands import lbfgs as lbfgs_eval
     from simclr_jax.commands import linear as linear_eval
     from simclr_jax.commands import pictures as draw
-    from simclr_jax.runtime import config as keys
     from simclr_jax.runtime import run_folder as workdir
+    from simclr_jax.runtime.config import whole_config
 
     def views(run: str) -> None:
-        config = keys.completed(workdir.read_config(run), default.get_config(), run)
+        config = whole_config(workdir.read_config(run), default.get_config(), run)
         out = workdir.inside(run, "eval", "views.png")
         out.parent.mkdir(exist_ok=True)
         preview.run(config, str(out), images=6)

@@ -19,11 +19,10 @@ from simclr_jax.commands.studies import MEASURES, STUDIES, Study, Variant
 from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import colour, lbfgs, plots, scores
 from simclr_jax.evaluate.probed_run import NETWORKS, Subject
-from simclr_jax.runtime import config as keys
 from simclr_jax.runtime import run_folder
+from simclr_jax.runtime.config import config_differences, flatten, recipe_of
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
-from simclr_jax.training import schedule
 from simclr_jax.training.trainer import prepare
 
 MOST_SEEDS = 100
@@ -97,7 +96,7 @@ def run(
 def _study(name: str, config: ConfigDict) -> Study:
     if name not in STUDIES:
         raise ValueError(f"--study={name} is not a study; there are: {', '.join(STUDIES)}")
-    return STUDIES[name](keys.flatten(config))
+    return STUDIES[name](flatten(config))
 
 
 def _changed(config: ConfigDict, variant: Variant, seed: int) -> ConfigDict:
@@ -132,7 +131,7 @@ def _check(config: ConfigDict, variant: Variant, seed: int) -> None:
 
 def _name(config: ConfigDict, variant: Variant, seed: int) -> str:
     """A run's folder: what it changes, so that studies share what they have in common."""
-    base = keys.flatten(config)
+    base = flatten(config)
     changes = [
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in sorted(variant.settings.items())
@@ -147,7 +146,7 @@ def _check_folder(workdir: str, config: ConfigDict) -> None:
     if (folder / "checkpoints").exists():
         raise ValueError(f"{workdir} is a run; give a new --workdir")
     if (folder / "config.json").exists():
-        differences = keys.differences(run_folder.read_config(workdir), config.to_dict())
+        differences = config_differences(run_folder.read_config(workdir), config.to_dict())
         if differences:
             raise ValueError(f"{workdir} has runs of another config ({'; '.join(differences)}); give another --workdir")
     elif folder.is_dir() and any(path.name != ".lock" and path.suffix != ".new" for path in folder.iterdir()):
@@ -234,7 +233,7 @@ def _matched(subject: Subject, config: ConfigDict) -> float:
     split = subject.splits.load("validation").first(MATCHED)
     pairs = feed.view_pairs(
         split,
-        schedule.recipe(config),
+        recipe_of(config),
         placement=config.augment.placement,
         batch_size=len(split),
         seed=config.seed,

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from simclr_jax.data import feed, sources
 from simclr_jax.data.folder import Folder
 from simclr_jax.data.unreadable import Unreadable
+from simclr_jax.runtime.config import split_arguments
 from simclr_jax.runtime.console import progress, say
 from simclr_jax.training import schedule
 
@@ -36,7 +37,7 @@ def run(config: ConfigDict) -> dict[str, Report]:
     """
     schedule.check(config)
     source = sources.open_source(config.data.source, directory=config.data.dir)
-    splits = sources.Splits(source, **schedule.split_arguments(config.data, config.seed))
+    splits = sources.Splits(source, **split_arguments(config.data, config.seed))
     tested = splits.split_of("test") or source.class_names  # without labels nothing is held out for a test
     loaded = {role: splits.load(role) for role in sources.ROLES if role != "test" or tested}
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}

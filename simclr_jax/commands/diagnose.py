@@ -12,10 +12,10 @@ from simclr_jax import losses
 from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import plots, results
 from simclr_jax.evaluate.probed_run import NETWORKS, Subject
-from simclr_jax.runtime import config as keys
 from simclr_jax.runtime import devices, run_folder
+from simclr_jax.runtime.config import recipe_of, run_config
 from simclr_jax.runtime.console import progress, say
-from simclr_jax.training import collapse, schedule
+from simclr_jax.training import collapse
 from simclr_jax.training import step as steps
 from simclr_jax.training.gradients import both_views
 
@@ -38,7 +38,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """
     _check(config)
     subject = Subject(ConfigDict({**config, "layer": 0}), workdir, labelled=False)
-    pretraining = keys.of_run(run_folder.read_config(workdir), workdir, views=True)
+    pretraining = run_config(run_folder.read_config(workdir), workdir, views=True)
     path = results.place(workdir, "diagnose")
     pairs = _encode(subject, pretraining, config)
     found = {network: _measure(*ends, pretraining) for network, ends in pairs.items()}
@@ -105,7 +105,7 @@ def _encode(subject: Subject, pretraining: ConfigDict, config: ConfigDict) -> di
         )
     pairs = feed.view_pairs(
         split,
-        schedule.recipe(pretraining),
+        recipe_of(pretraining),
         placement=pretraining.augment.placement,
         batch_size=size,
         seed=pretraining.seed,

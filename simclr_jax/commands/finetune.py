@@ -12,8 +12,9 @@ from simclr_jax.evaluate import probed_run, results, scores
 from simclr_jax.evaluate.probed_run import Subject, check_labels
 from simclr_jax.models import create_classifier, create_model
 from simclr_jax.runtime import devices
+from simclr_jax.runtime.config import network_of
 from simclr_jax.runtime.console import say
-from simclr_jax.training import optimizers, schedule
+from simclr_jax.training import optimizers
 from simclr_jax.training.supervised import Fitted, Trainer
 
 MOST_EPOCHS = 10**5
@@ -110,10 +111,9 @@ def _chosen(best: dict[str, Fitted]) -> dict[str, float]:
 
 
 def _classifier(subject: Subject, trainable: str):
-    run = subject.network.config
-    axis = devices.AXIS if run.model.global_batch_norm else None
+    network = network_of(subject.network.config)
     return create_classifier(
-        create_model(**schedule.model_arguments(run), axis_name=axis),
+        create_model(network, axis_name=devices.AXIS if network.global_batch_norm else None),
         layer=subject.layer,
         classes=len(subject.class_names),
         trainable=trainable,

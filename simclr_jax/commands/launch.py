@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from simclr_jax.runtime import config as keys
 from simclr_jax.runtime import launcher, preemption, processes
+from simclr_jax.runtime.config import check_key, check_keys, flatten
 
 _PREFIX = "--config."
 _TRACEBACK = "Error whilst parsing config file:\n\nTraceback"
@@ -133,11 +133,11 @@ def _processes(several: Sequence[str]) -> launcher.Processes | None:
 
 def _check_overrides(argv: list[str], known: ConfigDict) -> None:
     """Names an unknown key in full; the flag parser would name only its last part."""
-    known_keys = keys.flatten(known)
+    known_keys = flatten(known)
     for argument in argv:
         key = argument.removeprefix(_PREFIX).split("=")[0]
         if argument.startswith(_PREFIX):
-            keys.check_key(key, known_keys)
+            check_key(key, known_keys)
 
 
 def _config(known: ConfigDict) -> ConfigDict:
@@ -150,7 +150,7 @@ def _config(known: ConfigDict) -> ConfigDict:
     config = flag.value
     if not isinstance(config, ConfigDict):
         raise ValueError(f"--config={path} cannot be loaded: {_fault_of(config)}")
-    keys.check_keys(config, known)
+    check_keys(config, known)
     return config
 
 

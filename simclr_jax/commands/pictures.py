@@ -11,8 +11,8 @@ from simclr_jax.evaluate import embed, knn, plots, results
 from simclr_jax.evaluate import sheets as pictures
 from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.evaluate.probed_run import Subject
-from simclr_jax.runtime import config as keys
 from simclr_jax.runtime import run_folder
+from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training import collapse
@@ -174,7 +174,7 @@ def _lines(rows: list[dict[str, Any]], names: dict[str, str], scale: float) -> l
 def _chance(rows: list[dict[str, Any]], config: dict[str, Any]) -> list[plots.Line]:
     """Returns the loss at chance: of training, and of validation where its batches are smaller."""
     ends = [row["epoch"] for row in rows if "epoch" in row]
-    batch = keys.flatten(config).get("train.batch_size")
+    batch = flatten(config).get("train.batch_size")
     losses = {collapse.chance_loss(batch)} if isinstance(batch, int) and batch > 1 else set()
     losses |= {row["validation_chance_loss"] for row in rows if "validation_chance_loss" in row}
     return [

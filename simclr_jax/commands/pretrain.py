@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax.runtime import config as keys
 from simclr_jax.runtime import devices, preemption, processes, run_folder
 from simclr_jax.runtime.checkpoint import Checkpoints, latest_step
+from simclr_jax.runtime.config import config_differences, epochs_extended_from
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import Silent, Writer
 from simclr_jax.training import collapse, optimizers, state
@@ -223,7 +223,7 @@ def _check_config(workdir: str, config: ConfigDict) -> int | None:
     if run_folder.imported(workdir).exists():
         raise ValueError(f"{workdir} was imported and has no optimiser to go on with; give another --workdir")
     old, new = run_folder.read_config(workdir), config.to_dict()
-    differences, more_epochs_than = keys.differences(old, new), keys.extended_from(old, new)
+    differences, more_epochs_than = config_differences(old, new), epochs_extended_from(old, new)
     if differences and not more_epochs_than:
         raise ValueError(
             f"{workdir} holds a run with another config ({'; '.join(differences)}); "
@@ -235,7 +235,7 @@ def _check_config(workdir: str, config: ConfigDict) -> int | None:
 def _check_shared(workdir: str, config: ConfigDict) -> None:
     """Refuses a process that sees another workdir than process 0, which has written its config, or that has another."""
     try:
-        differences = keys.differences(run_folder.read_config(workdir), config.to_dict())
+        differences = config_differences(run_folder.read_config(workdir), config.to_dict())
     except ValueError as error:
         raise ValueError(f"{error}; --workdir must lie on a disk that all processes share") from error
     if differences:

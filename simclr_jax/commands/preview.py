@@ -18,6 +18,7 @@ from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate.sheets import Picture, contact_sheet
 from simclr_jax.runtime import devices
+from simclr_jax.runtime.config import recipe_of, split_arguments
 from simclr_jax.runtime.console import say
 from simclr_jax.training import schedule
 
@@ -48,10 +49,10 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     if not 1 <= images <= MOST_IMAGES:
         raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
     source = sources.open_source(config.data.source, directory=config.data.dir)
-    train = sources.Splits(source, **schedule.split_arguments(config.data, config.seed)).load("train")
+    train = sources.Splits(source, **split_arguments(config.data, config.seed)).load("train")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
     feed.check(train, **where, free_bytes=devices.free_bytes())
-    recipe = schedule.recipe(config)
+    recipe = recipe_of(config)
     pictures = []
     for image, label, identity in _images(train, images, config.seed):
         pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement)

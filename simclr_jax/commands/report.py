@@ -11,7 +11,7 @@ import simclr_jax
 from simclr_jax.evaluate import html as report
 from simclr_jax.evaluate import results
 from simclr_jax.runtime import checkpoint, run_folder
-from simclr_jax.runtime import config as keys
+from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
 
@@ -78,7 +78,7 @@ def _left(workdir: str, notes: list[str]) -> report.Left:
     order = [*dict.fromkeys(HEADINGS.values()), "Pictures"]
     return report.Left(
         name=workdir,
-        config=keys.flatten(run_folder.read_config(workdir)),
+        config=flatten(run_folder.read_config(workdir)),
         starts=_lines(folder / "versions.jsonl"),
         rows=read_rows(workdir),
         results=read,

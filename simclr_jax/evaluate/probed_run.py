@@ -4,6 +4,7 @@ Features are computed once: they stay in RUN/features, under a name that is anot
 is, and every probe of a checkpoint reads them there. The folder may be deleted at any time.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,9 +22,8 @@ from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.features import Encode, extract
 from simclr_jax.evaluate.trained_network import open_run
 from simclr_jax.runtime import checksums, run_folder
-from simclr_jax.runtime import config as keys
+from simclr_jax.runtime.config import check_value, flatten, network_of, split_arguments
 from simclr_jax.runtime.console import progress, say
-from simclr_jax.training import schedule
 
 NETWORKS = ("pretrained", "untrained")
 MOST_IMAGES = 2**16  # of a batch; each is filled up to this number
@@ -150,7 +150,7 @@ class Subject:
             "network": network,
             "step": self.network.step if network == "pretrained" else 0,
             "weights": weights,
-            "model": schedule.model_arguments(self.network.config),
+            "model": dataclasses.asdict(network_of(self.network.config)),
             "layer": self.layer_name(layer),
             "image_size": self.network.image_size,
             "source": self.source,
@@ -189,8 +189,8 @@ def check_labels(labels: dict[str, np.ndarray], class_names: tuple[str, ...], so
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for a value that no probe could use. Reads no run."""
-    for key, value in keys.flatten(config).items():
-        keys.check_value(key, value)
+    for key, value in flatten(config).items():
+        check_value(key, value)
     check_range(config, "batch_size", 1, MOST_IMAGES)
 
 
@@ -219,7 +219,7 @@ def _open(data: ConfigDict, seed: int, labelled: bool) -> sources.Splits:
     source = sources.open_source(data.source, directory=data.dir)
     if labelled and not source.class_names:
         raise ValueError(f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…")
-    splits = sources.Splits(source, **schedule.split_arguments(data, seed))
+    splits = sources.Splits(source, **split_arguments(data, seed))
     for role in ("train", "validation") if labelled else ():
         if not len(splits.load(role)):
             raise ValueError(

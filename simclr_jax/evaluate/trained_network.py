@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from simclr_jax.evaluate.features import Encode
 from simclr_jax.models import SimCLR, create_model
 from simclr_jax.runtime import checkpoint, devices
-from simclr_jax.runtime import config as keys
-from simclr_jax.training import schedule, state
+from simclr_jax.runtime.config import network_of, run_config
+from simclr_jax.training import state
 from simclr_jax.training.step import encode_step
 
 
@@ -65,7 +65,7 @@ def open_run(run_or_checkpoint: str, step: int | None = None) -> TrainedNetwork:
       ValueError: it is no run, has no such checkpoint, or one of its files cannot be read or does not fit the other.
     """
     stored, step, variables = checkpoint.load_variables(run_or_checkpoint, step)
-    config = keys.of_run(stored, run_or_checkpoint)
-    model = create_model(**schedule.model_arguments(config))
+    config = run_config(stored, run_or_checkpoint)
+    model = create_model(network_of(config))
     state.check_variables(variables, model=model, run=run_or_checkpoint)
     return TrainedNetwork(checkpoint.split(run_or_checkpoint)[0], step, stored, config, model, variables)

@@ -2,12 +2,15 @@
 
 from simclr_jax.models.classifier import Classifier, create_classifier
 from simclr_jax.models.heads import ProjectionHead
-from simclr_jax.models.resnet import ENCODERS, create_encoder
+from simclr_jax.models.network import ENCODERS, Head, Network
+from simclr_jax.models.resnet import create_encoder
 from simclr_jax.models.simclr import SimCLR, create_model
 
 __all__ = [
     "ENCODERS",
     "Classifier",
+    "Head",
+    "Network",
     "ProjectionHead",
     "SimCLR",
     "create_classifier",

@@ -16,6 +16,7 @@ from simclr_jax.data import feed as feeds
 from simclr_jax.data import sources
 from simclr_jax.models import SimCLR, create_model
 from simclr_jax.runtime import devices, processes
+from simclr_jax.runtime.config import network_of, recipe_of, split_arguments
 from simclr_jax.training import optimizers, schedule, state
 from simclr_jax.training import step as steps
 
@@ -54,7 +55,7 @@ def prepare(config: ConfigDict) -> Parts:
     """Checks a config and makes a run's parts from it. Writes and compiles nothing; raises ValueError."""
     schedule.check(config)
     source = sources.open_source(config.data.source, directory=config.data.dir)
-    splits = sources.Splits(source, **schedule.split_arguments(config.data, config.seed))
+    splits = sources.Splits(source, **split_arguments(config.data, config.seed))
     model = _model(config)
     train, validation = splits.load("train"), splits.load("validation")
     plan = _schedule(config, train, validation)
@@ -92,8 +93,8 @@ def with_changes(parts: Parts, changes: dict[str, Any]) -> Parts:
 
 
 def _model(config: ConfigDict) -> SimCLR:
-    batch_norm_axis = devices.AXIS if config.model.global_batch_norm else None
-    return create_model(**schedule.model_arguments(config), axis_name=batch_norm_axis)
+    network = network_of(config)
+    return create_model(network, axis_name=devices.AXIS if network.global_batch_norm else None)
 
 
 def _schedule(config: ConfigDict, train: Any, validation: Any) -> schedule.Schedule:
@@ -105,7 +106,7 @@ def _feed(config: ConfigDict, plan: schedule.Schedule, train: Any, validation: A
     return feeds.Feed(
         train,
         validation,
-        schedule.recipe(config),
+        recipe_of(config),
         placement=config.augment.placement,
         cache=config.data.cache,
         batch_size=plan.batch_size,

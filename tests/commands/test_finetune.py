@@ -15,7 +15,7 @@ from simclr_jax.augment.recipe import Recipe
 from simclr_jax.commands import finetune, pretrain
 from simclr_jax.data import feed
 from simclr_jax.data.split import Split
-from simclr_jax.models import create_classifier, create_model
+from simclr_jax.models import Head, Network, create_classifier, create_model
 from simclr_jax.training import optimizers
 from simclr_jax.training import supervised as fitting
 from simclr_jax.training import supervised_step as supervised
@@ -27,17 +27,8 @@ PARTS = ("all", "stem", "stage1", "stage1_block1", "stage2", "stage3", "head", "
 
 
 def network(*, layers=2, norm="batch", axis_name=None):
-    return create_model(
-        encoder="resnet_tiny",
-        width=1,
-        cifar_stem=True,
-        dtype="float32",
-        head_kind="nonlinear",
-        head_layers=layers,
-        head_dim=16,
-        norm=norm,
-        axis_name=axis_name,
-    )
+    described = Network(encoder="resnet_tiny", cifar_stem=True, norm=norm, head=Head(layers=layers, dim=16))
+    return create_model(described, axis_name=axis_name)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Exported files: other programs compute what the encoder computes, and a file that is not whole is not there."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import re
@@ -16,7 +17,7 @@ from simclr_jax import __main__
 from simclr_jax.commands import export_weights
 from simclr_jax.interop import card, onnx, stablehlo
 from simclr_jax.models import ENCODERS, create_encoder
-from simclr_jax.models.resnet import Architecture, BottleneckBlock
+from simclr_jax.models.network import Architecture
 from simclr_jax.runtime import run_folder as workdir
 from support.runs import write_run
 from support.samples import assert_one_line
@@ -61,12 +62,12 @@ def epsilon_counts(path, leaf):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_onnxruntime_computes_the_same_from_the_graph(network, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: graphs are not run")
-    monkeypatch.setitem(ENCODERS, "small", Architecture(BottleneckBlock, (1, 2, 1), base_width=16))
+    monkeypatch.setitem(ENCODERS, "small", Architecture(True, (1, 2, 1), base_width=16))
     settings, side = NETWORKS[network]
     encoder = create_encoder(**({"name": "small"} | settings))
     x = images(3, side)
     variables = random_variables(encoder, x)
-    if encoder.norm == "batch":
+    if encoder.network.norm == "batch":
         variables = jax.tree_util.tree_map_with_path(epsilon_counts, variables)
     onnx.save(str(tmp_path / "e.onnx"), encoder, variables, image_size=side)
     wanted = jax.jit(lambda v, x: encoder.apply(v, x, train=False))(variables, x)
@@ -255,18 +256,18 @@ def test_a_file_that_gives_other_features_is_not_left(run, tmp_path, monkeypatch
 
 def test_a_dead_network_is_exported(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: graphs are not run")
-    read = export_weights._read
-    monkeypatch.setattr(export_weights, "_read", lambda run: _dead(read(run)))
+    read = export_weights.open_run
+    monkeypatch.setattr(export_weights, "open_run", lambda run: _dead(read(run)))
     export_weights.run("onnx", str(write_run(tmp_path / "run", **{"augment.image_size": 8})), str(tmp_path / "e.onnx"))
     assert not onnx.run(str(tmp_path / "e.onnx"), images(2, 8)).any()
 
 
-def _dead(exported):
+def _dead(trained):
     """Offsets that no ReLU lets through."""
     variables = jax.tree_util.tree_map_with_path(
-        lambda path, x: x - 1e6 if path[-1].key == "bias" else x, exported.variables
+        lambda path, x: x - 1e6 if path[-1].key == "bias" else x, trained.variables
     )
-    return exported._replace(variables=variables)
+    return dataclasses.replace(trained, variables=variables)
 
 
 def _right(run, x):

@@ -11,24 +11,15 @@ from jax import lax
 from simclr_jax import losses
 from simclr_jax.augment import device
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.models import create_model
+from simclr_jax.models import Head, Network, create_model
 from simclr_jax.training import gradients as passes
 
 SIZE, IMAGES = 8, 16
 
 
 def model_of(norm, axis_name=None):
-    return create_model(
-        encoder="resnet_tiny",
-        width=1,
-        cifar_stem=True,
-        dtype="float32",
-        head_kind="nonlinear",
-        head_layers=2,
-        head_dim=16,
-        norm=norm,
-        axis_name=axis_name,
-    )
+    network = Network(encoder="resnet_tiny", cifar_stem=True, norm=norm, head=Head(layers=2, dim=16))
+    return create_model(network, axis_name=axis_name)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax.models import create_model
+from simclr_jax.models import Head, Network, create_model
 from simclr_jax.runtime import devices
 from simclr_jax.training import gradients, state
 from simclr_jax.training import step as steps
@@ -26,16 +26,8 @@ def batches():
 
 
 def parts(axis_name, probe=True):
-    model = create_model(
-        encoder="resnet_tiny",
-        width=1,
-        cifar_stem=True,
-        dtype="float32",
-        head_kind="nonlinear",
-        head_layers=2,
-        head_dim=16,
-        axis_name=axis_name,
-    )
+    network = Network(encoder="resnet_tiny", cifar_stem=True, head=Head(layers=2, dim=16))
+    model = create_model(network, axis_name=axis_name)
     probe = nn.Dense(CLASSES) if probe else None
     return {"model": model, "optimizer": optax.sgd(0.05, 0.9), "probe": probe, "probe_optimizer": optax.adam(1e-2)}
 

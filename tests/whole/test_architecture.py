@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "runtime": "augment.recipe models.network",
     "training": "losses models augment data runtime",
     "evaluate": "losses models augment data runtime training",
-    "interop": "models augment runtime.config runtime.bounds",
+    "interop": "models augment runtime.config",
     "commands": "losses models augment data runtime training evaluate interop",
     "__main__": "commands runtime",
 }
