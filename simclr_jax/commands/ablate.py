@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,8 +31,6 @@ MOST_SEEDS = 100
 MATCHED = 256  # validation images, if there are as many, whose views are matched by colour
 COLOURED = 2000  # images of which h is asked for the mean colour
 _STYLES = ("-", "--", ":", "-.")
-
-Rows = dict[str, dict[str, Any]]
 
 
 def run(
@@ -66,13 +64,23 @@ def run(
     wanted = STUDIES[study](keys.flatten(config))
     if not 1 <= seeds <= MOST_SEEDS:
         raise ValueError(f"--seeds={seeds} must be from 1 to {MOST_SEEDS}")
-    _check_variants(config, wanted, seeds - 1)
+    check(config, wanted, seeds - 1)
     _check_folder(workdir, config)  # so that a folder that is refused gets no lock
     with run_folder.hold(workdir):
         _check_folder(workdir, config)
         run_folder.write_config(workdir, config.to_dict())
         folder = run_folder.folder(workdir)
-        rows = _read_rows(folder / "rows.jsonl")
+        done = folder / "rows.jsonl"
+        rows = {}
+        for number, line in enumerate(done.read_text().splitlines() if done.exists() else (), 1):
+            try:
+                row = json.loads(line)
+                numbers = ("untrained_top1", "chance_top1", "seconds", *MEASURES)
+                rows[row["run"]] = row | {name: float(row[name]) for name in numbers}
+            except (ValueError, TypeError, KeyError) as error:
+                mend = "remove it to do the run again"
+                raise ValueError(f"line {number} of {done} is no run's row ({error!r}); {mend}") from error
+
         configs = {_name(config, of, seed): (of, seed) for seed in range(seeds) for of in wanted.variants}
         missing = [name for name in configs if name not in rows]
         say(f"{study}: {len(configs)} runs, {len(configs) - len(missing)} of them done; {workdir}/runs has their logs")
@@ -81,7 +89,7 @@ def run(
             say(f"run {number} of {len(missing)}: {variant.name}, seed {config.seed + seed}")
             row = _do(_changed(config, variant, seed), f"{workdir}/runs/{name}", pretrain, probe)
             rows[name] = {"run": name, **row}
-            run_folder.replace_text(folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows.values()))
+            run_folder.replace_text(done, "".join(json.dumps(row) + "\n" for row in rows.values()))
             jax.clear_caches()  # a run's programs are of no use to the next, and stay in memory
             say(f"  top-1 of h {scores.percent(row, 'top1_h')}, {row['seconds']:.0f} s")
         found = {
@@ -95,15 +103,8 @@ def run(
     return found
 
 
-def _changed(config: ConfigDict, variant: Variant, seed: int) -> ConfigDict:
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict(variant.settings)
-    changed.seed = config.seed + seed
-    return changed
-
-
-def _check_variants(config: ConfigDict, study: Study, seed: int) -> None:
-    """Refuses a base from which two variants are one, and what cannot be trained or, after that, not be probed."""
+def check(config: ConfigDict, study: Study, seed: int) -> None:
+    """Raises ValueError where two variants are one, or one cannot be trained with a seed or, after that, be probed."""
     names: dict[str, str] = {}
     for variant in study.variants:
         other = names.setdefault(_name(config, variant, 0), variant.name)
@@ -120,6 +121,13 @@ def _check_variants(config: ConfigDict, study: Study, seed: int) -> None:
                     f"{config.data.source} has no labelled {role} images; an ablation is judged by a probe, which "
                     f"needs them: --config.data.{role}_split=… or --config.data.holdout_fraction=0.1"
                 )
+
+
+def _changed(config: ConfigDict, variant: Variant, seed: int) -> ConfigDict:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(variant.settings)
+    changed.seed = config.seed + seed
+    return changed
 
 
 def _name(config: ConfigDict, variant: Variant, seed: int) -> str:
@@ -144,21 +152,6 @@ def _check_folder(workdir: str, config: ConfigDict) -> None:
             raise ValueError(f"{workdir} has runs of another config ({'; '.join(differences)}); give another --workdir")
     elif folder.is_dir() and any(path.name != ".lock" and path.suffix != ".new" for path in folder.iterdir()):
         raise ValueError(f"{workdir} holds other files and no config.json; give an empty or a new --workdir")
-
-
-def _read_rows(path: epath.Path) -> Rows:
-    """Returns the rows of runs that are done, by the runs' names."""
-    rows: Rows = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
-        try:
-            row = json.loads(line)
-            rows[row["run"]] = row | {
-                name: float(row[name]) for name in ("untrained_top1", "chance_top1", "seconds", *MEASURES)
-            }
-        except (ValueError, TypeError, KeyError) as error:
-            mend = "remove it to do the run again"
-            raise ValueError(f"line {number} of {path} is no run's row ({error!r}); {mend}") from error
-    return rows
 
 
 def _do(config: ConfigDict, run: str, pretrain: Callable, probe: ConfigDict) -> dict[str, Any]:
@@ -245,27 +238,26 @@ def _tell(folder: epath.Path, name: str, study: Study, found: dict[str, Any], co
     text = f"# {name}: {of}\n\n{table}\n\nThe paper's findings:\n\n{said}\n"
     run_folder.replace_text(folder / f"{name}.md", text)
     picture = folder / f"{name}.png"
-    panels = [plots.Panel(MEASURES[measure], list(_lines(study, measure, found))) for measure in study.measures]
+    # Each of the study's lines in each panel; variants without a place on the axis stand side by side.
+    panels = [plots.Panel(MEASURES[measure], []) for measure in study.measures]
+    places = {variant.name: number for number, variant in enumerate(study.variants)}
+    for measure, panel in zip(study.measures, panels, strict=True):
+        for number, line in enumerate(dict.fromkeys(variant.line for variant in study.variants)):
+            variants = [variant for variant in study.variants if variant.line == line]
+            values = [100 * np.array(found[variant.name][measure]) for variant in variants]
+            drawn = plots.Line(
+                line,
+                [places[variant.name] if variant.x is None else variant.x for variant in variants],
+                [value.mean() for value in values],
+                colour=plots.PAIRS[number % len(plots.PAIRS)],
+                style=_STYLES[number % len(_STYLES)] if study.x else "",
+                marker="o",
+                error=[value.std(ddof=1) if len(value) > 1 else 0.0 for value in values],
+            )
+            panel.lines.append(drawn)
     names = () if study.x else tuple(variant.name for variant in study.variants)
     plots.curves(picture, panels, x_label=study.x, title=f"{name}: {of}", names=names, log_x=bool(study.x))
     say(f"\n{text}\nwritten to {folder / name}.md and {picture.name}")
-
-
-def _lines(study: Study, measure: str, found: dict[str, Any]) -> Iterator[plots.Line]:
-    """One line of the picture for each of the study's; variants without a place on the axis stand side by side."""
-    places = {variant.name: number for number, variant in enumerate(study.variants)}
-    for number, line in enumerate(dict.fromkeys(variant.line for variant in study.variants)):
-        variants = [variant for variant in study.variants if variant.line == line]
-        values = [100 * np.array(found[variant.name][measure]) for variant in variants]
-        yield plots.Line(
-            line,
-            [places[variant.name] if variant.x is None else variant.x for variant in variants],
-            [value.mean() for value in values],
-            colour=plots.PAIRS[number % len(plots.PAIRS)],
-            style=_STYLES[number % len(_STYLES)] if study.x else "",
-            marker="o",
-            error=[value.std(ddof=1) if len(value) > 1 else 0.0 for value in values],
-        )
 
 
 def main() -> None:

@@ -46,9 +46,18 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     pretraining = keys.of_run(network.stored, network.run, views=True)
     path = results.place(network.run, "diagnose")
     pairs = _encode(probed, pretraining)
-    found = {name: _measure(*ends, pretraining) for name, ends in pairs.items()}
+    temperature = pretraining.loss.temperature
+    loss = jax.jit(functools.partial(losses.nt_xent, temperature=temperature))
+    found = {}
+    for name, (h, z) in pairs.items():
+        # The loss is that of batches of the run's size, or of all images where they are fewer.
+        n = min(pretraining.train.batch_size, len(z[0]))
+        starts = range(0, len(z[0]) - n + 1, n)
+        value = float(np.mean([float(loss(z[0][i : i + n], z[1][i : i + n])[0]) for i in starts]))
+        of_loss = {"loss": value, "chance_loss": collapse.chance_loss(n), "batch_size": n}
+        found[name] = collapse.of_pairs(h, z) | of_loss
     images = len(found["pretrained"]["positive"])
-    said = collapse.verdict(found["pretrained"], pretraining.loss.temperature)
+    said = collapse.verdict(found["pretrained"], temperature)
     if not network.depth:
         said.append("This run has no head: its z is h, normalised.")
     of = f"step {network.step:,} on {images:,} {config.split} images of {probed.source}"
@@ -64,7 +73,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         "source": probed.source,
         "split": config.split,
         "images": images,
-        "temperature": pretraining.loss.temperature,
+        "temperature": temperature,
     }
     run_folder.replace_text(path, json.dumps(result, indent=2) + "\n")
     say(f"\nwritten to {path} and {picture.name}")
@@ -118,15 +127,6 @@ def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
             found[end].append(np.split(encode(views), 2))
     joined = {end: tuple(map(np.concatenate, zip(*parts, strict=True))) for end, parts in found.items()}
     return {name: tuple(joined[name, layer] for layer in layers) for name in variables}
-
-
-def _measure(h: tuple, z: tuple, pretraining: ConfigDict) -> dict[str, Any]:
-    """Returns the measures, and the loss over batches of the run's size, or of all images where they are fewer."""
-    n = min(pretraining.train.batch_size, len(z[0]))
-    loss = jax.jit(functools.partial(losses.nt_xent, temperature=pretraining.loss.temperature))
-    batches = range(0, len(z[0]) - n + 1, n)
-    value = np.mean([float(loss(z[0][i : i + n], z[1][i : i + n])[0]) for i in batches])
-    return collapse.of_pairs(h, z) | {"loss": float(value), "chance_loss": collapse.chance_loss(n), "batch_size": n}
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:

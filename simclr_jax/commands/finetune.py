@@ -13,7 +13,7 @@ from simclr_jax.models import create_classifier, create_model
 from simclr_jax.runtime import devices
 from simclr_jax.runtime.console import say
 from simclr_jax.training import optimizers, schedule
-from simclr_jax.training.supervised import Fitted, Trainer
+from simclr_jax.training.supervised import Trainer
 
 FEW_LABELS, EPOCHS_OF_FEW, EPOCHS = 0.01, 60, 30  # of the papers: v1 appendix B.5, v2 section 3.1
 
@@ -98,7 +98,12 @@ def _run(
                 f"learns: {trainable}"
             )
         starts = {"pretrained": network.variables} | ({other: network.untrained(seed)} if compared else {})
-        best = {of: _best(trainer, config, variables, seed, of) for of, variables in starts.items()}
+        best = {}
+        for of, variables in starts.items():
+            options = {"seed": seed, "name": of.replace("_", " ")}
+            pairs = itertools.product(config.learning_rates, config.weight_decays)
+            fits = (trainer.fit(variables, learning_rate=rate, weight_decay=decay, **options) for rate, decay in pairs)
+            best[of] = max(fits, key=lambda fitted: fitted.validation_top1)  # of equal ones the first
         # The test split is judged here, once for each seed, after everything has been chosen.
         on_test = {of: trainer.logits(devices.replicate(fitted.state), test) for of, fitted in best.items()}
         logits, labels = {of: pair[0] for of, pair in on_test.items()}, on_test["pretrained"][1]
@@ -129,16 +134,6 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"config.min_area={config.min_area} must be above 0 and at most 1, the whole image")
     optimizers.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
     optimizers.scaled_learning_rate(1.0, batch_size=1, scaling=config.scaling)
-
-
-def _best(trainer: Trainer, config: ConfigDict, variables: dict[str, Any], seed: int, name: str) -> Fitted:
-    """Trains with each pair of settings; returns the one that is best on validation, the first of equal ones."""
-    pairs = itertools.product(config.learning_rates, config.weight_decays)
-    shown = name.replace("_", " ")
-    fitted = (
-        trainer.fit(variables, learning_rate=rate, weight_decay=decay, seed=seed, name=shown) for rate, decay in pairs
-    )
-    return max(fitted, key=lambda one: one.validation_top1)
 
 
 def _training_images(probed: probed_run.ProbedRun, seed: int) -> Any:

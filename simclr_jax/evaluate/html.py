@@ -87,7 +87,35 @@ def _shown(run: RunFiles) -> dict[str, Any]:
     """Returns what the template shows of a run."""
     order = list(PROBES)
     ranked = sorted(run.results.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
-    probes = [_probe(name, result, run.config) for name, result in ranked if number(result.get("top1")) is not None]
+    layers = {0: "h", -1: "z"}
+    probes = []
+    for name, result in ranked:
+        if number(result.get("top1")) is None:
+            continue
+        per_class = result.get("per_class")
+        classes = per_class.items() if isinstance(per_class, dict) else ()
+        probes.append(
+            {
+                "title": PROBES[name][0] if name in PROBES else name.replace("_", " "),
+                "top1": percent(result, "top1"),
+                "top5": percent(result, "top5"),
+                "without": percent(result, "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"),
+                "chance": percent(result, "chance_top1"),
+                "step": result.get("step", NO_VALUE),
+                "layer": layers.get(result.get("layer"), f"head layer {result.get('layer')}"),
+                "source": result.get("source", run.config.get("data.source", NO_VALUE)),
+                "per_class": [
+                    {
+                        "name": of_class,
+                        "images": found.get("images", NO_VALUE),
+                        "top1": percent(found, "top1"),
+                        "taken_for": found.get("taken_for") or "",
+                    }
+                    for of_class, found in classes
+                    if isinstance(found, dict)
+                ],
+            }
+        )
 
     # The figures that people look at first.
     figures = {f"{probe['title']}, top-1": probe["top1"] for probe in probes}
@@ -122,31 +150,4 @@ def _shown(run: RunFiles) -> dict[str, Any]:
         ],
         "starts": {name: [start.get(name, NO_VALUE) for start in run.starts] for name in facts},
         "config": {key: str(value) for key, value in config.items()},
-    }
-
-
-def _probe(name: str, result: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the template shows of a probe: a row, and the rows of its classes."""
-    per_class = result.get("per_class")
-    rows = per_class.items() if isinstance(per_class, dict) else ()
-    layers = {0: "h", -1: "z"}
-    return {
-        "title": PROBES[name][0] if name in PROBES else name.replace("_", " "),
-        "top1": percent(result, "top1"),
-        "top5": percent(result, "top5"),
-        "without": percent(result, "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"),
-        "chance": percent(result, "chance_top1"),
-        "step": result.get("step", NO_VALUE),
-        "layer": layers.get(result.get("layer"), f"head layer {result.get('layer')}"),
-        "source": result.get("source", config.get("data.source", NO_VALUE)),
-        "per_class": [
-            {
-                "name": of_class,
-                "images": found.get("images", NO_VALUE),
-                "top1": percent(found, "top1"),
-                "taken_for": found.get("taken_for") or "",
-            }
-            for of_class, found in rows
-            if isinstance(found, dict)
-        ],
     }
