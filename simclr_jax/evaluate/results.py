@@ -62,8 +62,8 @@ def judge(logits: dict[str, np.ndarray], labels: np.ndarray, train_labels: np.nd
       logits: {network: [n, classes]} of the test images; all but "pretrained" give their names to their accuracies.
       labels, train_labels: int [n] of the test images, and of those that the probe learned from.
     """
-    found = {"" if network == "pretrained" else f"{network}_": made for network, made in logits.items()}
-    found = {prefix: scores.accuracies(made, labels) for prefix, made in found.items()}
+    prefixes = {network: "" if network == "pretrained" else f"{network}_" for network in logits}
+    found = {prefixes[network]: scores.accuracies(made, labels) for network, made in logits.items()}
     found["chance_"] = scores.chance(train_labels, labels, logits["pretrained"].shape[1])
     accuracies = {f"{prefix}{name}": value for prefix, values in found.items() for name, value in values.items()}
     return Judged(accuracies, scores.confusion(logits["pretrained"], labels))
