@@ -111,10 +111,13 @@ def _import_all() -> None:
     from simclr_jax.augment import device  # noqa: F401
     from simclr_jax.commands import (
         check_data,  # noqa: F401
+        launch,
         pretrain,  # noqa: F401
         preview,  # noqa: F401
+        probes,  # noqa: F401
     )
-    from simclr_jax.commands import linear as linear_eval  # noqa: F401
+
+    launch.settle_process()  # before TensorFlow is imported
     from simclr_jax.data import pipeline, tfds  # noqa: F401
     from simclr_jax.evaluate import encoder  # noqa: F401
 

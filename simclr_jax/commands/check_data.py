@@ -136,3 +136,11 @@ def _verdict(reports: dict[str, Report], allowed: float) -> str:
         some = ", ".join(count for role, count in counts.items() if fractions[role])
         return f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows."
     return f"\nThe data are fine: every one of {sum(r['images'] for r in reports.values()):,} images can be read."
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    from configs import default
+    from simclr_jax.commands import launch
+
+    launch.launch(run, known=default.get_config(), arguments=[])

@@ -167,3 +167,15 @@ def _subject(
         versions=f"simclr_jax {simclr_jax.__version__} with jax {jax.__version__}",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
+
+
+def main() -> None:
+    """Runs the command from its arguments."""
+    from simclr_jax.commands import launch
+
+    parser = launch.Parser("python -m simclr_jax export")
+    parser.add_argument("kind", choices=list(FORMATS), metavar="|".join(FORMATS))
+    parser.add_argument("run", metavar="RUN", help="or RUN/checkpoints/STEP")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; FILE.md will be its card")
+    parser.add_argument("--license", metavar="TEXT", help="of the weights, for the card")
+    launch.run(run, **vars(parser.parse_args()))

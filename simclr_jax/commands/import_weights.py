@@ -112,3 +112,26 @@ def _write(out: str, step: int, variables: dict[str, Any], config: dict[str, Any
             checkpoints.close()
         run_folder.replace_text(run_folder.imported(out), json.dumps(notes, indent=2) + "\n")
         run_folder.write_config(out, config)
+
+
+def main() -> None:
+    """Runs the command from its arguments."""
+    from configs import default
+    from simclr_jax.commands import launch
+
+    parser = launch.Parser("python -m simclr_jax import")
+    formats = parser.add_subparsers(required=True, metavar="google or torch")
+    of_google = formats.add_parser("google", help="a checkpoint of Google's SimCLR code")
+    of_google.add_argument("path", metavar="CHECKPOINT", help="prefix of its files, their folder, or a SavedModel")
+    of_google.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    of_google.set_defaults(driver=google)
+    of_torch = formats.add_parser("torch", help="a PyTorch state dict with torchvision's names")
+    of_torch.add_argument("path", metavar="FILE.safetensors")
+    of_torch.add_argument("--normalize", help="what its images were normalised by: none, imagenet or cifar10")
+    of_torch.add_argument("--pool", help="padding of its max-pool: symmetric, as PyTorch's networks, or same")
+    of_torch.add_argument("--prefix", help="of the encoder's names, where the file holds several")
+    of_torch.set_defaults(driver=torch)
+    for command in (of_google, of_torch):
+        command.add_argument("--out", required=True, metavar="RUN", help="the folder to write")
+    arguments = vars(parser.parse_args())
+    launch.run(arguments.pop("driver"), config=default.get_config(), **arguments)

@@ -315,3 +315,26 @@ def _epoch_line(epoch: int, epochs: int, values: dict[str, float]) -> str:
     if "validation_rank_z" in values:
         shown.append(f"rank of h {values['validation_rank_h']:.1f}, of z {values['validation_rank_z']:.1f}")
     return "  ".join(shown)
+
+
+def main() -> None:
+    """Runs train.py from its flags."""
+    from absl import flags
+
+    from configs import default
+    from simclr_jax.commands import launch, plan
+
+    flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
+    only = "Only compile the step: say what the run takes and whether it fits. Writes nothing."
+    flags.DEFINE_bool("plan", False, only)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several processes.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    launch.launch(
+        run,
+        known=default.get_config(),
+        arguments=["workdir"],
+        what="What to train: configs/NAME.py. Any key: --config.section.key=value",
+        several=["coordinator", "num_processes", "process_id"],
+        instead={"plan": plan.run},
+    )

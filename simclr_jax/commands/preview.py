@@ -115,3 +115,15 @@ def describe(parameters: dict[str, float], recipe: Recipe) -> str:
     if parameters["blur"] and rules.blur_kernel_size(recipe.image_size) > 1:
         lines.append(f"blur, σ {parameters['sigma']:.2f} pixels")
     return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    from absl import flags
+
+    from configs import default
+    from simclr_jax.commands import launch
+
+    flags.DEFINE_string("out", "preview.png", "The PNG file to write.")
+    flags.DEFINE_integer("images", 8, "How many images to show.", lower_bound=1)
+    launch.launch(run, known=default.get_config(), arguments=["out", "images"])

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 from typing import Any
 
 import jax
@@ -9,7 +11,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.evaluate.features import Encode
 from simclr_jax.models import SimCLR, create_model
-from simclr_jax.runtime import checkpoint, devices
+from simclr_jax.runtime import checkpoint, checksums, devices
 from simclr_jax.runtime.config import network_of, run_config
 from simclr_jax.training import state
 from simclr_jax.training.step import encode_step
@@ -39,6 +41,21 @@ class TrainedNetwork:
     def image_size(self) -> int:
         """Side of the views of the run's pretraining, pixels."""
         return self.config.augment.image_size
+
+    @property
+    def depth(self) -> int:
+        """How many layers the head has: the index of z among [h, head layer 1, …, z]."""
+        return self.model.head.depth
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A checksum of the variables."""
+        found = json.dumps(checksums.of_arrays(self.variables), sort_keys=True)
+        return hashlib.sha256(found.encode()).hexdigest()[:16]
+
+    def layer_name(self, layer: int) -> str:
+        """Returns "h", "z" or "head layer N"."""
+        return {0: "h", self.depth: "z"}.get(layer, f"head layer {layer}")
 
     def untrained(self, seed: int | None = None) -> dict[str, Any]:
         """Returns variables as pretraining begins with them: those that the run's began with, or another seed's."""

@@ -16,6 +16,7 @@ from simclr_jax.commands import finetune, pretrain
 from simclr_jax.data import feed
 from simclr_jax.data.split import Split
 from simclr_jax.models import Head, Network, create_classifier, create_model
+from simclr_jax.runtime import devices
 from simclr_jax.training import optimizers
 from simclr_jax.training import supervised as fitting
 from simclr_jax.training import supervised_step as supervised
@@ -180,13 +181,13 @@ def test_the_rate_of_the_state_is_that_of_the_optimizer():
 def test_eight_devices_train_as_one():
     ends = []
     for count in (1, 8):
-        devices = jax.local_devices()[:count]
+        used = jax.local_devices()[:count]
         model = classifier("stage2", axis_name=devices.AXIS)
-        step = devices.map_train_step(supervised.supervised_step, devices, images_of=given, model=model, optimizer=SGD)
-        state = devices.replicate(start(model), devices)
+        step = devices.map_train_step(supervised.supervised_step, used, images_of=given, model=model, optimizer=SGD)
+        state = devices.replicate(start(model), used)
         for number in range(2):
             made = batch(number)
-            state, metrics = step(state, devices.shard(made, devices), None, False)
+            state, metrics = step(state, devices.shard(made, used), None, False)
         ends.append((state, devices.first(metrics)))
     for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
         scale = max(float(np.abs(np.asarray(a)).max()), 0.03)

@@ -90,3 +90,31 @@ def test_a_terminal_is_not_told_what_a_name_holds():
 def test_commands_work_from_every_folder(tmp_path):
     result = execute("-m", "simclr_jax", "knn", "--workdir=nowhere", cwd=tmp_path)
     assert result.stderr.startswith("error: nowhere is not a run")
+
+
+def test_help_lists_the_flags_of_a_command():
+    listed = execute("train.py", "--help").stdout, execute("-m", "simclr_jax", "report", "--help").stdout
+    for text, flags in zip(
+        listed, (("workdir", "[no]plan", "coordinator"), ("workdir", "out", "[no]compute")), strict=True
+    ):
+        assert all(f"  --{flag}: " in text for flag in flags)
+
+
+def test_importing_the_library_is_light_and_changes_nothing_of_the_process():
+    script = """
+import os, sys
+for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
+    os.environ.pop(name, None)
+before = dict(os.environ)
+import simclr_jax
+assert {"nt_xent", "lars", "load_encoder"} < set(dir(simclr_jax)) and not {"jax", "flax", "numpy"} & set(sys.modules)
+assert simclr_jax.nt_xent is sys.modules["simclr_jax.losses"].nt_xent and "flax" not in sys.modules
+for name in simclr_jax.__all__:
+    assert callable(getattr(simclr_jax, name))
+from simclr_jax.commands import launch, pretrain, probes
+assert dict(os.environ) == before
+launch.settle_process()
+assert os.environ["TF_ENABLE_ONEDNN_OPTS"] and "tensorflow" not in sys.modules
+"""
+    result = execute("-c", script)
+    assert result.returncode == 0, result.stderr

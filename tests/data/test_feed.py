@@ -206,7 +206,7 @@ WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
 from configs import linear, quickstart
-from simclr_jax.commands import linear as linear_eval
+from simclr_jax.commands import probes
 from simclr_jax.commands import pretrain
 changes = {"data.limit": 64, "augment.image_size": 8, "train.batch_size": 32, "train.epochs": 2, "data.source": SOURCE}
 config = quickstart.get_config()
@@ -219,7 +219,7 @@ config.augment.placement = config.data.cache = "device"
 pretrain.run(config, RUN)
 probe = linear.get_config()
 probe.epochs, probe.learning_rates, probe.weight_decays = 1, (0.1,), (0.0,)
-linear_eval.run(probe, RUN)
+probes.run("linear", probe, RUN)
 """
 
 

@@ -11,7 +11,7 @@ from simclr_jax.evaluate import feature_files
 
 def written(folder, sizes=(3, 4, 2), dim=5, **options):
     rng = np.random.default_rng(0)
-    writer = feature_files.Writer(epath.Path(folder), {"layer": "h"}, **options)
+    writer = feature_files.FeatureWriter(epath.Path(folder), {"layer": "h"}, **options)
     batches = [rng.normal(size=(n, dim)).astype(np.float32) for n in sizes]
     ids = np.arange(sum(sizes))
     for batch, part in zip(batches, np.split(ids, np.cumsum(sizes)[:-1]), strict=True):

@@ -12,8 +12,7 @@ import pytest
 from configs import features as features_config
 from configs import linear
 from simclr_jax.commands import features as export_features
-from simclr_jax.commands import linear as linear_eval
-from simclr_jax.commands import pretrain
+from simclr_jax.commands import pretrain, probes
 from simclr_jax.data import sources
 from simclr_jax.evaluate import probed_run, results
 from simclr_jax.runtime import checkpoint
@@ -40,7 +39,7 @@ def copy_run(finished, tmp_path):
 def subject(run, **changes):
     config = features_config.get_config()
     config.update_from_flattened_dict({"batch_size": 16, **changes})
-    return probed_run.Subject(config, str(run))
+    return probed_run.ProbedRun(config, str(run))
 
 
 def folders(run):
@@ -64,7 +63,7 @@ def test_features_are_those_of_the_checkpoint_and_of_its_beginning(run, archive)
 def test_features_are_computed_once(run, monkeypatch):
     before = {role: subject(run).features(role) for role in sources.ROLES}
     kept = folders(run)
-    monkeypatch.setattr(probed_run.Subject, "extract", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(probed_run.ProbedRun, "extract", lambda *_: pytest.fail("computed again"))
     for role, networks in before.items():
         for network, again in subject(run).features(role).items():
             np.testing.assert_array_equal(again.array(), networks[network].array())
@@ -94,7 +93,9 @@ def other_splits(found, **changes):
 def test_features_of_anything_else_are_computed_anew(run, change, monkeypatch):
     subject(run).features("train", networks=("pretrained",))
     asked = []
-    monkeypatch.setattr(probed_run.Subject, "extract", lambda self, role, layer, missing: asked.append(sorted(missing)))
+    monkeypatch.setattr(
+        probed_run.ProbedRun, "extract", lambda self, role, layer, missing: asked.append(sorted(missing))
+    )
     changed = subject(run)
     changed.features("train", networks=("pretrained",))
     assert not asked
@@ -155,7 +156,7 @@ def test_several_seeds_give_a_mean_and_a_deviation(run, capsys):
     for changes in ({"seed": 3}, {"seed": 4}, {"seed": 3, "seeds": 2}):
         config = linear.get_config()
         config.update_from_flattened_dict({"epochs": 1, "batch_size": 16, "learning_rates": (0.3,), **changes})
-        results.append(linear_eval.run(config, str(run)))
+        results.append(probes.run("linear", config, str(run)))
     one, other, both = (result["top1"] for result in results)
     assert both == pytest.approx((one + other) / 2)
     assert results[2]["top1_deviation"] == pytest.approx(abs(one - other) / np.sqrt(2))
@@ -194,5 +195,5 @@ def test_nothing_is_written_through_a_link(run, tmp_path, name):
     shutil.rmtree(run / name, ignore_errors=True)
     (run / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="link"):
-        linear_eval.run(importlib.import_module("configs.linear").get_config(), str(run))
+        probes.run("linear", importlib.import_module("configs.linear").get_config(), str(run))
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -13,9 +13,8 @@ from PIL import Image
 
 import simclr_jax
 from configs import diagnose, linear, pictures
-from simclr_jax.commands import linear as linear_eval
 from simclr_jax.commands import pictures as draw
-from simclr_jax.commands import pretrain
+from simclr_jax.commands import pretrain, probes
 from simclr_jax.commands.diagnose import run as measure
 from simclr_jax.runtime import checkpoint
 from simclr_jax.training.trainer import prepare
@@ -168,7 +167,7 @@ def test_a_workdir_of_another_config_is_refused(run):
 
 def test_the_probe_finds_what_colour_blind_views_leave(run):
     workdir, _ = run
-    result = linear_eval.run(probe_config(), str(workdir))
+    result = probes.run("linear", probe_config(), str(workdir))
     assert result == json.loads((workdir / "eval" / "linear.json").read_text())
     assert result["top1"] >= 0.9  # red against blue, and no colour distortion to forget it
     assert {"untrained_top1", "top5", "untrained_top5", "validation_top1"} <= set(result)
@@ -185,11 +184,11 @@ def test_the_probe_reads_any_layer_and_any_source(run, tmp_path):
             for i in range(12):
                 Image.new("RGB", (12 + i, 20), colour).save(folder / f"{i}.png")
     for layer in (1, -1):
-        result = linear_eval.run(probe_config(layer=layer, **{"data.source": f"folder:{tmp_path}"}), str(workdir))
+        result = probes.run("linear", probe_config(layer=layer, **{"data.source": f"folder:{tmp_path}"}), str(workdir))
         assert result["layer"] == layer % 3
         assert result["top1"] == 1.0
     with pytest.raises(ValueError, match=r"config.layer=3 does not exist; this run has 0 = h to 2 = z"):
-        linear_eval.run(probe_config(layer=3), str(workdir))
+        probes.run("linear", probe_config(layer=3), str(workdir))
 
 
 def picture_config(**changes):
@@ -256,7 +255,7 @@ def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path):
     pretrain.run(small(f"folder:{pile}"), str(tmp_path / "run"))
     assert all("online_top1" not in row for row in rows(tmp_path / "run"))
     with pytest.raises(ValueError, match="has no labels; give the probe a source with labels"):
-        linear_eval.run(probe_config(), str(tmp_path / "run"))
+        probes.run("linear", probe_config(), str(tmp_path / "run"))
     assert not (tmp_path / "run" / "eval").exists()
     assert len(draw.run(picture_config(perplexity=3.0), str(tmp_path / "run"))) == 2  # 8 images are too few for t-SNE
 

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 import simclr_jax
 from configs import default, linear
 from simclr_jax.augment import decode
-from simclr_jax.commands import linear as linear_eval
-from simclr_jax.commands import pretrain
+from simclr_jax.commands import pretrain, probes
 from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
@@ -302,7 +301,7 @@ def test_a_result_is_not_written_through_a_link(run, tmp_path, link):
     (copy / link).parent.mkdir(exist_ok=True)
     (copy / link).symlink_to(elsewhere if link == "eval" else elsewhere / "linear.json")
     with pytest.raises(ValueError, match=r"linear.json is, or lies behind, a link to .*elsewhere/linear.json"):
-        linear_eval.run(linear.get_config(), str(copy))
+        probes.run("linear", linear.get_config(), str(copy))
     assert (elsewhere / "linear.json").read_text() == "mine" and len(list(elsewhere.iterdir())) == 1
 
 
@@ -321,4 +320,4 @@ def test_a_probes_values_are_checked_before_a_run_is_read(key, value, message):
     config = linear.get_config()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=message):
-        linear_eval.run(config, "/no/such/run")
+        probes.run("linear", config, "/no/such/run")
