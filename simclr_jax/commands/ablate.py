@@ -24,7 +24,7 @@ from simclr_jax.runtime import run_folder
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training import schedule
-from simclr_jax.training.trainer import prepare
+from simclr_jax.training.trainer import Trainer
 
 MOST_SEEDS = 100
 MATCHED = 256  # validation images, if there are as many, whose views are matched by colour
@@ -119,7 +119,7 @@ def _check_apart(config: ConfigDict, study: Study) -> None:
 def _check(config: ConfigDict, variant: Variant, seed: int) -> None:
     """Refuses what cannot be trained or, after that, not be probed."""
     try:
-        splits = prepare(_changed(config, variant, seed)).splits
+        splits = Trainer.from_config(_changed(config, variant, seed)).splits
     except ValueError as error:
         raise ValueError(f"{variant.name}: {error}") from error
     for role in sources.ROLES:

@@ -14,7 +14,7 @@ from simclr_jax.models import create_classifier, create_model
 from simclr_jax.runtime import devices
 from simclr_jax.runtime.console import say
 from simclr_jax.training import optimizers, schedule
-from simclr_jax.training.supervised import Fitted, Trainer
+from simclr_jax.training.supervised import Fitted, SupervisedTrainer
 
 MOST_EPOCHS = 10**5
 MOST_SEEDS = 1000
@@ -33,7 +33,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
     Raises:
       ValueError: no run, no checkpoint, no labels, no such layer, part, split or image, or a class without images.
-      fitting.NonFinite: a loss that is not finite. No result has been written in either case.
+      loop.NonFinite: a loss that is not finite. No result has been written in either case.
     """
     name = "finetune" + ("" if config.trainable == "all" else f"_{config.trainable}")
     return _run(config, workdir, name, "fine-tuning", config.trainable, config.from_scratch, "from_scratch")
@@ -85,7 +85,7 @@ def _run(
     )
 
 
-def _best(trainer: Trainer, config: ConfigDict, variables: dict[str, Any], seed: int, name: str) -> Fitted:
+def _best(trainer: SupervisedTrainer, config: ConfigDict, variables: dict[str, Any], seed: int, name: str) -> Fitted:
     """Trains with each pair of settings and returns the one that validation likes best, the first of equal ones."""
     best = None
     for learning_rate, weight_decay in itertools.product(config.learning_rates, config.weight_decays):
@@ -120,7 +120,7 @@ def _classifier(subject: Subject, trainable: str):
     )
 
 
-def _trainer(subject: Subject, model, train: Any, validation: Any) -> Trainer:
+def _trainer(subject: Subject, model, train: Any, validation: Any) -> SupervisedTrainer:
     config = subject.config
     recipe = Recipe(
         subject.network.image_size,
@@ -129,7 +129,7 @@ def _trainer(subject: Subject, model, train: Any, validation: Any) -> Trainer:
         grayscale_probability=0.0,
         blur_probability=0.0,
     )
-    return Trainer(
+    return SupervisedTrainer(
         model,
         recipe,
         train,
@@ -139,7 +139,6 @@ def _trainer(subject: Subject, model, train: Any, validation: Any) -> Trainer:
         batch_size=config.batch_size,
         epochs=config.epochs or (EPOCHS_OF_FEW if config.label_fraction <= FEW_LABELS else EPOCHS),
         max_corrupt_fraction=config.data.max_corrupt_fraction,
-        devices=devices.device_count(),
     )
 
 
@@ -167,7 +166,7 @@ def _check_images(subject: Subject, *splits: Any) -> None:
         check_labels(known, subject.class_names, subject.source)
 
 
-def _describe(subject: Subject, trainer: Trainer, train: Any, trainable: str) -> None:
+def _describe(subject: Subject, trainer: SupervisedTrainer, train: Any, trainable: str) -> None:
     config, per_epoch = subject.config, trainer.steps_per_epoch
     epochs = trainer.total_steps // per_epoch
     rates = ", ".join(f"{trainer.scaled(rate):g}" for rate in config.learning_rates)

@@ -16,6 +16,7 @@ from simclr_jax.commands import finetune, pretrain
 from simclr_jax.data import feed
 from simclr_jax.data.split import Split
 from simclr_jax.models import create_classifier, create_model
+from simclr_jax.runtime import devices
 from simclr_jax.training import optimizers
 from simclr_jax.training import supervised as fitting
 from simclr_jax.training import supervised_step as supervised
@@ -189,13 +190,13 @@ def test_the_rate_of_the_state_is_that_of_the_optimizer():
 def test_eight_devices_train_as_one():
     ends = []
     for count in (1, 8):
-        devices = jax.local_devices()[:count]
+        some = jax.local_devices()[:count]
         model = classifier("stage2", axis_name=devices.AXIS)
-        step = devices.map_train_step(supervised.supervised_step, devices, images_of=given, model=model, optimizer=SGD)
-        state = devices.replicate(start(model), devices)
+        step = devices.map_train_step(supervised.supervised_step, some, images_of=given, model=model, optimizer=SGD)
+        state = devices.replicate(start(model), some)
         for number in range(2):
             made = batch(number)
-            state, metrics = step(state, devices.shard(made, devices), None, False)
+            state, metrics = step(state, devices.shard(made, some), None, False)
         ends.append((state, devices.first(metrics)))
     for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
         scale = max(float(np.abs(np.asarray(a)).max()), 0.03)
@@ -292,8 +293,10 @@ def test_parts_of_the_labels_have_results_of_their_own(run, tmp_path):
 
 def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monkeypatch):
     ends = []
-    fit = fitting.Trainer.fit
-    monkeypatch.setattr(fitting.Trainer, "fit", lambda *args, **how: ends.append(fit(*args, **how)) or ends[-1])
+    fit = fitting.SupervisedTrainer.fit
+    monkeypatch.setattr(
+        fitting.SupervisedTrainer, "fit", lambda *args, **how: ends.append(fit(*args, **how)) or ends[-1]
+    )
     result = finetune.run_linear(settings(linear_augmented), str(run))
     assert result == json.loads((run / "eval" / "linear_augmented.json").read_text())
     assert result["top1"] >= 0.9 and {"untrained_top1", "chance_top1"} <= result.keys()
