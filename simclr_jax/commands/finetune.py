@@ -139,6 +139,7 @@ def _trainer(subject: Subject, model, train: Any, validation: Any) -> Supervised
         batch_size=config.batch_size,
         epochs=config.epochs or (EPOCHS_OF_FEW if config.label_fraction <= FEW_LABELS else EPOCHS),
         max_corrupt_fraction=config.data.max_corrupt_fraction,
+        num_devices=devices.device_count(),
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import textwrap
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from simclr_jax.runtime import checkpoint, devices, metrics, preemption, processes, run_folder
 from simclr_jax.runtime import config as keys
 from simclr_jax.runtime.console import say
-from simclr_jax.training import loop, optimizers, state
+from simclr_jax.training import loop, optimizers
 from simclr_jax.training.trainer import Trainer
 
 
@@ -29,7 +30,6 @@ def run(config: ConfigDict, workdir: str) -> None:
     """
     trainer = Trainer.from_config(config)
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
-    hook, sys.unraisablehook = sys.unraisablehook, checkpoint.without_closed_loops(sys.unraisablehook)
     with preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
         more_epochs_than = _check_config(workdir, config) if writes else None
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
@@ -48,12 +48,13 @@ def run(config: ConfigDict, workdir: str) -> None:
         processes.agree(first_step)  # process 0 has written
         if not writes:
             _check_shared(workdir, config)
-        _describe(trainer, train_state, first_step)
+        _describe(trainer, train_state.params, first_step)
 
         lengths = {"total_steps": schedule.total_steps, "views_per_step": 2 * schedule.batch_size}
         if writes:
             metrics.import_tensorboardx_without_torch()
         writer = metrics.MetricsWriter(workdir, first_step=first_step, **lengths) if writes else metrics.NoWriter()
+        hook, sys.unraisablehook = sys.unraisablehook, checkpoint.without_closed_loops(sys.unraisablehook)
         try:
             log = loop.MetricsLog(trainer, writer, checkpoints)
             last_step, _ = loop.train(
@@ -73,7 +74,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         finally:
             writer.close()
             checkpoints.close()
-    sys.unraisablehook = hook  # not where a checkpoint could not be written: Orbax's callbacks may come after the end
+            if not checkpoints.failed:  # else callbacks of Orbax's other writes may come yet
+                sys.unraisablehook = hook
     if last_step < schedule.total_steps:
         raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
     say(f"\n{schedule.total_steps:,} steps done. Checkpoints, metrics and TensorBoard files are in {workdir}")
@@ -121,10 +123,10 @@ def _extend(workdir: str, trainer: Trainer, epochs: int, step: int) -> None:
     )
 
 
-def _describe(trainer: Trainer, train_state: state.TrainState, first_step: int) -> None:
+def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None:
     """Prints what is about to happen, with the numbers that were derived from the config."""
     config, schedule = trainer.config, trainer.schedule
-    count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in train_state.params.items()}
+    count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
     scaled = f"{config.optimizer.learning_rate:g} by {config.optimizer.scaling} scaling"
     validation = trainer.splits.split_of("validation") or "held out of train"
     exact = {
@@ -149,7 +151,7 @@ def _describe(trainer: Trainer, train_state: state.TrainState, first_step: int) 
     }
     for name, text in lines.items():
         say(f"{name + ':':14}{text}")
-    excluded = optimizers.excluded_from_decay(train_state.params)
+    excluded = optimizers.excluded_from_decay(params)
     what = "decay and adaptation" if config.optimizer.name == "lars" else "weight decay"
     say(f"{config.optimizer.name} leaves {len(excluded)} tensors out of {what}:")
     say(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))

@@ -42,6 +42,9 @@ class Checkpoints:
       workdir: RUN, which nobody else writes to.
       keep: newest checkpoints that are kept. An older one is removed only when the newest has been read back whole.
       owner: whether this process removes and moves what is on disk; of several processes one does.
+
+    Attributes:
+      failed: whether a checkpoint could not be written.
     """
 
     def __init__(self, workdir: str, *, keep: int, owner: bool = True):
@@ -51,7 +54,7 @@ class Checkpoints:
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._writing: tuple[int, Future] | None = None
         self._last_good: int | None = None
-        self._failed = False
+        self.failed = False
         if owner:
             self._directory.mkdir(parents=True, exist_ok=True)
             for child in self._directory.iterdir():
@@ -147,7 +150,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._background.shutdown()
-            with contextlib.suppress(*[Exception] * self._failed):  # Orbax tells once more what has been told
+            with contextlib.suppress(*[Exception] * self.failed):  # Orbax tells once more what has been told
                 self._orbax.close()
 
     def _finish(self, step: int, shapes: Any) -> None:
@@ -160,7 +163,7 @@ class Checkpoints:
                 (self._directory / str(old)).rmtree()
 
     def _not_written(self, step: int, error: Exception) -> ValueError:
-        self._failed = True
+        self.failed = True
         return ValueError(
             f"the checkpoint of step {step} cannot be written: {_reason(error)}; last good checkpoint: "
             f"{self.last_good()}; make room or mend the disk, and the same command goes on from there"
@@ -218,7 +221,7 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
 def without_closed_loops(hook: Callable[[Any], None]) -> Callable[[Any], None]:
     """Returns a `sys.unraisablehook` that leaves out what Python prints of Orbax after a write has failed.
 
-    Callbacks of its other writes find their event loop closed. Commands set the hook for their process; no library does.
+    Callbacks of its other writes find their event loop closed. A command sets the hook in its process, a library never.
     """
     return lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
 

@@ -52,6 +52,7 @@ class SupervisedTrainer:
       batch_size: images a step over all devices; fewer where there are fewer.
       epochs: passes over ``train``.
       max_corrupt_fraction: of the images of each split that may be unreadable.
+      num_devices: how many share a batch.
 
     Raises:
       ValueError: the batch does not divide by the devices, or there are fewer images than devices.
@@ -69,17 +70,19 @@ class SupervisedTrainer:
         batch_size: int,
         epochs: int,
         max_corrupt_fraction: float,
+        num_devices: int,
     ):
         self._model, self._recipe, self._train, self._validation = model, recipe, train, validation
         self._optimizer_name, self._scaling, self._epochs = optimizer, scaling, epochs
         self._max_corrupt_fraction = max_corrupt_fraction
-        count = devices.device_count()
-        if batch_size % count:
-            raise ValueError(f"config.batch_size={batch_size} is not divisible by {count} devices")
+        if batch_size % num_devices:
+            raise ValueError(f"config.batch_size={batch_size} is not divisible by {num_devices} devices")
         self._evaluated_at_once = batch_size
-        self.batch_size = min(batch_size, len(train) // count * count)
+        self.batch_size = min(batch_size, len(train) // num_devices * num_devices)
         if not self.batch_size:
-            raise ValueError(f"{len(train)} training images are fewer than the {count} devices that share a batch")
+            raise ValueError(
+                f"{len(train)} training images are fewer than the {num_devices} devices that share a batch"
+            )
         self.steps_per_epoch = len(train) // self.batch_size
         self.total_steps = epochs * self.steps_per_epoch
         self._logits_step = devices.map_step(supervised.logits_step, model=model)
