@@ -235,13 +235,13 @@ def input_bound(rounds: int) -> dict:
     """Compares the quickstart's step with its real input to the same compiled step on one batch that is there."""
     from configs import quickstart
     from simclr_jax.runtime import devices
-    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
+    from simclr_jax.training.trainer import Trainer
 
-    parts = prepare(quickstart.get_config())
-    train_step = map_train_step(parts)
-    resident = devices.replicate(parts.feed.resident)
-    train_state = devices.replicate(initial_state(parts))
-    real = map(devices.shard, parts.feed.training(0, 10**9))
+    trainer = Trainer.from_config(quickstart.get_config())
+    train_step = trainer.map_train_step()
+    resident = devices.replicate(trainer.feed.resident)
+    train_state = devices.replicate(trainer.initial_state())
+    real = map(devices.shard, trainer.feed.training(0, 10**9))
     there = devices.map_step(lambda state, batch, resident, axis_name: batch)(None, next(real), None)
     times = {"real input": [], "batch that is there": []}
     for _ in range(rounds + 1):

@@ -24,7 +24,7 @@ from simclr_jax.runtime import run_folder
 from simclr_jax.runtime.config import config_differences, flatten, recipe_of
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
-from simclr_jax.training.trainer import prepare
+from simclr_jax.training.trainer import Trainer
 
 MOST_SEEDS = 100
 MATCHED = 256  # validation images, if there are as many, whose views are matched by colour
@@ -111,7 +111,7 @@ def check(config: ConfigDict, study: Study, seed: int) -> None:
             raise ValueError(f"{other} and {variant.name} are the same run from this config; start from another")
     for variant in study.variants:
         try:
-            splits = prepare(_changed(config, variant, seed)).splits
+            splits = Trainer.from_config(_changed(config, variant, seed)).splits
         except ValueError as error:
             raise ValueError(f"{variant.name}: {error}") from error
         for role in sources.ROLES:

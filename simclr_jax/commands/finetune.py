@@ -14,7 +14,7 @@ from simclr_jax.runtime import devices
 from simclr_jax.runtime.config import network_of
 from simclr_jax.runtime.console import say
 from simclr_jax.training import optimizers
-from simclr_jax.training.supervised import Trainer
+from simclr_jax.training.supervised import SupervisedTrainer
 
 FEW_LABELS, EPOCHS_OF_FEW, EPOCHS = 0.01, 60, 30  # of the papers: v1 appendix B.5, v2 section 3.1
 
@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
     Raises:
       ValueError: no run, no checkpoint, no labels, no such layer, part, split or image, or a class without images.
-      supervised.NonFinite: a loss that is not finite. No result has been written in either case.
+      loop.NonFinite: a loss that is not finite. No result has been written in either case.
     """
     name = "finetune" + ("" if config.trainable == "all" else f"_{config.trainable}")
     return _run(config, workdir, name, "fine-tuning", config.trainable, config.from_scratch, "from_scratch")
@@ -78,7 +78,7 @@ def _run(
         known = {role: split.labels for role, split in splits if isinstance(split, Split)}
         if "train" in known:
             probed_run.check_labels(known, probed.class_names, probed.source)
-        trainer = Trainer(
+        trainer = SupervisedTrainer(
             model,
             recipe,
             train,
@@ -88,7 +88,7 @@ def _run(
             batch_size=config.batch_size,
             epochs=config.epochs or (EPOCHS_OF_FEW if config.label_fraction <= FEW_LABELS else EPOCHS),
             max_corrupt_fraction=config.data.max_corrupt_fraction,
-            devices=devices.device_count(),
+            num_devices=devices.device_count(),
         )
         if seed == config.seed:
             epochs = trainer.total_steps // trainer.steps_per_epoch

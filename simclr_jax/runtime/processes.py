@@ -42,7 +42,7 @@ class ProcessGroup:
     """
 
     def __init__(self):
-        self._watch: heartbeat.Watch | None = None
+        self._heartbeat: heartbeat.Heartbeat | None = None
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> "ProcessGroup":
@@ -60,10 +60,32 @@ class ProcessGroup:
         """
         if processes is None:
             return
-        _initialize(processes, patience)
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        with contextlib.suppress(AttributeError):  # signals are preemption's; jax would take SIGTERM for itself
+            jax.config.update("jax_enable_preemption_service", False)
+        if processes.coordinator and processes.index == 0:
+            port = int(processes.coordinator.rpartition(":")[2])
+            try:
+                socket.create_server(("", port)).close()  # jax would crash where it is taken
+            except OSError as error:
+                message = f"--coordinator={processes.coordinator}: port {port} of this host: {error.strerror}"
+                raise ValueError(message) from error
+        # jax would end the process with a page of C++; it gets the longer time, so that this line comes first.
+        alarm = threading.Timer(patience, lambda: heartbeat.end(_who_is_missing(processes, patience)))
+        alarm.daemon = True
+        alarm.start()
+        try:
+            jax.distributed.initialize(
+                processes.coordinator, processes.count, processes.index, initialization_timeout=round(2 * patience) + 60
+            )
+            jax.devices()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{processes.launcher}: jax cannot join the processes: {_in_a_line(error)}") from error
+        finally:
+            alarm.cancel()
         if jax.process_count() == 1:
             return
-        self._watch = _watch(processes)
+        self._heartbeat = _start_heartbeat(processes)
         if not is_first():
             nowhere = self._exits.enter_context(open(os.devnull, "w"))  # noqa: SIM115 - closed with the others
             self._exits.enter_context(contextlib.redirect_stdout(nowhere))
@@ -75,43 +97,13 @@ class ProcessGroup:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         self._exits.close()
-        if self._watch is None:
+        if self._heartbeat is None:
             return
         if isinstance(error, RuntimeError):  # of jax, maybe because another process is gone
-            self._watch.wait()
-        self._watch.leave("" if error is None else _in_a_line(error))
+            self._heartbeat.wait()
+        self._heartbeat.leave("" if error is None else _in_a_line(error))
         if error is not None:
-            atexit.register(_end_alone, self._watch, error)
-
-
-def _initialize(processes: launcher.Processes, patience: float) -> None:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    with contextlib.suppress(AttributeError):  # signals are preemption's; jax would take SIGTERM for itself
-        jax.config.update("jax_enable_preemption_service", False)
-    if processes.coordinator and processes.index == 0:
-        _check_free(processes.coordinator)
-    # jax would end the process with a page of C++; it gets the longer time, so that this line comes first.
-    alarm = threading.Timer(patience, lambda: heartbeat.end(_who_is_missing(processes, patience)))
-    alarm.daemon = True
-    alarm.start()
-    try:
-        jax.distributed.initialize(
-            processes.coordinator, processes.count, processes.index, initialization_timeout=round(2 * patience) + 60
-        )
-        jax.devices()
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{processes.launcher}: jax cannot join the processes: {_in_a_line(error)}") from error
-    finally:
-        alarm.cancel()
-
-
-def _check_free(coordinator: str) -> None:
-    """Raises ValueError where jax would crash."""
-    port = int(coordinator.rpartition(":")[2])
-    try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        raise ValueError(f"--coordinator={coordinator}: port {port} of this host: {error.strerror}") from error
+            atexit.register(_end_alone, self._heartbeat, error)
 
 
 def _who_is_missing(processes: launcher.Processes, patience: float) -> str:
@@ -125,29 +117,31 @@ def _who_is_missing(processes: launcher.Processes, patience: float) -> str:
     return f"{waited}, and not all of them came"
 
 
-def _watch(processes: launcher.Processes) -> heartbeat.Watch:
+def _start_heartbeat(processes: launcher.Processes) -> heartbeat.Heartbeat:
     """Connects the processes, all of which call this, so that each notices when another is gone."""
     known = [processes.coordinator.rpartition(":")[0]] if processes.coordinator else []
-    door = heartbeat.Door([*known, socket.gethostname()]) if is_first() else None
+    server = heartbeat.Server([*known, socket.gethostname()]) if is_first() else None
     line = np.zeros(1024, np.uint8)
-    if door:
-        line[: len(door.address)] = np.frombuffer(door.address.encode(), np.uint8)
+    if server:
+        line[: len(server.address)] = np.frombuffer(server.address.encode(), np.uint8)
     address = bytes(np.asarray(multihost_utils.broadcast_one_to_all(line))).rstrip(b"\0").decode()
     try:
-        links = door.admit(jax.process_count() - 1) if door else {0: heartbeat.knock(address, jax.process_index())}
+        links = (
+            server.admit(jax.process_count() - 1) if server else {0: heartbeat.connect(address, jax.process_index())}
+        )
     except OSError as error:
         links = {}
         _log.warning("%s: that a process is gone will be noticed by jax alone, later", error)
-    return heartbeat.Watch(links)
+    return heartbeat.Heartbeat(links)
 
 
 def _in_a_line(error: BaseException) -> str:
     return " ".join((str(error) or type(error).__name__).split())[:500].removeprefix("error: ")
 
 
-def _end_alone(watch: heartbeat.Watch, error: BaseException) -> None:
+def _end_alone(others: heartbeat.Heartbeat, error: BaseException) -> None:
     """Ends the process after its error has been printed. Without this, jax would wait for the other processes."""
-    watch.wait()
+    others.wait()
     code = error.code if isinstance(error, SystemExit) else 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -284,8 +284,10 @@ def test_parts_of_the_labels_have_results_of_their_own(run, tmp_path):
 
 def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monkeypatch):
     ends = []
-    fit = fitting.Trainer.fit
-    monkeypatch.setattr(fitting.Trainer, "fit", lambda *args, **how: ends.append(fit(*args, **how)) or ends[-1])
+    fit = fitting.SupervisedTrainer.fit
+    monkeypatch.setattr(
+        fitting.SupervisedTrainer, "fit", lambda *args, **how: ends.append(fit(*args, **how)) or ends[-1]
+    )
     result = finetune.run_linear(settings(linear_augmented), str(run))
     assert result == json.loads((run / "eval" / "linear_augmented.json").read_text())
     assert result["top1"] >= 0.9 and {"untrained_top1", "chance_top1"} <= result.keys()

@@ -12,6 +12,7 @@ from simclr_jax import losses
 from simclr_jax.augment import device
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.models import Head, Network, create_model
+from simclr_jax.runtime import devices
 from simclr_jax.training import gradients as passes
 
 SIZE, IMAGES = 8, 16
@@ -90,22 +91,22 @@ def test_micro_batches_find_what_one_pass_finds(norm, count):
 
 
 def test_micro_batches_on_devices_find_what_one_pass_on_one_device_finds():
-    devices = 4
+    count = 4
 
     def step(variables, batch):
         where = how("group", devices.AXIS)
         found, gradients = passes.in_micro_batches(*variables, batch, count=2, **where)
         return lax.pmean((found.loss, found.metrics, gradients), devices.AXIS), found.h, found.labels
 
-    mapped = jax.pmap(step, devices.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:devices])
+    mapped = jax.pmap(step, devices.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:count])
     (loss, metrics, gradients), h, labels = mapped(
-        variables_of("group"), devices.shard(images(), jax.local_devices()[:devices])
+        variables_of("group"), devices.shard(images(), jax.local_devices()[:count])
     )
     want, want_gradients = one_pass("group")
     first = functools.partial(jax.tree.map, lambda x: x[0])
     assert_close(first((loss, metrics, gradients)), (want.loss, want.metrics, want_gradients))
     np.testing.assert_array_equal(labels.reshape(-1), want.labels)
-    by_view = np.asarray(h).reshape(devices, 2, IMAGES // devices, -1).swapaxes(0, 1).reshape(2 * IMAGES, -1)
+    by_view = np.asarray(h).reshape(count, 2, IMAGES // count, -1).swapaxes(0, 1).reshape(2 * IMAGES, -1)
     assert_close(by_view, want.h)
 
 

@@ -17,7 +17,8 @@ from simclr_jax.commands import pictures as draw
 from simclr_jax.commands import pretrain, probes
 from simclr_jax.commands.diagnose import run as measure
 from simclr_jax.runtime import checkpoint
-from simclr_jax.training.trainer import prepare
+from simclr_jax.training import loop
+from simclr_jax.training.trainer import Trainer
 from support.tiny_config import BATCH, TRAIN, red_or_blue, shrink, small, write_archive
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -239,9 +240,9 @@ def test_load_encoder_gives_the_features_of_the_checkpoint(run):
     images, _ = red_or_blue(5, 3)
     found = encoder(images)
     assert found.shape == (5, encoder.feature_dim) and found.dtype == np.float32
-    parts = prepare(config)
+    trainer = Trainer.from_config(config)
     _, _, variables = checkpoint.load_variables(str(workdir))
-    expected = jax.jit(parts.model.apply, static_argnames="train")(variables, images / 255.0, train=False)[0]
+    expected = jax.jit(trainer.model.apply, static_argnames="train")(variables, images / 255.0, train=False)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(simclr_jax.load_encoder(str(workdir / "checkpoints" / "6"))(images), found)
     assert not np.allclose(simclr_jax.load_encoder(str(workdir), step=3)(images), found)
@@ -264,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     config = small(
         f"npz:{archive}", **{"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1}
     )
-    with pytest.raises(pretrain.NonFinite, match=r"step \d is not finite .*; last good checkpoint: .*/checkpoints/\d"):
+    with pytest.raises(loop.NonFinite, match=r"step \d is not finite .*; last good checkpoint: .*/checkpoints/\d"):
         pretrain.run(config, str(tmp_path))
     last = checkpoint.latest_step(str(tmp_path))
     _, _, variables = checkpoint.load_variables(str(tmp_path), last)
@@ -276,7 +277,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
 def test_updates_that_are_not_finite_are_dropped_up_to_a_limit(archive, tmp_path, capsys):
     changes = {"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1}
     config = small(f"npz:{archive}", **changes, **{"train.on_nonfinite": "skip", "train.max_skipped": 1})
-    with pytest.raises(pretrain.NonFinite, match=r"; 2 in a row, more than train.max_skipped=1; last good checkpoint"):
+    with pytest.raises(loop.NonFinite, match=r"; 2 in a row, more than train.max_skipped=1; last good checkpoint"):
         pretrain.run(config, str(tmp_path))
     dropped = [row for row in rows(tmp_path) if row.get("skipped")]
     assert {row["skipped"] for row in dropped} == {1.0}

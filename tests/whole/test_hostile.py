@@ -21,7 +21,7 @@ from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.runtime.config import check_keys, config_differences, flatten, run_config
-from simclr_jax.training import trainer as parts
+from simclr_jax.training.trainer import Trainer
 from support.oracles import encode, picture
 from support.samples import noise
 from support.tiny_config import BATCH, SIZE, small
@@ -97,8 +97,8 @@ def test_any_value_of_any_key(source, archive, changes):
         config.update_from_flattened_dict(changes)
     with one_line_or_right():
         check_keys(config, default.get_config())
-        made = parts.prepare(config)
-        assert made.plan.total_steps >= 1 and 0 < made.plan.peak_learning_rate < np.inf
+        made = Trainer.from_config(config)
+        assert made.schedule.total_steps >= 1 and 0 < made.schedule.peak_learning_rate < np.inf
 
 
 JSON = st.recursive(
