@@ -61,8 +61,42 @@ def layouts(version: int) -> Iterator[Layout]:
 
 def encoder_names(layout: Layout, version: int) -> dict[str, str]:
     """Returns {path of a leaf in our variables: name in theirs} of the encoder."""
+    # (name in ours, path in TensorFlow 2, its leaves) of all layers, in the order in which theirs are made.
+    layers: list[tuple[str, str, tuple[str, ...]]] = []
+    stem = ((1, 0, 1), (2, 2, 3), (3, 4, 6)) if layout.deep_stem else (("", 0, 2),)  # place 5 names a tensor
+    for index, conv, norm in stem:
+        layers += _conv_norm(f"stem_{{}}{index}", "initial_conv_relu_max_pool", conv, norm)
+    for stage, blocks in enumerate(ENCODERS[layout.encoder].stage_sizes):
+        for index in range(blocks):
+            ours, theirs = f"stage{stage + 1}_block{index + 1}/", f"block_groups/{stage}/layers/{index}"
+            if index == 0:
+                before = (1 if stage == 0 else 2) if layout.resnet_d else 0  # pooling, and padding where it strides
+                shortcut = "projection_layers" if layout.bottleneck else "shortcut_layers"
+                layers += _conv_norm(f"{ours}shortcut_{{}}", f"{theirs}/{shortcut}", before, before + 1)
+            if layout.bottleneck:
+                theirs = f"{theirs}/conv_relu_dropblock_layers"  # DropBlock is at the places that are left out
+                layers += _conv_norm(f"{ours}{{}}1", theirs, 0, 1)
+                if layout.resnet_d:
+                    selective, kernel = f"{theirs}/3", ("kernel",)
+                    layers.append((f"{ours}selective/conv", f"{selective}/conv2d_fixed_padding/conv2d", kernel))
+                    layers.append((f"{ours}selective/norm", f"{selective}/batch_norm_relu/bn", _NORM))
+                    layers.append((f"{ours}selective/squeeze", f"{selective}/conv2d_0", kernel))
+                    layers.append((f"{ours}selective/squeeze_norm", f"{selective}/batch_norm_relu_1/bn", _NORM))
+                    layers.append((f"{ours}selective/mixing", f"{selective}/conv2d_1", kernel))
+                else:
+                    layers += _conv_norm(f"{ours}{{}}2", theirs, 3, 4)
+                last = 5 if layout.resnet_d else 6
+                layers += _conv_norm(f"{ours}{{}}3", theirs, last, last + 1)
+                excitation = f"{theirs}/{last + 3}"
+            else:
+                layers += _conv_norm(f"{ours}{{}}1", f"{theirs}/conv2d_bn_layers", 0, 1)
+                layers += _conv_norm(f"{ours}{{}}2", f"{theirs}/conv2d_bn_layers", 2, 3)
+                excitation = f"{theirs}/se_layer"
+            if layout.excitation:
+                layers.append((f"{ours}excitation/squeeze", f"{excitation}/se_reduce", ("kernel", "bias")))
+                layers.append((f"{ours}excitation/excite", f"{excitation}/se_expand", ("kernel", "bias")))
     names, counts = {}, {"conv2d": 0, "batch_normalization": 0}
-    for ours, theirs, leaves in _layers(layout):
+    for ours, theirs, leaves in layers:
         if version == 1:
             kind = "batch_normalization" if leaves is _NORM else "conv2d"
             theirs = f"base_model/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
@@ -108,43 +142,9 @@ def _of_layer(ours: str, theirs: str, leaves: tuple[str, ...]) -> dict[str, str]
     return {f"{_LEAVES[leaf][0]}/{ours}/{_LEAVES[leaf][1]}": f"{theirs}/{leaf}" for leaf in leaves}
 
 
-def _layers(layout: Layout):
-    """Yields (name in ours, path in TensorFlow 2, its leaves) of all layers, in the order in which theirs are made."""
-    stem = "initial_conv_relu_max_pool"
-    for index, conv, norm in ((1, 0, 1), (2, 2, 3), (3, 4, 6)) if layout.deep_stem else (("", 0, 2),):  # 5: a tensor
-        yield from _conv_norm("stem_{}" + f"{index}", stem, conv, norm)
-    for stage, blocks in enumerate(ENCODERS[layout.encoder].stage_sizes):
-        for index in range(blocks):
-            ours, theirs = f"stage{stage + 1}_block{index + 1}/", f"block_groups/{stage}/layers/{index}"
-            if index == 0:
-                before = (1 if stage == 0 else 2) if layout.resnet_d else 0  # pooling, and padding where it strides
-                shortcut = "projection_layers" if layout.bottleneck else "shortcut_layers"
-                yield from _conv_norm(f"{ours}shortcut_{{}}", f"{theirs}/{shortcut}", before, before + 1)
-            if layout.bottleneck:
-                theirs = f"{theirs}/conv_relu_dropblock_layers"  # DropBlock is at the places that are left out
-                yield from _conv_norm(f"{ours}{{}}1", theirs, 0, 1)
-                if layout.resnet_d:
-                    selective, kernel = f"{theirs}/3", ("kernel",)
-                    yield f"{ours}selective/conv", f"{selective}/conv2d_fixed_padding/conv2d", kernel
-                    yield f"{ours}selective/norm", f"{selective}/batch_norm_relu/bn", _NORM
-                    yield f"{ours}selective/squeeze", f"{selective}/conv2d_0", kernel
-                    yield f"{ours}selective/squeeze_norm", f"{selective}/batch_norm_relu_1/bn", _NORM
-                    yield f"{ours}selective/mixing", f"{selective}/conv2d_1", kernel
-                else:
-                    yield from _conv_norm(f"{ours}{{}}2", theirs, 3, 4)
-                last = 5 if layout.resnet_d else 6
-                yield from _conv_norm(f"{ours}{{}}3", theirs, last, last + 1)
-                excitation = f"{theirs}/{last + 3}"
-            else:
-                yield from _conv_norm(f"{ours}{{}}1", f"{theirs}/conv2d_bn_layers", 0, 1)
-                yield from _conv_norm(f"{ours}{{}}2", f"{theirs}/conv2d_bn_layers", 2, 3)
-                excitation = f"{theirs}/se_layer"
-            if layout.excitation:
-                yield f"{ours}excitation/squeeze", f"{excitation}/se_reduce", ("kernel", "bias")
-                yield f"{ours}excitation/excite", f"{excitation}/se_expand", ("kernel", "bias")
-
-
-def _conv_norm(ours: str, theirs: str, conv: int, norm: int):
+def _conv_norm(ours: str, theirs: str, conv: int, norm: int) -> list[tuple[str, str, tuple[str, ...]]]:
     """A convolution and its norm, at two places of a list of layers; ``ours`` has braces for "conv" and "norm"."""
-    yield ours.format("conv"), f"{theirs}/{conv}/conv2d", ("kernel",)
-    yield ours.format("norm"), f"{theirs}/{norm}/bn", _NORM
+    return [
+        (ours.format("conv"), f"{theirs}/{conv}/conv2d", ("kernel",)),
+        (ours.format("norm"), f"{theirs}/{norm}/bn", _NORM),
+    ]

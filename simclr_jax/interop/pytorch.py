@@ -65,8 +65,21 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
         raise ValueError(
             f"{path} does not tell what its images were normalised by; say it: --normalize, one of {known}"
         )
+    # What the encoder's names begin with, and whether a Sequential numbers its children.
+    places = [
+        (name.removesuffix(end), numbered)
+        for end, numbered in (("layer1.0.conv1.weight", False), ("4.0.conv1.weight", True))
+        for name in shapes
+        if name == end or name.endswith(f".{end}")
+    ]
+    places = {beginning: numbered for beginning, numbered in places if prefix in (None, beginning)}
+    if len(places) != 1:
+        some = ", ".join(sorted(shapes)[:10]) if not places else ", ".join(map(repr, sorted(places)[:10]))
+        several = f"{len(places)} encoders; choose one by --prefix"
+        what = several if places else "no ResNet with torchvision's names; it has"
+        raise ValueError(f"{path} holds {what}: {some}")
+    ((prefix, numbered),) = places.items()
     # {torchvision's name: name in the file} of the encoder's tensors.
-    prefix, numbered = _prefix(path, shapes, prefix)
     found = {}
     for name in shapes:
         if name.startswith(prefix):
@@ -152,26 +165,6 @@ def _open(path: str):
         return file.get_tensor(name)
 
     return shapes, read, stated if isinstance(stated, dict) else {}
-
-
-def _prefix(path: str, shapes: dict[str, Any], asked: str | None) -> tuple[str, bool]:
-    """Returns what the encoder's names begin with, and whether a Sequential numbers them."""
-    places = [(end, numbered) for numbered, end in enumerate(("layer1.0.conv1.weight", "4.0.conv1.weight"))]
-    found = {
-        name.removesuffix(end): bool(numbered)
-        for end, numbered in places
-        for name in shapes
-        if name == end or name.endswith(f".{end}")
-    }
-    if asked is not None:
-        found = {prefix: numbered for prefix, numbered in found.items() if prefix == asked}
-    if len(found) != 1:
-        some = ", ".join(sorted(shapes)[:10]) if not found else ", ".join(map(repr, sorted(found)[:10]))
-        what = (
-            f"{len(found)} encoders; choose one by --prefix" if found else "no ResNet with torchvision's names; it has"
-        )
-        raise ValueError(f"{path} holds {what}: {some}")
-    return next(iter(found.items()))
 
 
 def _network(path: str, sizes: dict[str, tuple[int, ...]]) -> Network:

@@ -23,6 +23,9 @@ LARGEST_REAL = 3e38  # float32 holds no more
 LONGEST_TEXT = 4096  # characters; the longest path that Linux opens
 MOST_VALUES = 64  # of a tuple
 
+# Keys that are declared where they are used: their fields, with bounds and defaults.
+_DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in dataclasses.fields(Recipe)}
+
 # Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
 # does, not the result.
 NOT_MATHEMATICS = (
@@ -37,7 +40,7 @@ NOT_MATHEMATICS = (
     "checkpoint.every_steps",
     "checkpoint.keep",
     "log.every_steps",
-    *(key for key, field in networks.KEYS.items() if field.metadata.get("same_result")),
+    *(key for key, field in _DECLARED.items() if field.metadata.get("same_result")),
 )
 
 _NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
@@ -89,11 +92,11 @@ _OF_A_RUN = {
 }
 
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
-_CAME_LATER = {key: field.metadata["before"] for key, field in networks.KEYS.items() if "before" in field.metadata}
+_CAME_LATER = {key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata}
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
-    **{f"augment.{field.name}": field.default for field in dataclasses.fields(Recipe) if field.name != "image_size"},
+    **{key: field.default for key, field in _DECLARED.items() if key not in _OF_A_RUN},
     "augment.placement": "",
     "loss.temperature": 0.0,
     "train.batch_size": 0,

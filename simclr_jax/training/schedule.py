@@ -4,7 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from simclr_jax.runtime.config import LARGEST_WHOLE, check_value, flatten, network_of, recipe_of
+from simclr_jax.runtime.config import LARGEST_WHOLE, check_value, flatten, recipe_of
 from simclr_jax.training import optimizers
 
 
@@ -48,7 +48,6 @@ def check(config: ConfigDict) -> None:
     if warmup >= epochs:
         raise ValueError(f"config.optimizer.warmup_epochs={warmup} must be below config.train.epochs={epochs}")
     recipe_of(config)
-    network_of(config)
 
 
 def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devices: int) -> Schedule:
