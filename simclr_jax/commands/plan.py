@@ -112,7 +112,7 @@ def _loss_step(_, z, resident, *, axis_name, **loss):
 
 
 def _dim(parts: Parts) -> int:
-    return parts.model.head.dim if parts.model.head.depth else parts.model.encoder.feature_dim
+    return parts.model.head.network.head.dim if parts.model.head.depth else parts.model.encoder.feature_dim
 
 
 def _find(parts: Parts, memory: Memory | None, limit: int) -> dict[str, Any] | None:
