@@ -103,7 +103,7 @@ def flops(trainer: Trainer) -> int:
 
 
 def _dim(trainer: Trainer) -> int:
-    return trainer.model.head.dim if trainer.model.head.depth else trainer.model.encoder.feature_dim
+    return trainer.model.head.network.head.dim if trainer.model.head.depth else trainer.model.encoder.feature_dim
 
 
 def _find(trainer: Trainer, memory: Memory | None, limit: int) -> dict[str, Any] | None:

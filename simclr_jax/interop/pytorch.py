@@ -83,8 +83,8 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
     found = {}
     for name in shapes:
         if name.startswith(prefix):
-            child, _, rest = name.removeprefix(prefix).partition(".")
-            found[f"{_CHILDREN.get(child, '?') if numbered else child}.{rest}"] = name
+            child, dot, rest = name.removeprefix(prefix).partition(".")
+            found[f"{_CHILDREN.get(child, '?') if numbered else child}{dot}{rest}"] = name
     found = {name: key for name, key in found.items() if re.match(r"(conv1|bn1|layer\d+)\.", name)}
     sizes = {name: shapes[key] for name, key in found.items() if not name.endswith(".num_batches_tracked")}
     network = dataclasses.replace(_network(path, sizes), pool=pool, normalize=normalize)

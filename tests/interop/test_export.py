@@ -18,7 +18,7 @@ from simclr_jax.commands import export_weights
 from simclr_jax.interop import card, onnx, stablehlo
 from simclr_jax.models import ENCODERS, create_encoder
 from simclr_jax.models.network import Architecture
-from simclr_jax.runtime import run_folder as workdir
+from simclr_jax.runtime import run_folder
 from support.runs import write_run
 from support.samples import assert_one_line
 from support.variables import random_variables
@@ -295,7 +295,7 @@ def stop(error, at):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=type)
 def test_an_export_that_is_broken_off_leaves_neither_file(error, run, tmp_path, monkeypatch):
-    paths = type(workdir.folder("x"))
+    paths = type(run_folder.folder("x"))
     move = paths.replace
     for owner, name, at in ((card, "render", 1), (paths, "replace", 1), (paths, "replace", 2)):
         with monkeypatch.context() as patched:

@@ -4,8 +4,7 @@ import numpy as np
 
 from configs import default
 from simclr_jax.models import create_model
-from simclr_jax.runtime import checkpoint
-from simclr_jax.runtime import run_folder as workdir
+from simclr_jax.runtime import checkpoint, run_folder
 from simclr_jax.runtime.config import network_of
 from support.variables import random_variables
 
@@ -19,5 +18,5 @@ def write_run(path, *, step=7, **changes):
     checkpoints = checkpoint.Checkpoints(str(path), keep=1)
     checkpoints.save(step, {"step": np.int32(step), "batch_stats": {}, **variables})
     checkpoints.close()
-    workdir.write_config(str(path), config.to_dict())
+    run_folder.write_config(str(path), config.to_dict())
     return path
