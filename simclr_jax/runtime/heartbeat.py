@@ -125,7 +125,7 @@ class Heartbeat:
         self._links, self._on_gone = links, on_gone or end
         self._beat, self._silence, self._grace = beat, silence, grace
         self._first = 0 not in links
-        self._finished: list[Link] = []  # kept open: a connection that is collected is closed, and would count as gone
+        self._finished: list[Link] = []  # kept open: to close one with something unheard in it would reset it
         self._left, self._failed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
         self._thread.start()

@@ -69,13 +69,12 @@ def train(
         request.steps_run()
         stop = unread is not None and read(*unread)
         unread = step, metrics
-        ends_epoch, saved = step % steps_per_epoch == 0, stop or saves(step)
-        if ends_epoch or saved:  # a state that is not finite must be neither measured nor saved
-            read(*unread)  # that this process is to stop, the next step will tell again
-            unread = None
+        ends_epoch = step % steps_per_epoch == 0
+        if stop or ends_epoch or saves(step):  # a state that is not finite must be neither measured nor saved
+            stop, unread = read(*unread) or stop, None
         if ends_epoch:
             on_epoch(step, state)
-        if saved:
+        if stop or saves(step):
             save(step, state)
         if stop:
             break
