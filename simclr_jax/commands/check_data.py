@@ -10,9 +10,8 @@ from ml_collections import ConfigDict
 from simclr_jax.data import feed, sources
 from simclr_jax.data.folder import Folder
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.runtime.config import split_arguments
 from simclr_jax.runtime.console import progress, say
-from simclr_jax.training import schedule
+from simclr_jax.training.trainer import open_splits
 
 LISTED = 100  # unreadable images that are listed on a screen; all are where the output goes to a file
 NAMED = 10  # folders or suffixes that are named in a line
@@ -35,11 +34,9 @@ def run(config: ConfigDict) -> dict[str, Report]:
       ValueError: the config or the data do not fit; or, after all has been printed, more images of a split cannot be
         read than data.max_corrupt_fraction allows.
     """
-    schedule.check(config)
-    source = sources.open_source(config.data.source, directory=config.data.dir)
-    splits = sources.Splits(source, **split_arguments(config.data, config.seed))
-    tested = splits.split_of("test") or source.class_names  # without labels nothing is held out for a test
-    loaded = {role: splits.load(role) for role in sources.ROLES if role != "test" or tested}
+    splits = open_splits(config)
+    source = splits.source
+    loaded = {role: splits.load(role) for role in splits.roles}
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}
     say(f"\n{config.data.source}\n{_table(reports, splits)}")
 

@@ -16,7 +16,6 @@ from simclr_jax.runtime import run_folder
 from simclr_jax.runtime.config import recipe_of, run_config
 from simclr_jax.runtime.console import progress, say
 from simclr_jax.training import collapse
-from simclr_jax.training.gradients import both_views
 
 MOST_IMAGES = 8192  # all pairs of them are compared
 BINS = np.linspace(-1, 1, 101)  # of the histograms of cosines
@@ -122,7 +121,7 @@ def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
     encoders = {(name, layer): network.encode(layer, of) for name, of in variables.items() for layer in layers}
     found = {end: [] for end in encoders}
     for pair in progress(pairs, total=len(split) // size, desc="views", unit="batch"):
-        views = np.asarray(both_views(pair))
+        views = np.concatenate([pair[:, 0], pair[:, 1]])
         for end, encode in encoders.items():
             found[end].append(np.split(encode(views), 2))
     joined = {end: tuple(map(np.concatenate, zip(*parts, strict=True))) for end, parts in found.items()}

@@ -16,7 +16,7 @@ from simclr_jax.evaluate import results
 from simclr_jax.evaluate.html import PROBES
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.interop import card, onnx, pytorch, stablehlo
-from simclr_jax.models.resnet import ResNet
+from simclr_jax.models import ResNet
 from simclr_jax.runtime import run_folder
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say

@@ -3,7 +3,6 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.data import sources
 from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.runtime.console import say
@@ -24,7 +23,7 @@ def run(config: ConfigDict, workdir: str, out: str) -> None:
     if folder.exists():
         raise ValueError(f"--out={out} exists; give a folder that does not")
     probed = ProbedRun(config, workdir, labelled=False)
-    roles = [role for role in sources.ROLES if role != "test" or probed.class_names or probed.splits.split_of(role)]
+    roles = probed.splits.roles
     for role in roles:
         probed.extract(role, probed.layer, {"pretrained": folder / role})
         made = feature_files.read(folder / role)

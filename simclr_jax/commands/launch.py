@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from simclr_jax.data import feed
+from simclr_jax.data import process
 from simclr_jax.runtime import launcher, preemption, processes
 from simclr_jax.runtime.config import check_key, check_keys, flatten
 
@@ -147,7 +147,7 @@ def settle_process() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     getLogger("tensorflow").setLevel("ERROR")
-    feed.own_process()
+    process.own()
 
 
 def _quiet() -> None:

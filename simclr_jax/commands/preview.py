@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed, sources
+from simclr_jax.data import feed
 from simclr_jax.data.order import training_order
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate.sheets import Picture, contact_sheet
 from simclr_jax.runtime import devices
-from simclr_jax.runtime.config import recipe_of, split_arguments
+from simclr_jax.runtime.config import recipe_of
 from simclr_jax.runtime.console import say
-from simclr_jax.training import schedule
+from simclr_jax.training.trainer import open_splits
 
 COLOURS = ("tab:red", "tab:blue")  # of view 1 and view 2
 EPOCH = 0
@@ -40,7 +40,6 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     Raises:
       ValueError: the config or the data do not fit, or the file's folder does not exist.
     """
-    schedule.check(config)
     path = epath.Path(out).expanduser()
     if not path.parent.is_dir():
         raise ValueError(f"--out={out}: there is no such folder")
@@ -48,15 +47,15 @@ def run(config: ConfigDict, out: str, images: int) -> None:
         raise ValueError(f"--out={out}: there is a folder of that name; name a file: --out={path / 'preview.png'}")
     if not 1 <= images <= MOST_IMAGES:
         raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
-    source = sources.open_source(config.data.source, directory=config.data.dir)
-    train = sources.Splits(source, **split_arguments(config.data, config.seed)).load("train")
+    splits = open_splits(config)
+    train = splits.load("train")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
     feed.check(train, **where, free_bytes=devices.free_bytes())
     recipe = recipe_of(config)
     pictures = []
     for image, label, identity in _images(train, images, config.seed):
         pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement)
-        title = f"image {identity}" + (f", class {source.class_names[label]}" if label >= 0 else "")
+        title = f"image {identity}" + (f", class {splits.source.class_names[label]}" if label >= 0 else "")
         drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
         every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
         boxes = [tuple(parameters[name] / every for name in ("y", "x", "height", "width")) for parameters in drawn]

@@ -18,20 +18,10 @@ import numpy as np
 
 from simclr_jax.augment import device
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import arrays, process
-from simclr_jax.data.order import stored_order, training_order
+from simclr_jax.data.order import Order, stored_order, training_order
 from simclr_jax.data.unreadable import Unreadable
 
 Batches = Iterator[dict[str, Any]]
-
-
-def own_process() -> None:
-    """Called by the command line, whose process belongs to this library; without it nothing of the process is changed.
-
-    TensorFlow, once it is needed, is then kept from the GPUs, which are JAX's, and from splitting one image's work over
-    threads; the C library keeps the memory of finished views, and Pillow reads images of any size that can be held.
-    """
-    process.owned = True
 
 
 def check(split: Any, *, placement: str, cache: str, free_bytes: int) -> None:
@@ -97,7 +87,7 @@ class Feed:
         self._train, self._validation, self._recipe, self._seed = train, validation, recipe, seed
         self._batch_size, self._validation_batch_size, self._shard = batch_size, validation_batch_size, shard
         self._placement = placement
-        self.resident = arrays.whole(train) if cache == "device" else None
+        self.resident = _columns(train) if cache == "device" else None
         self.unreadable = Unreadable(len(train), max_corrupt_fraction)
         self._unreadable_in_validation = Unreadable(len(validation), max_corrupt_fraction)
         if not (_in_arrays(train, placement) and _in_arrays(validation, placement)):
@@ -113,7 +103,7 @@ class Feed:
         how = {"batch_size": self._batch_size, "seed": self._seed, "shard": self._shard}
         if _in_arrays(self._train, self._placement):
             order, steps = training_order(len(self._train), **how), range(first_step, last_step)
-            return arrays.batches(self._train, order, steps, resident=self.resident is not None)
+            return _pixels(self._train, order, steps, resident=self.resident is not None)
         return _pipeline().training_views(
             self._train,
             self._recipe,
@@ -129,7 +119,7 @@ class Feed:
         split, how = self._validation, {"batch_size": self._validation_batch_size, "shard": self._shard}
         if _in_arrays(split, self._placement):
             order = stored_order(np.arange(len(split)), **how)
-            return arrays.batches(split, order, range(len(split) // self._validation_batch_size))
+            return _pixels(split, order, range(len(split) // self._validation_batch_size))
         return _pipeline().validation_views(
             split,
             self._recipe,
@@ -200,9 +190,7 @@ def single_views(
       unreadable: takes in images that cannot be read, for which others stand in.
     """
     if split.kind == "pixels":
-        return arrays.batches(
-            split, training_order(len(split), batch_size=batch_size, seed=seed, shard=(0, 1)), range(steps)
-        )
+        return _pixels(split, training_order(len(split), batch_size=batch_size, seed=seed, shard=(0, 1)), range(steps))
     how = {"batch_size": batch_size, "seed": seed, "first_step": 0, "last_step": steps}
     return _pipeline().training_views(split, recipe, single=True, unreadable=unreadable, **how)
 
@@ -225,7 +213,7 @@ def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: U
         yield from _pipeline().central_views(split, image_size, batch_size=batch_size, unreadable=unreadable)
         return
     order = stored_order(np.arange(len(split)), batch_size=batch_size)
-    for batch in arrays.batches(split, order, range(-(-len(split) // batch_size))):
+    for batch in _pixels(split, order, range(-(-len(split) // batch_size))):
         n = len(batch["labels"])
         padded = batch["images"][np.arange(batch_size) % n]  # one shape, compiled once
         yield {
@@ -247,6 +235,19 @@ def image_sizes(split: Any, *, batch_size: int, unreadable: Unreadable) -> Batch
 
 
 _resized = jax.jit(device.central_views, static_argnames="image_size")  # compiled once, however often a split is seen
+
+
+def _pixels(split: Any, order: Order, steps: range, *, resident: bool = False) -> Batches:
+    """Yields an order's batches of pixels in memory; of positions where the devices hold the pixels."""
+    for epoch, positions in map(order, steps):
+        batch = {"positions": positions.astype(np.int32)} if resident else _columns(split.take(positions))
+        yield batch | {"epoch": np.full(len(positions), epoch, np.int32)}
+
+
+def _columns(split: Any) -> dict[str, np.ndarray]:
+    """Returns {"images": uint8 [n, H, W, 3], "labels", "ids": int32 [n]} of pixels in memory."""
+    labels, ids = split.class_numbers.astype(np.int32), split.ids.astype(np.int32)
+    return {"images": split.images, "labels": labels, "ids": ids}
 
 
 def _in_arrays(split: Any, placement: str) -> bool:

@@ -95,6 +95,12 @@ class Splits:
                 'train and judge; leave one "" to hold images out of train for it'
             )
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that have images: nothing is held out for a test where there are no labels."""
+        tested = self.split_of("test") or self.source.class_names
+        return tuple(role for role in ROLES if role != "test" or tested)
+
     def split_of(self, role: str) -> str:
         """Returns the source's split for a role, or "" where the role is a hold-out of train."""
         taken = {getattr(self, other) for other in ROLES if other != role}

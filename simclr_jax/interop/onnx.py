@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from simclr_jax.interop import tensors
-from simclr_jax.models.network import NORMALIZATIONS
+from simclr_jax.models import NORMALIZATIONS, ResNet
 from simclr_jax.models.norms import GROUP_SIZE
-from simclr_jax.models.resnet import ResNet
 
 INPUT, OUTPUT = "images", "h"
 _OPSET, _IR = 17, 8  # of 2022: every runtime of today reads them

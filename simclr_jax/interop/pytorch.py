@@ -15,8 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from simclr_jax.interop import tensors
-from simclr_jax.models.network import ENCODERS, NORMALIZATIONS, Head, Network
-from simclr_jax.models.resnet import ResNet
+from simclr_jax.models import ENCODERS, NORMALIZATIONS, Head, Network, ResNet
 
 _EPSILON = 1e-5  # of BatchNorm, in PyTorch and here
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}

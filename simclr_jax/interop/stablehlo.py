@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from simclr_jax.models.resnet import ResNet
+from simclr_jax.models import ResNet
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -44,9 +44,7 @@ class Trainer:
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Trainer":
         """Checks a config and wires a run from it. Writes and compiles nothing; raises ValueError."""
-        schedule.check(config)
-        source = sources.open_source(config.data.source, directory=config.data.dir)
-        splits = sources.Splits(source, **split_arguments(config.data, config.seed))
+        splits = open_splits(config)
         model = _model(config)  # before any image is read: a wrong model is told at once
         train, validation = splits.load("train"), splits.load("validation")
         lengths = _schedule(config, train, validation)
@@ -70,7 +68,7 @@ class Trainer:
             optimizer=optimizers.create_optimizer(
                 config.optimizer.name, learning_rate, weight_decay=config.optimizer.weight_decay
             ),
-            probe=nn.Dense(len(source.class_names)) if watched else None,
+            probe=nn.Dense(len(splits.source.class_names)) if watched else None,
             probe_optimizer=optax.adam(config.online_probe.learning_rate),
         )
 
@@ -158,6 +156,13 @@ class Trainer:
             views_of=self.feed.views_of,
             microbatches=self.schedule.validation_microbatches,
         )
+
+
+def open_splits(config: ConfigDict) -> sources.Splits:
+    """Checks a config and opens its images; raises ValueError."""
+    schedule.check(config)
+    source = sources.open_source(config.data.source, directory=config.data.dir)
+    return sources.Splits(source, **split_arguments(config.data, config.seed))
 
 
 def _model(config: ConfigDict) -> SimCLR:

@@ -83,12 +83,12 @@ def test_tensorflow_is_set_up_before_its_first_use_in_an_own_process_alone(use):
     result = run(f"""
 from simclr_jax.augment import decode
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed, sources
+from simclr_jax.data import feed, process, sources
 from simclr_jax.data.split import Split
 split = Split.whole(numpy.zeros((4, 8, 8, 3), numpy.uint8), None)
 {USES[use]}
 assert not changes(untouched), changes(untouched)
-feed.own_process()
+process.own()
 assert not changes(untouched), "before TensorFlow is needed"
 {USES[use]}
 assert changes(untouched) == {{"Pillow's limit", "threads", "calls of the C library", "hidden"}}, changes(untouched)
