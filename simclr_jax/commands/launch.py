@@ -138,7 +138,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def settle_process() -> None:
-    """Makes the settings of the whole process: a program does so before it imports jax or TensorFlow, the library never.
+    """Makes the settings of the whole process. Programs do so before they import jax or TensorFlow, the library never.
 
     Both read the environment when they are imported, and jax sets a log level of its own there. TensorFlow's start-up
     notes are noise on a progress bar, and without oneDNN its arithmetic does not depend on the processor. TFDS uses
