@@ -84,6 +84,9 @@ def main() -> None:
         sys.exit(f"error: {project} has no configs/; install from a clone of the project: pip install --editable .")
     sys.path.insert(0, str(project))  # configs/ lies beside the package
     del sys.argv[1]
+    from simclr_jax.commands import launch
+
+    launch.settle_process()  # before what the command imports
     file, *which = COMMANDS[name]
     pkgutil.resolve_name(f"simclr_jax.commands.{file}:main")(*which)
 

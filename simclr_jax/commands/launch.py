@@ -13,8 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from simclr_jax.data import process
-from simclr_jax.runtime import launcher, preemption, processes
-from simclr_jax.runtime.config import check_key, check_keys, flatten
+from simclr_jax.runtime import launcher, preemption
 
 _PREFIX = "--config."
 _TRACEBACK = "Error whilst parsing config file:\n\nTraceback"
@@ -46,8 +45,11 @@ def launch(
       several: names of the flags that tell of several processes, for a driver that runs in them.
       instead: drivers that take the config alone, by the flags that ask for them in the place of ``main``.
     """
+    # Here, because they import jax, which `settle_process` comes before.
+    from simclr_jax.runtime import processes
+    from simclr_jax.runtime.config import check_key, flatten
+
     instead = instead or {}
-    settle_process()
     logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         for flag in defined if module.startswith("simclr_jax.commands.") else ():  # else --help would not list it
@@ -122,7 +124,6 @@ def launch_on_run(run: Callable[..., object], config: ModuleType, arguments: Seq
 
 def run(main: Callable[..., object], **arguments: Any) -> None:
     """Runs a driver that has no config; what went wrong ends the program in one line, as in :func:`launch`."""
-    settle_process()
     _quiet()
     try:
         main(**arguments)
@@ -139,10 +140,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def settle_process() -> None:
-    """Makes the settings of the whole process; a command does so before TensorFlow is imported, the library never.
+    """Makes the settings of the whole process. Programs do so before they import jax or TensorFlow, the library never.
 
-    TensorFlow reads the environment when it is imported. Its start-up notes are noise on a progress bar, and without
-    oneDNN its arithmetic does not depend on the processor. TFDS uses what TensorFlow calls deprecated, line after line.
+    Both read the environment when they are imported, and jax sets a log level of its own there. TensorFlow's start-up
+    notes are noise on a progress bar, and without oneDNN its arithmetic does not depend on the processor. TFDS uses
+    what TensorFlow calls deprecated, line after line.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -158,6 +160,8 @@ def _quiet() -> None:
 
 def _config(known: ConfigDict) -> ConfigDict:
     """Returns what --config loaded; raises ValueError where it is missing, no config, or has other keys."""
+    from simclr_jax.runtime.config import check_keys
+
     flag = flags.FLAGS["config"]
     path = flag.config_filename if flag.present or flag.default else None
     if not path:
