@@ -63,7 +63,7 @@ def run(
     wanted = STUDIES[study](flatten(config))
     if not 1 <= seeds <= MOST_SEEDS:
         raise ValueError(f"--seeds={seeds} must be from 1 to {MOST_SEEDS}")
-    check(config, wanted, seeds - 1)
+    _check(config, wanted, seeds - 1)
     _check_folder(workdir, config)  # so that a folder that is refused gets no lock
     with run_folder.hold(workdir):
         _check_folder(workdir, config)
@@ -102,7 +102,7 @@ def run(
     return found
 
 
-def check(config: ConfigDict, study: Study, seed: int) -> None:
+def _check(config: ConfigDict, study: Study, seed: int) -> None:
     """Raises ValueError where two variants are one, or one cannot be trained with a seed or, after that, be probed."""
     names: dict[str, str] = {}
     for variant in study.variants:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed, sources
+from simclr_jax.data import feed
 from simclr_jax.data.folder import Folder
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.runtime.console import progress, say
@@ -38,7 +38,8 @@ def run(config: ConfigDict) -> dict[str, Report]:
     source = splits.source
     loaded = {role: splits.load(role) for role in splits.roles}
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}
-    say(f"\n{config.data.source}\n{_table(reports, splits)}")
+    names = {role: splits.split_of(role) or "held out" for role in reports} | {"train": splits.train}
+    say(f"\n{config.data.source}\n{_table(reports, names)}")
 
     # What lies in a folder and is no image of a split.
     if isinstance(source, Folder):
@@ -62,7 +63,24 @@ def run(config: ConfigDict) -> dict[str, Report]:
                 break
             say(f"  {name}")
         left -= min(left, len(names))
-    say(_verdict(reports, config.data.max_corrupt_fraction))
+
+    # Whether a run would stop.
+    allowed = config.data.max_corrupt_fraction
+    fractions = {role: len(report["unreadable"]) / max(report["images"], 1) for role, report in reports.items()}
+    counts = {role: f"{len(r['unreadable']):,} of {r['images']:,} {role} images" for role, r in reports.items()}
+    bad = [count for role, count in counts.items() if fractions[role] > allowed]
+    if bad:
+        enough = (math.floor(1e4 * max(fractions.values())) + 1) / 1e4
+        or_allow = f", or allow them: --config.data.max_corrupt_fraction={enough:g}" if enough < 1 else ""
+        raise ValueError(
+            f"{', '.join(bad)} cannot be read, more than data.max_corrupt_fraction={allowed:g} allows; "
+            f"mend or remove these files{or_allow}"
+        )
+    if any(fractions.values()):
+        some = ", ".join(count for role, count in counts.items() if fractions[role])
+        say(f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows.")
+    else:
+        say(f"\nThe data are fine: every one of {sum(r['images'] for r in reports.values()):,} images can be read.")
     return reports
 
 
@@ -92,13 +110,12 @@ def _spread(sides: np.ndarray) -> tuple[int, int, int] | None:
     return (int(sides.min()), int(np.median(sides)), int(sides.max())) if len(sides) else None
 
 
-def _table(reports: dict[str, Report], splits: sources.Splits) -> str:
-    """Lays the reports side by side."""
-    rows = [["", *reports], ["split", *(splits.split_of(role) or "held out" for role in reports)]]
-    rows[1][1] = splits.train
+def _table(reports: dict[str, Report], splits: dict[str, str]) -> str:
+    """Lays the reports side by side, under the names of their splits."""
+    rows = [["", *reports], ["split", *(splits[role] for role in reports)]]
     rows.append(["images", *(f"{report['images']:,}" for report in reports.values())])
     rows.append(["unreadable", *(f"{len(report['unreadable']):,}" for report in reports.values())])
-    if splits.source.class_names:
+    if reports["train"]["classes"]:
         rows.append(["classes", *(f"{sum(map(bool, report['classes'].values())):,}" for report in reports.values())])
         for name, extreme in (("smallest class", min), ("largest class", max)):
             rows.append([name, *(f"{extreme(report['classes'].values()):,}" for report in reports.values())])
@@ -115,24 +132,6 @@ def _some(names: Any) -> str:
     shown = [name if name.isprintable() else ascii(name) for name in names[:NAMED]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
-
-
-def _verdict(reports: dict[str, Report], allowed: float) -> str:
-    """Returns the last line; raises ValueError where a run would stop."""
-    fractions = {role: len(report["unreadable"]) / max(report["images"], 1) for role, report in reports.items()}
-    counts = {role: f"{len(r['unreadable']):,} of {r['images']:,} {role} images" for role, r in reports.items()}
-    bad = [count for role, count in counts.items() if fractions[role] > allowed]
-    if bad:
-        enough = (math.floor(1e4 * max(fractions.values())) + 1) / 1e4
-        or_allow = f", or allow them: --config.data.max_corrupt_fraction={enough:g}" if enough < 1 else ""
-        raise ValueError(
-            f"{', '.join(bad)} cannot be read, more than data.max_corrupt_fraction={allowed:g} allows; "
-            f"mend or remove these files{or_allow}"
-        )
-    if any(fractions.values()):
-        some = ", ".join(count for role, count in counts.items() if fractions[role])
-        return f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows."
-    return f"\nThe data are fine: every one of {sum(r['images'] for r in reports.values()):,} images can be read."
 
 
 def main() -> None:

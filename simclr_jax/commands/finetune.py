@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import sources, subset
+from simclr_jax.data import subset
 from simclr_jax.data.split import Split
 from simclr_jax.evaluate import probed_run, results
 from simclr_jax.models import create_classifier, create_model
@@ -50,7 +50,7 @@ def _run(
     config: ConfigDict, workdir: str, name: str, title: str, trainable: str, compared: bool, other: str
 ) -> dict[str, Any]:
     """``other`` is what the untrained network is called in the result."""
-    check(config)
+    _check(config)
     probed = probed_run.ProbedRun(config, workdir)
     network, run = probed.network, probed.network.config
     model = create_classifier(
@@ -74,8 +74,8 @@ def _run(
     for seed in range(config.seed, config.seed + config.seeds):
         train = _training_images(probed, seed)
         # Of streams the labels are not known before the images have been read.
-        splits = zip(sources.ROLES, (train, validation, test), strict=True)
-        known = {role: split.labels for role, split in splits if isinstance(split, Split)}
+        splits = {"train": train, "validation": validation, "test": test}
+        known = {role: split.labels for role, split in splits.items() if isinstance(split, Split)}
         if "train" in known:
             probed_run.check_labels(known, probed.class_names, probed.source)
         trainer = SupervisedTrainer(
@@ -108,7 +108,7 @@ def _run(
         # The test split is judged here, once for each seed, after everything has been chosen.
         on_test = {of: trainer.logits(devices.replicate(fitted.state), test) for of, fitted in best.items()}
         logits, labels = {of: pair[0] for of, pair in on_test.items()}, on_test["pretrained"][1]
-        judged.append(results.judge(logits, labels, train.labels))
+        judged.append(results.judge(logits, labels, train.class_numbers))
         chosen = chosen or {
             ("" if of == "pretrained" else f"{of}_") + setting: getattr(fitted, setting)
             for of, fitted in best.items()
@@ -124,7 +124,7 @@ def _run(
     )
 
 
-def check(config: ConfigDict) -> None:
+def _check(config: ConfigDict) -> None:
     """Raises ValueError for a setting that cannot be. Reads no run."""
     probed_run.check_training(config, least_epochs=0)
     if not 0 < config.label_fraction <= 1:

@@ -46,8 +46,13 @@ def run(config: ConfigDict, workdir: str) -> None:
             run_folder.write_config(workdir, config.to_dict())
             run_folder.note_start(workdir, first_step, devices.describe())
         processes.agree(first_step)  # process 0 has written
-        if not writes:
-            _check_shared(workdir, config)
+        if not writes:  # what process 0 has written must be seen here, and be what this process has
+            try:
+                differences = config_differences(run_folder.read_config(workdir), config.to_dict())
+            except ValueError as error:
+                raise ValueError(f"{error}; --workdir must lie on a disk that all processes share") from error
+            if differences:
+                raise ValueError(f"process 0 has another config ({'; '.join(differences)}); start all with one command")
         _describe(trainer, train_state.params, first_step)
 
         lengths = {"total_steps": schedule.total_steps, "views_per_step": 2 * schedule.batch_size}
@@ -96,16 +101,6 @@ def _check_config(workdir: str, config: ConfigDict) -> int | None:
             "use its config to go on with it, or another --workdir"
         )
     return more_epochs_than
-
-
-def _check_shared(workdir: str, config: ConfigDict) -> None:
-    """Refuses a process that sees another workdir than process 0, which has written its config, or that has another."""
-    try:
-        differences = config_differences(run_folder.read_config(workdir), config.to_dict())
-    except ValueError as error:
-        raise ValueError(f"{error}; --workdir must lie on a disk that all processes share") from error
-    if differences:
-        raise ValueError(f"process 0 has another config ({'; '.join(differences)}); start all with one command")
 
 
 def _extend(workdir: str, trainer: Trainer, epochs: int, step: int) -> None:

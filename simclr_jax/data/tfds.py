@@ -89,6 +89,12 @@ class Stream:
     def __len__(self) -> int:
         return sum(stop - start for start, stop in self.ranges)
 
+    @property
+    def class_numbers(self) -> np.ndarray:
+        """The labels, int64 [n] in stored order; -1 for an image that has none. Reads all of the stream's files."""
+        labels = self.read(shuffle_seed=None).map(lambda record: record["label"])
+        return np.concatenate(list(labels.batch(1024).as_numpy_iterator()))
+
     def first(self, limit: int) -> "Stream":
         """Returns the first ``limit`` images; all of them for 0."""
         return self._slice(0, limit) if limit else self

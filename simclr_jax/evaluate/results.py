@@ -115,7 +115,7 @@ def finish(
     shown = {name.replace("_", " "): x for name, x in chosen.items() if not name.endswith("validation_top1")}
     settings = ", ".join(f"{name} {value:g}" for name, value in shown.items())
     by_validation = f"chosen on validation ({scores.percent(chosen, 'validation_top1')}): {settings}"
-    say(f"\n{of} ({counts} images)\n{table(found)}\n{by_validation}\n\n{class_table(per_class)}")
+    say(f"\n{of} ({counts} images)\n{table(found)}\n{by_validation}\n\n{_class_table(per_class)}")
     path.parent.mkdir(exist_ok=True)
     picture = path.with_name(f"{path.stem}_confusion.png")
     run_folder.inside(probed.network.run, "eval", picture.name)
@@ -136,7 +136,7 @@ def table(found: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def class_table(per_class: dict[str, dict[str, Any]]) -> str:
+def _class_table(per_class: dict[str, dict[str, Any]]) -> str:
     """Returns what `scores.per_class` found as rows of text, best class first; at most `LISTED` of them."""
     best_first = sorted(per_class.items(), key=lambda item: -item[1]["top1"])
     shown = best_first if len(best_first) <= LISTED else best_first[: LISTED // 2] + best_first[-LISTED // 2 :]

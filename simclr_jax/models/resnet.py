@@ -147,8 +147,21 @@ class ResNet(nn.Module):
                 "divide uint8 images by 255"
             )
         network, dtype = self.network, jnp.dtype(self.network.dtype)
-        conv = functools.partial(_conv, dtype=dtype)
         block = nn.remat(self._block) if network.remat else self._block
+
+        def conv(filters, kernel_side, stride, *, name, use_bias=False):
+            # Explicit padding, to be symmetric: with a stride, SAME would pad even sides more at the bottom right.
+            return nn.Conv(
+                filters,
+                (kernel_side, kernel_side),
+                strides=stride,
+                padding=(kernel_side - 1) // 2,
+                use_bias=use_bias,
+                kernel_init=_CONV_INIT,
+                dtype=dtype,
+                conv_general_dilated=conv_general_dilated,
+                name=name,
+            )
 
         def norm(part):
             trained = train and part not in self.frozen
@@ -180,21 +193,6 @@ class ResNet(nn.Module):
                 x = block(filters, stride, index == 1, conv, norm(name), *ratios, name=name)(x)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-
-
-def _conv(filters, kernel_side, stride, *, dtype, name, use_bias=False):
-    # Explicit, to be symmetric: with a stride, SAME would pad even sides more at the bottom right.
-    return nn.Conv(
-        filters,
-        (kernel_side, kernel_side),
-        strides=stride,
-        padding=(kernel_side - 1) // 2,
-        use_bias=use_bias,
-        kernel_init=_CONV_INIT,
-        dtype=dtype,
-        conv_general_dilated=conv_general_dilated,
-        name=name,
-    )
 
 
 def create_encoder(
