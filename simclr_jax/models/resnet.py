@@ -6,6 +6,7 @@ Blocks receive their `conv` and `norm` as partials, so that what holds for every
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -195,26 +196,14 @@ class ResNet(nn.Module):
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
-def create_encoder(
-    name: str,
-    *,
-    width: int = 1,
-    cifar_stem: bool = False,
-    sk_ratio: float = 0.0,
-    se_ratio: float = 0.0,
-    pool: str = "same",
-    normalize: str = "none",
-    norm: str = "batch",
-    dtype: str = "float32",
-    remat: bool = False,
-    axis_name: str | None = None,
-) -> ResNet:
+def create_encoder(name: str, *, axis_name: str | None = None, **keys: Any) -> ResNet:
     """Builds an encoder by name.
 
     Args:
-      name: a key of `ENCODERS`.
-      width, cifar_stem, sk_ratio, se_ratio, pool, normalize, norm, dtype, remat: see `Network`.
+      name: a key of `ENCODERS`: "resnet18" to "resnet200", "resnet_tiny".
       axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
+      **keys: of the encoder, as the config's section `model` has them: width=1, cifar_stem=False, sk_ratio=0.0,
+        se_ratio=0.0, pool="same", normalize="none", norm="batch", dtype="float32", remat=False. See `Network`.
 
     Returns:
       A flax module: `variables = m.init(key, images, train=False)` and `m.apply(variables, images, train=False)`
@@ -226,16 +215,5 @@ def create_encoder(
     Example:
       >>> encoder = create_encoder("resnet18", cifar_stem=True)
     """
-    network = Network(
-        encoder=name,
-        width=width,
-        cifar_stem=cifar_stem,
-        sk_ratio=sk_ratio,
-        se_ratio=se_ratio,
-        pool=pool,
-        normalize=normalize,
-        norm=norm,
-        dtype=dtype,
-        remat=remat,
-    )
+    network = Network(encoder=name, **keys)
     return ResNet(network.architecture, network, axis_name)

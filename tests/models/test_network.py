@@ -1,7 +1,5 @@
 """What describes a network is declared once: the config, the encoder's arguments and the bounds agree with it."""
 
-import inspect
-
 import pytest
 
 from configs import default
@@ -15,10 +13,12 @@ def test_the_default_config_is_the_default_network():
     assert sorted(KEYS) == sorted([*(f"model.{key}" for key in config.model), *(f"head.{key}" for key in config.head)])
 
 
-def test_the_arguments_of_an_encoder_have_the_defaults_of_a_network():
-    arguments = inspect.signature(create_encoder).parameters
-    for name in arguments.keys() - {"name", "axis_name"}:
-        assert arguments[name].default == KEYS[f"model.{name}"].default, name
+def test_an_encoder_takes_the_keys_of_a_network_and_no_others():
+    made = create_encoder("resnet18", width=2, cifar_stem=True, norm="group", dtype="bfloat16", remat=True)
+    wanted = Network(encoder="resnet18", width=2, cifar_stem=True, norm="group", dtype="bfloat16", remat=True)
+    assert made.network == wanted and create_encoder("resnet50").network == Network()
+    with pytest.raises(TypeError, match="widht"):
+        create_encoder("resnet18", widht=2)
 
 
 def test_a_key_without_a_meaning_is_none():
