@@ -84,10 +84,10 @@ def recipe_of(size: int) -> Recipe:
 
 def feed_of(images: np.ndarray, size: int, batch_size: int, placement: str, cache: str) -> Any:
     """Returns what would feed a training run with these paths or pixels."""
-    from simclr_jax.data import feed
+    from simclr_jax.data import feed, process
     from simclr_jax.data.split import Split
 
-    feed.own_process()  # as the command line does
+    process.own()  # as the command line does
     split = Split.whole(images, None)
     options = {"placement": placement, "cache": cache, "batch_size": batch_size, "validation_batch_size": batch_size}
     options |= {"seed": 0, "shard": (0, 1), "max_corrupt_fraction": 0.0}

@@ -129,16 +129,16 @@ def program(path):
     return re.sub(r" loc\(.*?\)(?=[,) ]|$)|^#loc.*\n", "", text, flags=re.MULTILINE)
 
 
-def test_a_program_is_the_same_whatever_the_machine_that_exports(tmp_path, monkeypatch):
+def test_a_program_is_the_same_on_every_platform(tmp_path):
     small = create_encoder("resnet_tiny", normalize="imagenet")
     variables = random_variables(small, images(1))
-    stablehlo.save(str(tmp_path / "cpu"), small, variables, image_size=SIZE)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    stablehlo.save(str(tmp_path / "gpu"), small, variables, image_size=SIZE)
-    here, there = program(tmp_path / "cpu"), program(tmp_path / "gpu")
-    assert here == there
-    assert set(re.findall(r"custom_call @(\w+)", here)) == {"shape_assertion"}  # that there is at least one image
-    made = export.deserialize((tmp_path / "cpu").read_bytes())
+    stablehlo.save(str(tmp_path / "any"), small, variables, image_size=SIZE)
+    text = program(tmp_path / "any")
+    # jax lowers a convolution for each of the platforms; a CPU's own forms would be products in loops.
+    assert text.count("stablehlo.convolution") == 10 * len(stablehlo.PLATFORMS)
+    assert "stablehlo.dot_general" not in text and "stablehlo.while" not in text
+    assert set(re.findall(r"custom_call @(\w+)", text)) == {"shape_assertion"}  # that there is at least one image
+    made = export.deserialize((tmp_path / "any").read_bytes())
     assert [str(x.shape) for x in (*made.in_avals, *made.out_avals)] == [f"(batch, {SIZE}, {SIZE}, 3)", "(batch, 64)"]
 
 
