@@ -218,7 +218,7 @@ def test_an_error_of_one_process_ends_the_other(archive, tmp_path):
 
 def join(processes):
     imports = "from simclr_jax.runtime import launcher, processes"
-    code = f"{imports}\ndevices.Company().join({processes}, patience=2)"
+    code = f"{imports}\nprocesses.ProcessGroup().join({processes}, patience=2)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
 
 
