@@ -5,8 +5,8 @@ stateless seed, `draw` turns it into parameters by the rule in `recipe`, `render
 uint8 `[H, W, 3]` or the bytes of an encoded file (JPEG, PNG, and slower whatever Pillow reads; first frame; no
 alpha). Reading, order and batches are the pipeline's.
 
-Shapes stop varying after the resize, so the rest of a view (`planes`) is compiled by XLA into one op, as is the rule of
-the parameters: at 32 pixels the arithmetic of a view costs less than the scheduling of its many small ops. Where all
+Shapes stop varying after the resize, so the rest of a view (`host_ops`) is compiled by XLA into one op, as is the rule
+of the parameters: at 32 pixels the arithmetic of a view costs less than the scheduling of its many small ops. Where all
 images have one size, many of them are one op. Parallelism is the map's, over images or ops. A process should first call
 `tf.config.threading.set_intra_op_parallelism_threads(1)`: otherwise the resize hands pieces of one image to
 other threads, which takes twice the processor time at 32 pixels and a fifth more at 224.
