@@ -5,17 +5,10 @@ python eval_linear.py --workdir=RUN [--config.key=value …]
 configs/linear.py has every key. The result is printed and kept in RUN/eval/linear.json.
 """
 
-import pathlib
-
-from absl import flags
-
-from configs import linear
-from simclr_jax.commands import launch as command_line
-from simclr_jax.commands import linear as linear_eval
-
-CONFIG = str(pathlib.Path(__file__).parent / "configs" / "linear.py")
-WHAT = "How to probe. Any key: --config.key=value"
-flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
+from simclr_jax.commands import launch
 
 if __name__ == "__main__":
-    command_line.launch(linear_eval.run, known=linear.get_config(), arguments=["workdir"], what=WHAT, config=CONFIG)
+    launch.settle_process()  # before what probes imports
+    from simclr_jax.commands import probes
+
+    probes.main("linear")

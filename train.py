@@ -9,26 +9,10 @@ the processes find each other; anywhere else start N of them, with
 With --plan in the place of --workdir it says what the run would take and whether it fits, and runs nothing.
 """
 
-from absl import flags
-
-from configs import default
-from simclr_jax.commands import launch as command_line
-from simclr_jax.commands import plan, pretrain
-
-WHAT = "What to train: configs/NAME.py. Any key: --config.section.key=value"
-flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
-flags.DEFINE_bool("plan", False, "Only compile the step: say what the run takes and whether it fits. Writes nothing.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several processes.")
-flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-PROCESSES = ["coordinator", "num_processes", "process_id"]
+from simclr_jax.commands import launch
 
 if __name__ == "__main__":
-    command_line.launch(
-        pretrain.run,
-        known=default.get_config(),
-        arguments=["workdir"],
-        what=WHAT,
-        several=PROCESSES,
-        instead={"plan": plan.run},
-    )
+    launch.settle_process()  # before what pretrain imports
+    from simclr_jax.commands import pretrain
+
+    pretrain.main()

@@ -108,13 +108,16 @@ def _report(cases: list, ends: list[End]) -> None:
 
 def _import_all() -> None:
     """Imports what the commands do, and starts nothing: no device and no thread may be there when they are forked."""
+    from simclr_jax.commands import launch
+
+    launch.settle_process()
     from simclr_jax.augment import device  # noqa: F401
     from simclr_jax.commands import (
         check_data,  # noqa: F401
         pretrain,  # noqa: F401
         preview,  # noqa: F401
+        probes,  # noqa: F401
     )
-    from simclr_jax.commands import linear as linear_eval  # noqa: F401
     from simclr_jax.data import pipeline, tfds  # noqa: F401
     from simclr_jax.evaluate import encoder  # noqa: F401
 

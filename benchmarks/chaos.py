@@ -24,10 +24,9 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import processes  # noqa: E402
-from processes import checkpoints, finish, metrics, start, starts  # noqa: E402
-
-from simclr_jax.runtime.metrics import progress  # noqa: E402
+from simclr_jax.runtime.console import progress  # noqa: E402
+from support import processes  # noqa: E402
+from support.processes import checkpoints, finish, metrics, start, starts  # noqa: E402
 
 EPOCHS, STEPS = 20, 80
 RUN = {"program": "train.py", "model__encoder": "resnet_tiny", "train__epochs": EPOCHS}
@@ -189,14 +188,14 @@ def start_up(reference: Reference, folder: pathlib.Path, rounds: int) -> dict[st
 def cost_of_saving(folder: pathlib.Path, rounds: int) -> dict[str, float]:
     """The quickstart's steps in blocks, of which every other one begins with a checkpoint."""
     from configs import quickstart
-    from simclr_jax.runtime import devices as parallel
+    from simclr_jax.runtime import devices
     from simclr_jax.runtime.checkpoint import Checkpoints
-    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
+    from simclr_jax.training.trainer import Trainer
 
-    parts = prepare(quickstart.get_config())
-    train_step, store = map_train_step(parts), Checkpoints(str(folder / "saved"), keep=3)
-    train_state = parallel.replicate(initial_state(parts))
-    batch = next(map(parallel.shard, parts.feed.training(0, 1)))
+    trainer = Trainer.from_config(quickstart.get_config())
+    train_step, store = trainer.map_train_step(), Checkpoints(str(folder / "saved"), keep=3)
+    train_state = devices.replicate(trainer.initial_state())
+    batch = next(map(devices.shard, trainer.feed.training(0, 1)))
     block, seconds, step = INTERVAL // 3, {True: [], False: []}, 0
     for saving in progress([False, True] * (rounds + 1), desc="checkpoints", unit="block"):
         begin = time.perf_counter()
@@ -205,7 +204,7 @@ def cost_of_saving(folder: pathlib.Path, rounds: int) -> dict[str, float]:
             if saving and step % block == 0:
                 store.save(step, train_state)
             step += 1
-            parallel.first(measured)
+            devices.first(measured)
         seconds[saving].append(time.perf_counter() - begin)
     store.close()
     extra = statistics.median(a - b for a, b in zip(seconds[True][1:], seconds[False][1:], strict=True))

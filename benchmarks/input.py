@@ -32,6 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from turns import Program, show, spread, take_turns, watch_memory  # noqa: E402
 
 from simclr_jax.augment.recipe import Recipe, blur_kernel_size  # noqa: E402  (a script finds the library itself)
+from simclr_jax.commands import launch  # noqa: E402
 
 BATCH = {32: 256, 96: 64, 224: 32}  # images, by the side of a view
 STORED = {32: 32, 96: 96, 224: 256}  # side of the pixels in an array that views of a size are made from
@@ -83,13 +84,14 @@ def recipe_of(size: int) -> Recipe:
 
 def feed_of(images: np.ndarray, size: int, batch_size: int, placement: str, cache: str) -> Any:
     """Returns what would feed a training run with these paths or pixels."""
-    from simclr_jax.data import feed as placements
+    from simclr_jax.data import feed, process
     from simclr_jax.data.split import Split
 
+    process.own()  # as the command line does
     split = Split.whole(images, None)
     options = {"placement": placement, "cache": cache, "batch_size": batch_size, "validation_batch_size": batch_size}
     options |= {"seed": 0, "shard": (0, 1), "max_corrupt_fraction": 0.0}
-    return placements.create(split, split, recipe_of(size), **options)
+    return feed.Feed(split, split, recipe_of(size), **options)
 
 
 def from_host(images: np.ndarray, size: int, batch_size: int, *, placement: str) -> Iterator[None]:
@@ -232,15 +234,15 @@ def compare(title: str, found: dict[str, Program], rounds: int, seconds: float, 
 def input_bound(rounds: int) -> dict:
     """Compares the quickstart's step with its real input to the same compiled step on one batch that is there."""
     from configs import quickstart
-    from simclr_jax.runtime import devices as parallel
-    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
+    from simclr_jax.runtime import devices
+    from simclr_jax.training.trainer import Trainer
 
-    parts = prepare(quickstart.get_config())
-    train_step = map_train_step(parts)
-    resident = parallel.replicate(parts.feed.resident)
-    train_state = parallel.replicate(initial_state(parts))
-    real = map(parallel.shard, parts.feed.training(0, 10**9))
-    there = parallel.map_step(lambda state, batch, resident, axis_name: batch)(None, next(real), None)
+    trainer = Trainer.from_config(quickstart.get_config())
+    train_step = trainer.map_train_step()
+    resident = devices.replicate(trainer.feed.resident)
+    train_state = devices.replicate(trainer.initial_state())
+    real = map(devices.shard, trainer.feed.training(0, 10**9))
+    there = devices.map_step(lambda state, batch, resident, axis_name: batch)(None, next(real), None)
     times = {"real input": [], "batch that is there": []}
     for _ in range(rounds + 1):
         for name, batches in (("real input", real), ("batch that is there", itertools.repeat(there))):
@@ -249,7 +251,7 @@ def input_bound(rounds: int) -> dict:
                 before = metrics
                 train_state, metrics = train_step(train_state, batch, resident, False)
                 if before:
-                    parallel.first(before)  # one step behind, as the loop
+                    devices.first(before)  # one step behind, as the loop
                 block.append(time.perf_counter() - start)
             times[name].append(1000 * statistics.median(np.diff(block)))
     times = {name: values[1:] for name, values in times.items()}  # the first turn compiles
@@ -289,6 +291,7 @@ def main() -> None:
     """Measures, prints tables and a JSON object."""
     given = arguments()
     everything = not (given.views or given.step or given.memory)
+    launch.settle_process()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several programs share the accelerator
     if not has("torchvision"):
         print("torchvision is not installed: rates without ratios")

@@ -61,23 +61,23 @@ def write_images(path: str, size: int, batch: int) -> None:
 
 def ours(images: str, encoder: str, batch: int, size: int, dtype: str, *, ready: bool) -> Iterator[None]:
     """The step as a run takes it, or with views that are there."""
-    from simclr_jax.runtime import devices as parallel
-    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
+    from simclr_jax.runtime import devices
+    from simclr_jax.training.trainer import Trainer
 
-    parts = prepare(config_of(images, encoder, batch, size, dtype))
-    train_step, state = map_train_step(parts), parallel.replicate(initial_state(parts))
-    resident = parallel.replicate(parts.feed.resident)
-    batches = map(parallel.shard, parts.feed.training(0, 10**9))
+    trainer = Trainer.from_config(config_of(images, encoder, batch, size, dtype))
+    train_step, state = trainer.map_train_step(), devices.replicate(trainer.initial_state())
+    resident = devices.replicate(trainer.feed.resident)
+    batches = map(devices.shard, trainer.feed.training(0, 10**9))
     if ready:
         views = np.random.default_rng(0).random((batch, 2, size, size, 3), np.float32)
-        there = parallel.shard({"views": views, "labels": np.arange(batch) % 10})
-        there = parallel.map_step(lambda state, batch, resident, axis_name: batch)(None, there, None)
+        there = devices.shard({"views": views, "labels": np.arange(batch) % 10})
+        there = devices.map_step(lambda state, batch, resident, axis_name: batch)(None, there, None)
         batches, resident = iter(lambda: there, None), None
     before = None
     for batch_now in batches:
         state, metrics = train_step(state, batch_now, resident, False)
         if before:
-            parallel.first(before)  # one step behind, as the loop
+            devices.first(before)  # one step behind, as the loop
         before = metrics
         yield
 
@@ -160,16 +160,16 @@ def demands(images: str, given: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from simclr_jax.commands import plan
-    from simclr_jax.training.trainer import prepare, state_shapes
+    from simclr_jax.training.trainer import Trainer
 
-    parts = prepare(config_of(images, given.encoder, given.batch, given.size, given.dtype))
-    trained = sum(leaf.size for leaf in jax.tree.leaves(state_shapes(parts).params))
-    memory = plan.measure(parts)
+    trainer = Trainer.from_config(config_of(images, given.encoder, given.batch, given.size, given.dtype))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(trainer.state_shapes().params))
+    memory = plan.measure(trainer)
     return {
-        "flops": plan.flops(parts),
+        "flops": plan.flops(trainer),
         "parameters": trained,
         "MiB of a device": memory and memory.peak / 2**20,
-        "devices": parts.devices,
+        "devices": trainer.devices,
     }
 
 
@@ -181,17 +181,19 @@ def loop_overhead(rounds: int) -> dict[str, Any]:
 
     With the tiny encoder: the smaller the step, the more of it a loop would be.
     """
-    from simclr_jax.commands import pretrain
-    from simclr_jax.runtime import devices as parallel
-    from simclr_jax.runtime import preemption
-    from simclr_jax.training.trainer import initial_state, map_train_step, prepare
+    from simclr_jax.runtime import devices
+    from simclr_jax.runtime.checkpoint import Checkpoints
+    from simclr_jax.runtime.metrics import MetricsWriter
+    from simclr_jax.training import loop
+    from simclr_jax.training.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as scratch:
         write_images(f"{scratch}/images.npz", 32, 512)
-        parts = prepare(config_of(f"{scratch}/images.npz", "resnet_tiny", 64, 32, "float32"))
-        parts = dataclasses.replace(parts, plan=dataclasses.replace(parts.plan, total_steps=LOOP_BLOCK))
-        train_step, starts = map_train_step(parts), []
-        state = parallel.replicate(initial_state(parts))
+        trainer = Trainer.from_config(config_of(f"{scratch}/images.npz", "resnet_tiny", 64, 32, "float32"))
+        schedule = dataclasses.replace(trainer.schedule, total_steps=LOOP_BLOCK)
+        trainer = dataclasses.replace(trainer, schedule=schedule)
+        train_step, starts = trainer.map_train_step(), []
+        state = devices.replicate(trainer.initial_state())
 
         def timed(*arguments):
             nonlocal state
@@ -199,25 +201,26 @@ def loop_overhead(rounds: int) -> dict[str, Any]:
             state, metrics = train_step(*arguments)
             return state, metrics
 
-        pretrain.map_train_step = lambda parts: timed  # one program for all turns
-        pretrain.say = lambda text: None
-        resident = parallel.replicate(parts.feed.resident)
-        there = parallel.shard(next(iter(parts.feed.training(0, 1))))
-        there = parallel.map_step(lambda state, batch, resident, axis_name: batch)(None, there, None)
+        loop.say = lambda text: None
+        resident = devices.replicate(trainer.feed.resident)
+        there = devices.shard(next(iter(trainer.feed.training(0, 1))))
+        there = devices.map_step(lambda state, batch, resident, axis_name: batch)(None, there, None)
 
         def alone(_):
             before = None
             for _ in range(LOOP_BLOCK):
                 _, metrics = timed(state, there, resident, False)
-                before, _ = metrics, before and parallel.first(before)
-            parallel.first(before)
+                before, _ = metrics, before and devices.first(before)
+            devices.first(before)
 
         def looped(number):
             lengths = {"first_step": 0, "total_steps": LOOP_BLOCK, "views_per_step": 128}
             workdir = f"{scratch}/{number}"
-            checkpoints, writer = pretrain.Checkpoints(workdir, keep=1), pretrain.Writer(workdir, **lengths)
-            with preemption.Watch() as watch:
-                pretrain._train(parts, state, 0, checkpoints, writer, watch)
+            checkpoints, writer = Checkpoints(workdir, keep=1), MetricsWriter(workdir, **lengths)
+            log = loop.MetricsLog(trainer, writer, checkpoints)
+            due = {"on_step": log.on_step, "on_epoch": log.on_epoch, "saves": schedule.saves, "save": log.save}
+            steps_per_epoch, batches = schedule.steps_per_epoch, trainer.feed.training(0, LOOP_BLOCK)
+            loop.train(timed, state, batches, steps_per_epoch=steps_per_epoch, resident=resident, **due)
             writer.close()
             checkpoints.close()
 

@@ -1,21 +1,28 @@
 """SimCLR in JAX: pretraining, checkpoints and probes. See README.md."""
 
-import os
+import pkgutil
 from typing import Any
 
-# TensorFlow reads these when it is imported. Its start-up notes are noise on a progress bar, and without oneDNN its
-# arithmetic does not depend on the processor.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
 __version__ = "0.1.0"
-__all__ = ["load_encoder"]
+
+_HOMES = {
+    "create_encoder": "models",
+    "create_model": "models",
+    "lars": "training.optimizers",
+    "load_encoder": "evaluate.encoder",
+    "nt_xent": "losses",
+    "warmup_cosine": "training.optimizers",
+}
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports :func:`load_encoder` when it is first asked for, so that ``import simclr_jax.losses`` stays light."""
-    if name == "load_encoder":
-        from simclr_jax.evaluate.encoder import load_encoder
+    """Imports a public name when it is first asked for: ``import simclr_jax`` itself stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'simclr_jax' has no attribute {name!r}")
+    return pkgutil.resolve_name(f"simclr_jax.{_HOMES[name]}:{name}")
 
-        return load_encoder
-    raise AttributeError(f"module 'simclr_jax' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """Lists the public names among the module's own."""
+    return sorted([*globals(), *__all__])

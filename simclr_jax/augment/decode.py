@@ -13,16 +13,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+PNG_START = b"\x89PNG"
+_ENDS = (("JPEG", b"\xff\xd8\xff", b"\xff\xd9"), ("PNG", PNG_START, b"IEND\xaeB`\x82"))  # the first bytes, the last
 PILLOW_FORMATS = ("BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "JPEG")
 BITS_PER_SAMPLE = 258  # the TIFF tag: 12 or 16 where Pillow gives gray pixels of 16 bits
 _TF_FRAME = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*", re.DOTALL)  # what TensorFlow puts around its messages
-MAX_PIXELS = (2**31 - 1) // 3  # of an image: TensorFlow's limit for PNG, kept for all
+MAX_PIXELS = (2**31 - 1) // 3  # of an image: TensorFlow's limit for PNG, kept for all, where Pillow's own is not lower
 MAX_JPEG_VALUES = 2**29  # height × width × channels of a JPEG that TensorFlow decodes; Pillow decodes larger ones
-
-# Pillow's own limit, 0.18 gigapixels, is for pictures that strangers upload.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 def around(encoded: tf.Tensor, boxes_of: Callable[..., list[dict]]) -> tuple[tf.Tensor, list[dict]]:
@@ -33,7 +30,17 @@ def around(encoded: tf.Tensor, boxes_of: Callable[..., list[dict]]) -> tuple[tf.
 
     def crop():
         shape = tf.io.extract_jpeg_shape(encoded)
-        return _decode_jpeg(encoded, shape, boxes_of(shape[0], shape[1]))
+        boxes = boxes_of(shape[0], shape[1])
+        top = tf.reduce_min([box["y"] for box in boxes])
+        left = tf.reduce_min([box["x"] for box in boxes])
+        right = tf.reduce_max([box["x"] + box["width"] for box in boxes])
+        # One column more on either side: libjpeg interpolates chroma between columns, and at the edge of what it
+        # decodes the outermost column would differ from that of a full decode.
+        left, right = tf.maximum(left - 1, 0), tf.minimum(right + 1, shape[1])
+        # To the last row, or a file cut short would be refused for its lower boxes alone. Costs nothing measurable at
+        # 0.2 megapixels and a tenth of the decoding at 12.
+        pixels = tf.io.decode_and_crop_jpeg(encoded, [top, left, shape[0] - top, right - left], channels=3)
+        return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]
 
     def all_of_it():
         pixels = whole(encoded)
@@ -76,22 +83,21 @@ def examine(encoded: bytes) -> tuple[int, int]:
     try:
         height, width = size(whole(tf.constant(encoded)))
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{_fault(encoded, error.message)}, {len(encoded):,} bytes") from error
+        known = [(kind, end) for kind, start, end in _ENDS if encoded.startswith(start)]
+        if known and "too large" in error.message:  # for these alone TensorFlow's message says what is wrong
+            fault = _TF_FRAME.sub("", error.message)
+        elif known:
+            kind, end = known[0]
+            fault = f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
+        else:
+            try:
+                fault = f"{_pillow_pixels(encoded).shape} is no shape of an image"
+            except UnidentifiedImageError:
+                fault = f"no image, begins with {encoded[:16]!r}"
+            except Exception as pillows:
+                fault = str(pillows) or type(pillows).__name__
+        raise ValueError(f"{fault}, {len(encoded):,} bytes") from error
     return int(height), int(width)
-
-
-def _fault(encoded: bytes, message: str) -> str:
-    """What is wrong with these bytes; TensorFlow's message says so for images that are too large alone."""
-    for kind, start, end in (("JPEG", JPEG_START, JPEG_END), ("PNG", PNG_START, PNG_END)):
-        if encoded.startswith(start):
-            damage = f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
-            return _TF_FRAME.sub("", message) if "too large" in message else damage
-    try:
-        return f"{_pillow_pixels(encoded).shape} is no shape of an image"
-    except UnidentifiedImageError:
-        return f"no image, begins with {encoded[:16]!r}"
-    except Exception as error:
-        return str(error) or type(error).__name__
 
 
 def _is_jpeg_for_tensorflow(encoded: tf.Tensor) -> tf.Tensor:
@@ -121,17 +127,3 @@ def _pillow_pixels(encoded: bytes) -> np.ndarray:
         gray = np.asarray(image) >> (bits - 8)
         return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _decode_jpeg(encoded: tf.Tensor, shape: tf.Tensor, boxes: list[dict]) -> tuple[tf.Tensor, list[dict]]:
-    """Decode once the columns and rows that the boxes need."""
-    top = tf.reduce_min([box["y"] for box in boxes])
-    left = tf.reduce_min([box["x"] for box in boxes])
-    right = tf.reduce_max([box["x"] + box["width"] for box in boxes])
-    # One column more on either side: libjpeg interpolates chroma between columns, and at the edge of what it
-    # decodes the outermost column would differ from that of a full decode.
-    left, right = tf.maximum(left - 1, 0), tf.minimum(right + 1, shape[1])
-    # To the last row, or a file cut short would be refused for its lower boxes alone. Costs nothing measurable at 0.2
-    # megapixels and a tenth of the decoding at 12.
-    pixels = tf.io.decode_and_crop_jpeg(encoded, [top, left, shape[0] - top, right - left], channels=3)
-    return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]

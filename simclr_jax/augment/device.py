@@ -88,9 +88,15 @@ def render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) 
     if recipe.jitter_probability:
         pixels = _where(parameters["jitter"], _jitter(pixels, parameters), pixels)
     if recipe.grayscale_probability:
-        pixels = _where(parameters["grayscale"], _grayscale(pixels), pixels)
+        pixels = _where(parameters["grayscale"], (pixels * GRAY_WEIGHTS).sum(2, keepdims=True), pixels)
     if recipe.blur_probability and rules.blur_kernel_size(recipe.image_size) > 1:
-        pixels = _where(parameters["blur"], _blur(pixels, parameters["sigma"]), pixels)
+        # Separable Gaussian; taps outside the view are left out and the others rescaled to sum to 1.
+        side = recipe.image_size
+        distance = np.abs(np.subtract.outer(np.arange(side), np.arange(side))).astype(np.float32)
+        weights = jnp.exp(-0.5 * jnp.square(distance / parameters["sigma"][:, None, None]))
+        weights = jnp.where(distance <= rules.blur_kernel_size(side) // 2, weights, 0.0)
+        weights /= weights.sum(-1, keepdims=True)
+        pixels = _where(parameters["blur"], _multiply(weights, pixels, weights), pixels)
     return _clip(pixels).transpose(0, 1, 3, 2)
 
 
@@ -119,22 +125,20 @@ def _crop_and_resize(size: int, images: jax.Array, parameters: dict[str, jax.Arr
 
 
 def _resize_weights(size: int, length: int, start: jax.Array, extent: jax.Array) -> jax.Array:
-    """What each of ``length`` pixels adds to each of ``size``: Keys' cubic over the box, `[n, size, length]`."""
+    """What each of ``length`` pixels adds to each of ``size``, `[n, size, length]`.
+
+    Keys' kernel with a = -1/2 (1981), Pillow's and TensorFlow's bicubic, over the box.
+    """
     start, extent = (x.astype(jnp.float32)[:, None, None] for x in (start, extent))
     scale = extent / size
     place = jnp.arange(length) + 0.5 - start  # of the middles of pixels, from the box's edge
     target = (jnp.arange(size)[:, None] + 0.5) * scale
-    weights = _keys_cubic((place - target) / jnp.maximum(scale, 1.0))
+    distance = jnp.abs((place - target) / jnp.maximum(scale, 1.0))
+    inner = (1.5 * distance - 2.5) * distance * distance + 1.0
+    outer = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    weights = jnp.where(distance < 1, inner, jnp.where(distance < 2, outer, 0.0))
     weights = jnp.where((place > 0) & (place < extent), weights, 0.0)
     return weights / weights.sum(-1, keepdims=True)
-
-
-def _keys_cubic(x: jax.Array) -> jax.Array:
-    """Keys' kernel with a = -1/2 (1981), Pillow's and TensorFlow's bicubic."""
-    x = jnp.abs(x)
-    inner = (1.5 * x - 2.5) * x * x + 1.0
-    outer = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return jnp.where(x < 1, inner, jnp.where(x < 2, outer, 0.0))
 
 
 def _multiply(rows: jax.Array, pixels: jax.Array, columns: jax.Array) -> jax.Array:
@@ -154,56 +158,36 @@ def _clip(pixels: jax.Array) -> jax.Array:
 def _jitter(pixels: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
     """The four colour operations, in each image's order.
 
-    Every image takes part in both kinds of operation of a round and keeps one: on an accelerator that costs less than
-    a branch.
+    Every image takes part in both kinds of operation of a round, and in both operations of a kind, and keeps one: on an
+    accelerator that costs less than a branch.
     """
     factors = {name: parameters[name][:, None, None, None] for name in rules.JITTER_OPS}
     order = jnp.array(rules.JITTER_ORDERS)[parameters["order"].astype(jnp.int32)]
     for place in range(len(rules.JITTER_OPS)):
         operation = order[:, place, None, None, None]
-        scaled = _scale(pixels, operation, factors)
-        pixels = jnp.where(operation <= CONTRAST, scaled, _turn(pixels, operation, factors))
+
+        # Brightness scales around 0; contrast around each channel's mean, as tf.image.adjust_contrast (Google).
+        is_contrast = operation == CONTRAST
+        centre = jnp.where(is_contrast, pixels.mean((1, 3), keepdims=True), 0.0)
+        factor = jnp.where(is_contrast, factors["contrast"], factors["brightness"])
+        scaled = _clip((pixels - centre) * factor + centre)
+
+        # Saturation scales S of HSV up to at most 1, hue turns H; the rest of HSV is kept. As tf.image's (Google).
+        value, low = pixels.max(2, keepdims=True), pixels.min(2, keepdims=True)
+        chroma = value - low
+        scale = jnp.minimum(factors["saturation"], _divide_no_nan(value, chroma))
+        saturated = value - (value - pixels) * scale
+        red, green, blue = (pixels[:, :, i : i + 1] for i in range(3))
+        # In sixths of the circle: red 0, green 2, blue 4 (Smith 1978). Where chroma is 0 any hue gives gray.
+        sixth = jnp.where(value == red, green - blue, jnp.where(value == green, blue - red, red - green))
+        origin = jnp.where(value == red, 0.0, jnp.where(value == green, 2.0, 4.0))
+        hue = _divide_no_nan(sixth, chroma) + origin + 6 * factors["hue"]
+        turned = (hue + jnp.array([5.0, 3.0, 1.0])[:, None]) % 6
+        turned = value - chroma * _clip(2 - jnp.abs(turned - 2))
+
+        pixels = jnp.where(operation <= CONTRAST, scaled, jnp.where(operation == SATURATION, saturated, turned))
     return pixels
-
-
-def _scale(pixels: jax.Array, operation: jax.Array, factors: dict[str, jax.Array]) -> jax.Array:
-    """Brightness scales around 0; contrast around each channel's mean, as tf.image.adjust_contrast (Google)."""
-    is_contrast = operation == CONTRAST
-    centre = jnp.where(is_contrast, pixels.mean((1, 3), keepdims=True), 0.0)
-    factor = jnp.where(is_contrast, factors["contrast"], factors["brightness"])
-    return _clip((pixels - centre) * factor + centre)
-
-
-def _turn(pixels: jax.Array, operation: jax.Array, factors: dict[str, jax.Array]) -> jax.Array:
-    """Saturation scales S of HSV up to at most 1, hue turns H; the rest of HSV is kept. As tf.image's (Google)."""
-    value, low = pixels.max(2, keepdims=True), pixels.min(2, keepdims=True)
-    chroma = value - low
-    scale = jnp.minimum(factors["saturation"], _divide_no_nan(value, chroma))
-    saturated = value - (value - pixels) * scale
-    red, green, blue = (pixels[:, :, i : i + 1] for i in range(3))
-    # In sixths of the circle: red 0, green 2, blue 4 (Smith 1978). Where chroma is 0 any hue gives gray.
-    sixth = jnp.where(value == red, green - blue, jnp.where(value == green, blue - red, red - green))
-    origin = jnp.where(value == red, 0.0, jnp.where(value == green, 2.0, 4.0))
-    hue = _divide_no_nan(sixth, chroma) + origin + 6 * factors["hue"]
-    turned = (hue + jnp.array([5.0, 3.0, 1.0])[:, None]) % 6
-    turned = value - chroma * _clip(2 - jnp.abs(turned - 2))
-    return jnp.where(operation == SATURATION, saturated, turned)
 
 
 def _divide_no_nan(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(y == 0, 0.0, x / jnp.where(y == 0, 1.0, y))
-
-
-def _grayscale(pixels: jax.Array) -> jax.Array:
-    gray = (pixels * GRAY_WEIGHTS).sum(2, keepdims=True)
-    return jnp.broadcast_to(gray, pixels.shape)
-
-
-def _blur(pixels: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Separable Gaussian; taps outside the view are left out and the others rescaled to sum to 1."""
-    side = pixels.shape[-1]
-    distance = np.abs(np.subtract.outer(np.arange(side), np.arange(side))).astype(np.float32)
-    weights = jnp.exp(-0.5 * jnp.square(distance / sigma[:, None, None]))
-    weights = jnp.where(distance <= rules.blur_kernel_size(side) // 2, weights, 0.0)
-    weights /= weights.sum(-1, keepdims=True)
-    return _multiply(weights, pixels, weights)

@@ -5,8 +5,8 @@ stateless seed, `draw` turns it into parameters by the rule in `recipe`, `render
 uint8 `[H, W, 3]` or the bytes of an encoded file (JPEG, PNG, and slower whatever Pillow reads; first frame; no
 alpha). Reading, order and batches are the pipeline's.
 
-Shapes stop varying after the resize, so the rest of a view (`planes`) is compiled by XLA into one op, as is the rule of
-the parameters: at 32 pixels the arithmetic of a view costs less than the scheduling of its many small ops. Where all
+Shapes stop varying after the resize, so the rest of a view (`host_ops`) is compiled by XLA into one op, as is the rule
+of the parameters: at 32 pixels the arithmetic of a view costs less than the scheduling of its many small ops. Where all
 images have one size, many of them are one op. Parallelism is the map's, over images or ops. A process should first call
 `tf.config.threading.set_intra_op_parallelism_threads(1)`: otherwise the resize hands pieces of one image to
 other threads, which takes twice the processor time at 32 pixels and a fifth more at 224.
@@ -17,8 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from simclr_jax.augment import decode
-from simclr_jax.augment import host_ops as planes
+from simclr_jax.augment import decode, host_ops
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
 
@@ -58,7 +57,7 @@ def draw(recipe: Recipe, seed: tf.Tensor, height, width) -> dict[str, tf.Tensor]
     Returns:
       The scalars named in `recipe.view_parameters`; box and order are int32.
     """
-    return _draw_views(recipe, [seed], height, width)[0]
+    return _draw_views(recipe)([seed], height, width)[0]
 
 
 def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -178,20 +177,19 @@ def _central_square(height, width) -> dict[str, tf.Tensor]:
     return {name: tf.cast(value, tf.int32) for name, value in box.items()}
 
 
-def _draw_views(recipe: Recipe, seeds: list, height, width) -> list[dict[str, tf.Tensor]]:
-    """The parameters of several views of one image."""
-    return _compiled_rule(recipe)(tf.stack(seeds), tf.cast(height, tf.float32), tf.cast(width, tf.float32))
-
-
 @functools.cache
-def _compiled_rule(recipe: Recipe):
-    """`_parameters` of this recipe, as a list of dicts of scalars."""
+def _draw_views(recipe: Recipe):
+    """Returns (seeds, height, width) → the parameters of several views of one image, dicts of scalars; compiled."""
 
-    def rule(seeds, height, width):
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
+    def compiled(seeds, height, width):
         columns = {name: tf.unstack(values) for name, values in _parameters(recipe, seeds, height, width).items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    return tf.function(rule, jit_compile=True, autograph=False)
+    # Tensors, or every new value of a Python number would compile the program anew.
+    return lambda seeds, height, width: compiled(
+        tf.stack(seeds), tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    )
 
 
 def _parameters(recipe: Recipe, seeds: tf.Tensor, height, width) -> dict[str, tf.Tensor]:
@@ -219,7 +217,7 @@ def _compiled_pairs(recipe: Recipe):
 
         def view(number):
             mine = {name: values[number] for name, values in parameters.items()}
-            return planes.finish(planes.resize(recipe.image_size, images[number // NUM_VIEWS], mine), mine)
+            return host_ops.finish(host_ops.resize(recipe.image_size, images[number // NUM_VIEWS], mine), mine)
 
         views = tf.map_fn(view, tf.range(tf.size(image_ids) * NUM_VIEWS), fn_output_signature=tf.float32)
         return tf.reshape(views, [-1, NUM_VIEWS, *views.shape[1:]])
@@ -234,7 +232,7 @@ def _image_and_parameters(
     seeds = [view_seed(seed, epoch, image_id, view) for view in range(views)]
 
     def draw_views(height, width):
-        return _draw_views(recipe, seeds, height, width)
+        return _draw_views(recipe)(seeds, height, width)
 
     if image.dtype == tf.string:
         return decode.around(image, draw_views)
@@ -278,4 +276,4 @@ def _crop_and_resize(image_size: int, image: tf.Tensor, box: dict) -> tf.Tensor:
 @tf.function(jit_compile=True, autograph=False)
 def _finish(pixels: tf.Tensor, parameters: dict) -> tf.Tensor:
     """All that follows the resize, from 0 … 255."""
-    return planes.finish(tf.transpose(pixels, [2, 0, 1]), parameters)
+    return host_ops.finish(tf.transpose(pixels, [2, 0, 1]), parameters)

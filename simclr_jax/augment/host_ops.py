@@ -56,27 +56,58 @@ def finish(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
     Returns:
       float32 `[S, S, 3]`.
     """
+
+    def grayscale():
+        red, green, blue = tf.unstack(planes)
+        gray = GRAY_WEIGHTS[0] * red + GRAY_WEIGHTS[1] * green + GRAY_WEIGHTS[2] * blue
+        return tf.stack([gray, gray, gray])
+
+    # Each operation is traced where it stands, so that it sees the planes of the one before.
     planes = _clip(planes / 255)  # a bicubic overshoots beside an edge
     planes = _maybe(parameters["flip"], lambda: tf.reverse(planes, [2]), planes)
     planes = _maybe(parameters["jitter"], lambda: _jitter(planes, parameters), planes)
-    planes = _maybe(parameters["grayscale"], lambda: _grayscale(planes), planes)
+    planes = _maybe(parameters["grayscale"], grayscale, planes)
     if rules.blur_kernel_size(planes.shape[-1]) > 1:
         planes = _maybe(parameters["blur"], lambda: _blur(planes, parameters["sigma"]), planes)
     return tf.transpose(_clip(planes), [1, 2, 0])
 
 
 def _jitter(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
-    """The four colour operations in the drawn order; a loop, since XLA would compile each unrolled round again."""
-    operations = {
-        "brightness": _brightness,
-        "contrast": _contrast,
-        "saturation": _saturation,
-        "hue": _hue,
-    }
+    """The four colour operations in the drawn order; a loop, since XLA would compile each unrolled round again.
+
+    Each is tf.image's of the same name (Google), and stays in [0, 1].
+    """
     order = tf.gather(tf.constant(rules.JITTER_ORDERS), parameters["order"])
 
+    def brightness(planes):
+        return tf.minimum(planes * parameters["brightness"], 1.0)
+
+    def contrast(planes):  # around each channel's mean; torchvision's is around the gray mean
+        mean = tf.reduce_mean(planes, [1, 2], keepdims=True)
+        return _clip((planes - mean) * parameters["contrast"] + mean)
+
+    def saturation(planes):
+        # Scales S of HSV up to at most 1, H and V kept: with these fixed, a channel's distance from V is proportional
+        # to S = chroma / V.
+        value, chroma = _value_and_chroma(planes)
+        return value - (value - planes) * tf.minimum(parameters["saturation"], tf.math.divide_no_nan(value, chroma))
+
+    def hue(planes):
+        # Turns H by a share of the circle, S and V kept. In sixths of the circle: red 0, green 2, blue 4 (Smith 1978).
+        # Where chroma is 0 any hue gives gray.
+        value, chroma = _value_and_chroma(planes)
+        red, green, blue = tf.unstack(planes)
+        sixth = tf.where(value == red, green - blue, tf.where(value == green, blue - red, red - green))
+        origin = tf.where(value == red, 0.0, tf.where(value == green, 2.0, 4.0))
+        hue = tf.math.divide_no_nan(sixth, chroma) + origin + 6 * parameters["hue"]
+        turned = hue + tf.constant([5.0, 3.0, 1.0], shape=[3, 1, 1])
+        turned -= 6 * tf.floor(turned / 6)
+        return value - chroma * _clip(2 - tf.abs(turned - 2))
+
+    operations = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+
     def round_(place, planes):
-        branches = [functools.partial(operations[name], planes, parameters[name]) for name in rules.JITTER_OPS]
+        branches = [functools.partial(operations[name], planes) for name in rules.JITTER_OPS]
         return place + 1, tf.switch_case(order[place], branches)
 
     return tf.while_loop(lambda place, _: place < len(rules.JITTER_OPS), round_, (0, planes))[1]
@@ -90,49 +121,11 @@ def _clip(planes: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(planes, 0.0, 1.0)
 
 
-def _brightness(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    return tf.minimum(planes * factor, 1.0)
-
-
-def _contrast(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Scale around each channel's mean, as tf.image.adjust_contrast (Google); torchvision's is the gray mean."""
-    mean = tf.reduce_mean(planes, [1, 2], keepdims=True)
-    return _clip((planes - mean) * factor + mean)
-
-
-def _saturation(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Scale S of HSV up to at most 1, H and V kept, as tf.image.adjust_saturation (Google); stays in [0, 1].
-
-    With V and H fixed, a channel's distance from V is proportional to S = chroma / V.
-    """
-    value, chroma = _value_and_chroma(planes)
-    return value - (value - planes) * tf.minimum(factor, tf.math.divide_no_nan(value, chroma))
-
-
-def _hue(planes: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
-    """Turn H of HSV by `shift` of the circle, S and V kept, as tf.image.adjust_hue; stays in [0, 1]."""
-    value, chroma = _value_and_chroma(planes)
-    red, green, blue = tf.unstack(planes)
-    # In sixths of the circle: red 0, green 2, blue 4 (Smith 1978). Where chroma is 0 any hue gives gray.
-    sixth = tf.where(value == red, green - blue, tf.where(value == green, blue - red, red - green))
-    origin = tf.where(value == red, 0.0, tf.where(value == green, 2.0, 4.0))
-    hue = tf.math.divide_no_nan(sixth, chroma) + origin + 6 * shift
-    turned = hue + tf.constant([5.0, 3.0, 1.0], shape=[3, 1, 1])
-    turned -= 6 * tf.floor(turned / 6)
-    return value - chroma * _clip(2 - tf.abs(turned - 2))
-
-
 def _value_and_chroma(planes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """V of HSV and V - min, each `[S, S]`."""
     red, green, blue = tf.unstack(planes)
     value = tf.maximum(tf.maximum(red, green), blue)
     return value, value - tf.minimum(tf.minimum(red, green), blue)
-
-
-def _grayscale(planes: tf.Tensor) -> tf.Tensor:
-    red, green, blue = tf.unstack(planes)
-    gray = GRAY_WEIGHTS[0] * red + GRAY_WEIGHTS[1] * green + GRAY_WEIGHTS[2] * blue
-    return tf.stack([gray, gray, gray])
 
 
 def _blur(planes: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:

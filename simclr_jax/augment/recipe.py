@@ -72,30 +72,23 @@ class Recipe:
     max_sigma: float = 2.0
 
     def __post_init__(self):
-        self._check_image_size()
+        # True is an int to Python and no size to anyone.
+        whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
+        self._check("image_size", whole and self.image_size >= 1, "a whole number of pixels, 1 or more")
         for key in ("flip", "jitter", "grayscale", "blur"):
             self._check(f"{key}_probability", 0 <= getattr(self, f"{key}_probability") <= 1, "between 0 and 1")
         for key in ("jitter_strength", *JITTER_OPS):
             self._check(key, 0 <= getattr(self, key) < math.inf, "0 or more, and finite")
         self._check("max_area", self.max_area <= 1, "at most 1, the whole image")
-        for key in ("area", "aspect", "sigma"):
-            self._check_interval(key)
+        for name in ("area", "aspect", "sigma"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            self._check(f"min_{name}", 0 < low < math.inf, "above 0, and finite")
+            self._check(f"max_{name}", low <= high < math.inf, f"at least augment.min_{name} = {low}, and finite")
         if self.hue * self.jitter_strength > 0.5:
             raise ValueError(
                 f"augment.hue {self.hue} times augment.jitter_strength {self.jitter_strength} must be at "
                 f"most 0.5, half the colour circle; use augment.hue <= {0.5 / self.jitter_strength:.4g}"
             )
-
-    def _check_image_size(self) -> None:
-        """A side in whole pixels; True is an int to Python and no size to anyone."""
-        whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
-        self._check("image_size", whole and self.image_size >= 1, "a whole number of pixels, 1 or more")
-
-    def _check_interval(self, name: str) -> None:
-        """Require 0 < min <= max < inf of a drawn quantity."""
-        low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-        self._check(f"min_{name}", 0 < low < math.inf, "above 0, and finite")
-        self._check(f"max_{name}", low <= high < math.inf, f"at least augment.min_{name} = {low}, and finite")
 
     def _check(self, key: str, holds: bool, allowed: str) -> None:
         if not holds:
@@ -171,7 +164,12 @@ def view_parameters(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: 
 
 def _crop_box(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: Any) -> dict[str, Any]:
     """The first candidate that fits, placed uniformly; else the largest central box of an allowed aspect."""
-    heights, widths = _crop_candidates(recipe, uniforms, height, width, xp)
+    # Area uniform, aspect log-uniform: heights and widths of all candidates, `[CROP_ATTEMPTS, ...]`.
+    area = _between(recipe.min_area, recipe.max_area, uniforms[AREA]) * (height * width)
+    log_aspect = _between(math.log(recipe.min_aspect), math.log(recipe.max_aspect), uniforms[ASPECT])
+    aspect = xp.exp(log_aspect)
+    heights, widths = xp.round(xp.sqrt(area / aspect)), xp.round(xp.sqrt(area * aspect))
+
     fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
     rank = xp.cumsum(xp.where(fits, 1.0, 0.0), axis=0)
     found = rank[-1] > 0
@@ -179,7 +177,13 @@ def _crop_box(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: Any) -
     # The last entry of a cumsum is the one sum that all three libraries spell alike.
     picked_height = xp.cumsum(xp.where(first, heights, 0.0), axis=0)[-1]
     picked_width = xp.cumsum(xp.where(first, widths, 0.0), axis=0)[-1]
-    central_height, central_width = _central_box(recipe, height, width, xp)
+
+    # Torchvision's fallback: all of the image, its longer side cut where the aspect is out of range; at least one
+    # pixel, since a 1-pixel side over an aspect above 2 rounds to none.
+    tallest, widest = xp.round(width / recipe.min_aspect), xp.round(height * recipe.max_aspect)
+    central_height = xp.maximum(xp.minimum(height, tallest), 1.0)
+    central_width = xp.maximum(xp.minimum(width, widest), 1.0)
+
     box_height = xp.where(found, picked_height, central_height)
     box_width = xp.where(found, picked_width, central_width)
     return {
@@ -188,22 +192,6 @@ def _crop_box(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: Any) -
         "height": box_height,
         "width": box_width,
     }
-
-
-def _crop_candidates(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: Any) -> tuple[Any, Any]:
-    """Heights and widths of all candidates, `[CROP_ATTEMPTS, ...]`: area uniform, aspect log-uniform."""
-    area = _between(recipe.min_area, recipe.max_area, uniforms[AREA]) * (height * width)
-    log_aspect = _between(math.log(recipe.min_aspect), math.log(recipe.max_aspect), uniforms[ASPECT])
-    aspect = xp.exp(log_aspect)
-    return xp.round(xp.sqrt(area / aspect)), xp.round(xp.sqrt(area * aspect))
-
-
-def _central_box(recipe: Recipe, height: Any, width: Any, xp: Any) -> tuple[Any, Any]:
-    """Torchvision's fallback: all of the image, its longer side cut where the aspect is out of range."""
-    tallest = xp.round(width / recipe.min_aspect)
-    widest = xp.round(height * recipe.max_aspect)
-    # At least one pixel: a 1-pixel side over an aspect above 2 rounds to none.
-    return xp.maximum(xp.minimum(height, tallest), 1.0), xp.maximum(xp.minimum(width, widest), 1.0)
 
 
 def _offset(room: Any, uniform: Any, found: Any, xp: Any) -> Any:

@@ -2,18 +2,16 @@
 
 import math
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed
 from simclr_jax.data.folder import Folder
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.runtime.metrics import progress, say
-from simclr_jax.training import schedule
+from simclr_jax.runtime.console import progress, say
+from simclr_jax.training.trainer import open_splits
 
 LISTED = 100  # unreadable images that are listed on a screen; all are where the output goes to a file
 NAMED = 10  # folders or suffixes that are named in a line
@@ -36,17 +34,53 @@ def run(config: ConfigDict) -> dict[str, Report]:
       ValueError: the config or the data do not fit; or, after all has been printed, more images of a split cannot be
         read than data.max_corrupt_fraction allows.
     """
-    schedule.check(config)
-    source = sources.open_source(config.data.source, directory=config.data.dir)
-    splits = sources.Splits(source, **schedule.split_arguments(config.data, config.seed))
-    tested = splits.split_of("test") or source.class_names  # without labels nothing is held out for a test
-    loaded = {role: splits.load(role) for role in sources.ROLES if role != "test" or tested}
-    placement.check(loaded["train"], placement="device", cache="host", free_bytes=0)  # TensorFlow, if it is needed
+    splits = open_splits(config)
+    source = splits.source
+    loaded = {role: splits.load(role) for role in splits.roles}
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}
-    say(f"\n{config.data.source}\n{_table(reports, splits)}")
-    for line in [*_oddities(source), *_unreadable(reports)]:
-        say(line)
-    say(_verdict(reports, config.data.max_corrupt_fraction))
+    names = {role: splits.split_of(role) or "held out" for role in reports} | {"train": splits.train}
+    say(f"\n{config.data.source}\n{_table(reports, names)}")
+
+    # What lies in a folder and is no image of a split.
+    if isinstance(source, Folder):
+        if source.empty_folders:
+            say(f"\nfolders without images: {_some(source.empty_folders)}")
+        if source.passed_over:
+            kinds = [f"{count:,} × {suffix or 'no suffix'}" for suffix, count in source.passed_over.items()]
+            say(f"\npassed over, no image by name or kind: {_some(kinds)}")
+        if source.beside:
+            say(f"\npassed over, images beside the folders of the splits: {source.beside:,}")
+
+    # What cannot be read: all of it in a file, so many on a screen.
+    left = LISTED if sys.stdout.isatty() else math.inf
+    for role, report in reports.items():
+        names = report["unreadable"]
+        if names:
+            say(f"\nunreadable in {role}:")
+        for index, name in enumerate(names):
+            if index >= left:
+                say(f"  … and {len(names) - index:,} more; to see all of them send the output to a file: > FILE")
+                break
+            say(f"  {name}")
+        left -= min(left, len(names))
+
+    # Whether a run would stop.
+    allowed = config.data.max_corrupt_fraction
+    fractions = {role: len(report["unreadable"]) / max(report["images"], 1) for role, report in reports.items()}
+    counts = {role: f"{len(r['unreadable']):,} of {r['images']:,} {role} images" for role, r in reports.items()}
+    bad = [count for role, count in counts.items() if fractions[role] > allowed]
+    if bad:
+        enough = (math.floor(1e4 * max(fractions.values())) + 1) / 1e4
+        or_allow = f", or allow them: --config.data.max_corrupt_fraction={enough:g}" if enough < 1 else ""
+        raise ValueError(
+            f"{', '.join(bad)} cannot be read, more than data.max_corrupt_fraction={allowed:g} allows; "
+            f"mend or remove these files{or_allow}"
+        )
+    if any(fractions.values()):
+        some = ", ".join(count for role, count in counts.items() if fractions[role])
+        say(f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows.")
+    else:
+        say(f"\nThe data are fine: every one of {sum(r['images'] for r in reports.values()):,} images can be read.")
     return reports
 
 
@@ -54,8 +88,9 @@ def _read(split: Any, role: str, class_names: tuple[str, ...]) -> Report:
     """Reads a split once."""
     unreadable = Unreadable(len(split), max_fraction=1.0, named=0)
     sizes, labels = [np.zeros((0, 2), np.int32)], [np.zeros(0, np.int64)]
+    batches = feed.image_sizes(split, batch_size=BATCH, unreadable=unreadable)
     with progress(total=len(split), desc=f"reading {role}", unit="image") as bar:
-        for batch in _batches(split, unreadable):
+        for batch in batches:
             sizes.append(batch["sizes"])
             labels.append(batch["labels"])
             bar.update(sum(map(len, labels)) + len(unreadable) - bar.n)
@@ -71,28 +106,16 @@ def _read(split: Any, role: str, class_names: tuple[str, ...]) -> Report:
     }
 
 
-def _batches(split: Any, unreadable: Unreadable) -> Iterator[dict[str, np.ndarray]]:
-    """Yields {"sizes", "labels"} of what can be read. Pixels in memory have been; they need no TensorFlow either."""
-    if split.kind == "pixels":
-        labels = np.full(len(split), -1) if split.labels is None else split.labels
-        yield {"sizes": np.broadcast_to(split.images.shape[1:3], (len(split), 2)), "labels": labels}
-        return
-    from simclr_jax.data import pipeline
-
-    yield from pipeline.image_sizes(split, batch_size=BATCH, unreadable=unreadable)
-
-
 def _spread(sides: np.ndarray) -> tuple[int, int, int] | None:
     return (int(sides.min()), int(np.median(sides)), int(sides.max())) if len(sides) else None
 
 
-def _table(reports: dict[str, Report], splits: sources.Splits) -> str:
-    """Lays the reports side by side."""
-    rows = [["", *reports], ["split", *(splits.split_of(role) or "held out" for role in reports)]]
-    rows[1][1] = splits.train
+def _table(reports: dict[str, Report], splits: dict[str, str]) -> str:
+    """Lays the reports side by side, under the names of their splits."""
+    rows = [["", *reports], ["split", *(splits[role] for role in reports)]]
     rows.append(["images", *(f"{report['images']:,}" for report in reports.values())])
     rows.append(["unreadable", *(f"{len(report['unreadable']):,}" for report in reports.values())])
-    if splits.source.class_names:
+    if reports["train"]["classes"]:
         rows.append(["classes", *(f"{sum(map(bool, report['classes'].values())):,}" for report in reports.values())])
         for name, extreme in (("smallest class", min), ("largest class", max)):
             rows.append([name, *(f"{extreme(report['classes'].values()):,}" for report in reports.values())])
@@ -104,19 +127,6 @@ def _table(reports: dict[str, Report], splits: sources.Splits) -> str:
     return "\n".join(f"{row[0]:16}" + "".join(f"{cell:>16}" for cell in row[1:]) for row in rows)
 
 
-def _oddities(source: sources.Source) -> Iterator[str]:
-    """Yields lines on what lies in a folder and is no image of a split."""
-    if not isinstance(source, Folder):
-        return
-    if source.empty_folders:
-        yield f"\nfolders without images: {_some(source.empty_folders)}"
-    if source.passed_over:
-        kinds = [f"{count:,} × {suffix or 'no suffix'}" for suffix, count in source.passed_over.items()]
-        yield f"\npassed over, no image by name or kind: {_some(kinds)}"
-    if source.beside:
-        yield f"\npassed over, images beside the folders of the splits: {source.beside:,}"
-
-
 def _some(names: Any) -> str:
     """Names as many as fit in a line or two."""
     shown = [name if name.isprintable() else ascii(name) for name in names[:NAMED]]
@@ -124,34 +134,9 @@ def _some(names: Any) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
-def _unreadable(reports: dict[str, Report]) -> Iterator[str]:
-    """Yields lines that name what cannot be read."""
-    left = LISTED if sys.stdout.isatty() else math.inf
-    for role, report in reports.items():
-        names = report["unreadable"]
-        if names:
-            yield f"\nunreadable in {role}:"
-        for index, name in enumerate(names):
-            if index >= left:
-                yield f"  … and {len(names) - index:,} more; to see all of them send the output to a file: > FILE"
-                break
-            yield f"  {name}"
-        left -= min(left, len(names))
+def main() -> None:
+    """Runs the command from its flags."""
+    from configs import default
+    from simclr_jax.commands import launch
 
-
-def _verdict(reports: dict[str, Report], allowed: float) -> str:
-    """Returns the last line; raises ValueError where a run would stop."""
-    fractions = {role: len(report["unreadable"]) / max(report["images"], 1) for role, report in reports.items()}
-    counts = {role: f"{len(r['unreadable']):,} of {r['images']:,} {role} images" for role, r in reports.items()}
-    bad = [count for role, count in counts.items() if fractions[role] > allowed]
-    if bad:
-        enough = (math.floor(1e4 * max(fractions.values())) + 1) / 1e4
-        or_allow = f", or allow them: --config.data.max_corrupt_fraction={enough:g}" if enough < 1 else ""
-        raise ValueError(
-            f"{', '.join(bad)} cannot be read, more than data.max_corrupt_fraction={allowed:g} allows; "
-            f"mend or remove these files{or_allow}"
-        )
-    if any(fractions.values()):
-        some = ", ".join(count for role, count in counts.items() if fractions[role])
-        return f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows."
-    return f"\nThe data are fine: every one of {sum(r['images'] for r in reports.values()):,} images can be read."
+    launch.launch(run, known=default.get_config(), arguments=[])

@@ -9,17 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import plots, results
-from simclr_jax.evaluate.probed_run import NETWORKS, Subject
-from simclr_jax.runtime import config as keys
-from simclr_jax.runtime import devices as parallel
+from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.metrics import progress, say
-from simclr_jax.training import collapse, schedule
-from simclr_jax.training import step as steps
-from simclr_jax.training.gradients import both_views
+from simclr_jax.runtime.config import recipe_of, run_config
+from simclr_jax.runtime.console import progress, say
+from simclr_jax.training import collapse
 
 MOST_IMAGES = 8192  # all pairs of them are compared
 BINS = np.linspace(-1, 1, 101)  # of the histograms of cosines
@@ -38,30 +34,45 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     Raises:
       ValueError: no run, no checkpoint, no such split, or too few images.
     """
-    _check(config)
-    subject = Subject(ConfigDict({**config, "layer": 0}), workdir, labelled=False)
-    pretraining = keys.of_run(run_folder.read_config(workdir), workdir, views=True)
-    path = results.place(workdir, "diagnose")
-    pairs = _encode(subject, pretraining, config)
-    found = {network: _measure(*ends, pretraining) for network, ends in pairs.items()}
+    if config.split not in sources.ROLES:
+        raise ValueError(
+            f"config.split={config.split!r} must be {', '.join(sources.ROLES[:-1])} or {sources.ROLES[-1]}"
+        )
+    if not 2 <= config.images <= MOST_IMAGES:
+        raise ValueError(f"config.images={config.images} must be from 2 to {MOST_IMAGES:,}")
+    probed = ProbedRun(ConfigDict({**config, "layer": 0}), workdir, labelled=False)
+    network = probed.network
+    pretraining = run_config(network.stored, network.run, views=True)
+    path = results.place(network.run, "diagnose")
+    pairs = _encode(probed, pretraining)
+    temperature = pretraining.loss.temperature
+    loss = jax.jit(functools.partial(losses.nt_xent, temperature=temperature))
+    found = {}
+    for name, (h, z) in pairs.items():
+        # The loss is that of batches of the run's size, or of all images where they are fewer.
+        n = min(pretraining.train.batch_size, len(z[0]))
+        starts = range(0, len(z[0]) - n + 1, n)
+        value = float(np.mean([float(loss(z[0][i : i + n], z[1][i : i + n])[0]) for i in starts]))
+        of_loss = {"loss": value, "chance_loss": collapse.chance_loss(n), "batch_size": n}
+        found[name] = collapse.of_pairs(h, z) | of_loss
     images = len(found["pretrained"]["positive"])
-    said = collapse.verdict(found["pretrained"], pretraining.loss.temperature)
-    if not subject.model.head.depth:
+    said = collapse.verdict(found["pretrained"], temperature)
+    if not network.depth:
         said.append("This run has no head: its z is h, normalised.")
-    of = f"step {subject.step:,} on {images:,} {config.split} images of {subject.source}"
+    of = f"step {network.step:,} on {images:,} {config.split} images of {probed.source}"
     say(f"\nhow h and z lie at {of}, two views each\n{table(found)}\n\n" + "\n".join(said))
     path.parent.mkdir(exist_ok=True)
-    picture = run_folder.inside(workdir, "eval", "similarities.png")
+    picture = run_folder.inside(network.run, "eval", "similarities.png")
     plots.similarities(picture, found["pretrained"]["positive"], found["pretrained"]["negative"], title=of)
     result = {
         **_plain(found["pretrained"]),
         "untrained": _plain(found["untrained"]),
         "verdict": said,
-        "step": subject.step,
-        "source": subject.source,
+        "step": network.step,
+        "source": probed.source,
         "split": config.split,
         "images": images,
-        "temperature": pretraining.loss.temperature,
+        "temperature": temperature,
     }
     run_folder.replace_text(path, json.dumps(result, indent=2) + "\n")
     say(f"\nwritten to {path} and {picture.name}")
@@ -88,55 +99,33 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join([head, *lines])
 
 
-def _check(config: ConfigDict) -> None:
-    if config.split not in sources.ROLES:
-        raise ValueError(
-            f"config.split={config.split!r} must be {', '.join(sources.ROLES[:-1])} or {sources.ROLES[-1]}"
-        )
-    if not 2 <= config.images <= MOST_IMAGES:
-        raise ValueError(f"config.images={config.images} must be from 2 to {MOST_IMAGES:,}")
-
-
-def _encode(subject: Subject, pretraining: ConfigDict, config: ConfigDict) -> dict[str, tuple]:
+def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
     """Returns {network: (h, z)}, each a pair of arrays [n, d]: of the first views and of the second."""
-    split = subject.splits.load(config.split).first(config.images)
+    config, network = probed.config, probed.network
+    split = probed.splits.load(config.split).first(config.images)
     size = min(config.batch_size, len(split))
     if size < 2:
         raise ValueError(
-            f"{subject.source} has {len(split)} {config.split} images; two are compared: take another split"
+            f"{probed.source} has {len(split)} {config.split} images; two are compared: take another split"
         )
-    pairs = placement.view_pairs(
+    pairs = feed.view_pairs(
         split,
-        schedule.recipe(pretraining),
+        recipe_of(pretraining),
         placement=pretraining.augment.placement,
         batch_size=size,
         seed=pretraining.seed,
         max_corrupt_fraction=config.data.max_corrupt_fraction,
     )
-    variables = dict(zip(NETWORKS, (subject.variables, subject.untrained()), strict=True))
-    ends = {
-        (network, layer): parallel.map_encoder(
-            functools.partial(steps.encode_step, model=subject.model, layer=layer), variables[network]
-        )
-        for network in NETWORKS
-        for layer in (0, subject.model.head.depth)
-    }
-    found = {end: [] for end in ends}
+    variables = {"pretrained": network.variables, "untrained": network.untrained()}
+    layers = (0, network.depth)
+    encoders = {(name, layer): network.encode(layer, of) for name, of in variables.items() for layer in layers}
+    found = {end: [] for end in encoders}
     for pair in progress(pairs, total=len(split) // size, desc="views", unit="batch"):
-        views = np.asarray(both_views(pair))
-        for end, encode in ends.items():
+        views = np.concatenate([pair[:, 0], pair[:, 1]])
+        for end, encode in encoders.items():
             found[end].append(np.split(encode(views), 2))
     joined = {end: tuple(map(np.concatenate, zip(*parts, strict=True))) for end, parts in found.items()}
-    return {name: (joined[name, 0], joined[name, subject.model.head.depth]) for name in NETWORKS}
-
-
-def _measure(h: tuple, z: tuple, pretraining: ConfigDict) -> dict[str, Any]:
-    """Returns the measures, and the loss over batches of the run's size, or of all images where they are fewer."""
-    n = min(pretraining.train.batch_size, len(z[0]))
-    loss = jax.jit(functools.partial(losses.nt_xent, temperature=pretraining.loss.temperature))
-    batches = range(0, len(z[0]) - n + 1, n)
-    value = np.mean([float(loss(z[0][i : i + n], z[1][i : i + n])[0]) for i in batches])
-    return collapse.of_pairs(h, z) | {"loss": float(value), "chance_loss": collapse.chance_loss(n), "batch_size": n}
+    return {name: tuple(joined[name, layer] for layer in layers) for name in variables}
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
@@ -148,3 +137,11 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
         counts = np.histogram(found[name], BINS)[0]
         plain[name] = {"mean": float(found[name].mean()), "counts": counts.tolist()}
     return plain | {"cosine_bins": np.round(BINS, 6).tolist()}
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    from configs import diagnose
+    from simclr_jax.commands import launch
+
+    launch.launch_on_run(run, diagnose)

@@ -1,60 +1,32 @@
 """A run's encoder becomes a file that others open, with a card beside it that says what the file is."""
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 import simclr_jax
 from simclr_jax.evaluate import results
 from simclr_jax.evaluate.html import PROBES
+from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.interop import card, onnx, pytorch, stablehlo
-from simclr_jax.models import create_encoder, create_model
-from simclr_jax.models.resnet import ResNet
-from simclr_jax.runtime import checkpoint, run_folder
-from simclr_jax.runtime import config as keys
-from simclr_jax.runtime.metrics import say
-from simclr_jax.training import schedule, state
+from simclr_jax.models import ResNet
+from simclr_jax.runtime import run_folder
+from simclr_jax.runtime.config import flatten
+from simclr_jax.runtime.console import say
 
-_OF_ENCODER = ("width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype")
+FORMATS = tuple(card.FORMATS)
+
 _MOST_BYTES = 2**31 - 2**20  # of the weights, in files that protocol buffers and flatbuffers index by 31 bits
 _TRIED = (1, 3)  # images of the batches that a file is tried with
 _TINY = np.finfo(np.float32).tiny
 _CLOSE = 1e-4  # of the largest feature: how far another program's may be
-
-
-class Exported(NamedTuple):
-    """What is exported.
-
-    Attributes:
-      run, step: where from.
-      config: the part of RUN/config.json that makes the network.
-      stored: all of it.
-      settings: the keyword arguments of `create_encoder`.
-      variables: {"params", "batch_stats"} of the encoder.
-    """
-
-    run: str
-    step: int
-    config: ConfigDict
-    stored: dict[str, Any]
-    settings: dict[str, Any]
-    variables: dict[str, Any]
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images, pixels."""
-        return self.config.augment.image_size
-
-    def encoder(self, **changes: Any) -> ResNet:
-        """Returns the network, with other settings where they are given."""
-        return create_encoder(**self.settings | changes)
 
 
 def run(kind: str, run: str, out: str, license: str | None = None) -> None:
@@ -71,36 +43,6 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
       ValueError: the run or the file cannot be used; PyTorch's ResNets have no such parts; onnx is not installed, or
         its runtime computes something else. Nothing is left behind then.
     """
-    places = _free(out)
-    exported = _read(run)
-    with _whole(out, places) as (file, card_file):
-        FORMATS[kind](exported, str(file))
-        subject = _subject(exported, file, run_folder.folder(out).name, kind, license)
-        card_file.write_text(card.render(subject))
-    say(f"the encoder of {run} at step {exported.step:,}, written to {out}; its card, {out}.md, says how to load it")
-
-
-def _torch(exported: Exported, path: str) -> None:
-    pytorch.save(path, exported.variables, exported.settings)
-
-
-def _onnx(exported: Exported, path: str) -> None:
-    onnx.check_installed()
-    _check_size(exported)
-    onnx.save(path, exported.encoder(), exported.variables, image_size=exported.image_size)
-    _try(exported, path)
-
-
-def _stablehlo(exported: Exported, path: str) -> None:
-    _check_size(exported)
-    stablehlo.save(path, exported.encoder(), exported.variables, image_size=exported.image_size)
-
-
-FORMATS = {"torch": _torch, "onnx": _onnx, "stablehlo": _stablehlo}
-
-
-def _free(out: str) -> list[epath.Path]:
-    """Returns the places of a file and its card; raises ValueError where one of them exists, or cannot."""
     path = run_folder.folder(out)
     if not path.name:
         raise ValueError(f"--out={out} names no file")
@@ -112,7 +54,27 @@ def _free(out: str) -> list[epath.Path]:
     for place in places:
         if place.exists():
             raise ValueError(f"{place} exists already; name a new file, or remove it")
-    return places
+    trained = open_run(run)
+    network = dataclasses.replace(trained.model.encoder.network, remat=False)  # which is of the backward pass alone
+    encoder = trained.model.encoder.clone(network=network)
+    variables = {of: tree["encoder"] for of, tree in trained.variables.items() if tree}  # group norm has no statistics
+    size = sum(x.nbytes for x in jax.tree.leaves(variables))
+    with _whole(out, places) as (file, card_file):
+        if kind == "torch":
+            pytorch.save(str(file), variables, network)
+        elif size > _MOST_BYTES:
+            raise ValueError(
+                f"the weights take {size / 2**20:,.0f} MiB, and such a file holds at most {_MOST_BYTES / 2**20:,.0f}; "
+                "export torch knows no such bound"
+            )
+        elif kind == "onnx":
+            onnx.save(str(file), encoder, variables, image_size=trained.image_size)
+            _try(str(file), encoder, variables, trained.image_size)
+        else:
+            stablehlo.save(str(file), encoder, variables, image_size=trained.image_size)
+        subject = _subject(trained, encoder, variables, file=file, name=path.name, kind=kind, license=license)
+        card_file.write_text(card.render(subject))
+    say(f"the encoder of {run} at step {trained.step:,}, written to {out}; its card, {out}.md, says how to load it")
 
 
 @contextlib.contextmanager
@@ -140,28 +102,9 @@ def _whole(out: str, places: list[epath.Path]) -> Iterator[list[epath.Path]]:
         raise
 
 
-def _read(run: str) -> Exported:
-    stored, step, variables = checkpoint.load_variables(run)
-    config = keys.of_run(stored, run)
-    arguments = schedule.model_arguments(config)
-    state.check_variables(variables, model=create_model(**arguments), run=run)
-    settings = {"name": arguments["encoder"]} | {name: arguments[name] for name in _OF_ENCODER}
-    of_encoder = {kind: tree["encoder"] for kind, tree in variables.items() if tree}  # group norm has no statistics
-    return Exported(checkpoint.split(run)[0], step, config, stored, settings, of_encoder)
-
-
-def _check_size(exported: Exported) -> None:
-    size = sum(x.nbytes for x in jax.tree.leaves(exported.variables))
-    if size > _MOST_BYTES:
-        raise ValueError(
-            f"the weights take {size / 2**20:,.0f} MiB, and such a file holds at most {_MOST_BYTES / 2**20:,.0f}; "
-            "export torch knows no such bound"
-        )
-
-
-def _try(exported: Exported, path: str) -> None:
+def _try(path: str, encoder: ResNet, variables: dict[str, Any], side: int) -> None:
     """Raises ValueError where onnxruntime's features of a few images are not the encoder's."""
-    encoder, side = exported.encoder(dtype="float32"), exported.image_size
+    exact = encoder.clone(network=dataclasses.replace(encoder.network, dtype="float32"))
     rng = np.random.default_rng(0)
     for count in _TRIED:
         images = rng.uniform(size=(count, side, side, 3)).astype(np.float32)
@@ -170,7 +113,7 @@ def _try(exported: Exported, path: str) -> None:
             say("onnxruntime is not installed, so that the file was not tried: pip install 'simclr_jax[onnx]'")
             return
         with jax.default_matmul_precision("highest"):  # GPUs and TPUs compute less exactly otherwise
-            wanted = jax.jit(encoder.apply, static_argnames="train")(exported.variables, images, train=False)
+            wanted = jax.jit(exact.apply, static_argnames="train")(variables, images, train=False)
         largest = np.maximum(np.abs(wanted).max(), _TINY)  # a network may be dead, and all be 0
         far = float(np.abs(found - wanted).max() / largest)
         if not far <= _CLOSE:
@@ -181,42 +124,58 @@ def _try(exported: Exported, path: str) -> None:
     say(f"tried with onnxruntime: features agree to {far:.1e} of the largest")
 
 
-def _subject(exported: Exported, file: epath.Path, name: str, kind: str, license: str | None) -> card.Subject:
-    imported = run_folder.imported(exported.run)
+def _subject(
+    trained: TrainedNetwork,
+    encoder: ResNet,
+    variables: dict[str, Any],
+    *,
+    file: epath.Path,
+    name: str,
+    kind: str,
+    license: str | None,
+) -> card.Subject:
+    """Returns what the card tells: ``file`` is where the exported file lies now, ``name`` what it will be called."""
+    network, imported = encoder.network, run_folder.imported(trained.run)
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    read = results.read(exported.run)
+    counts = {of: sum(x.size for x in jax.tree.leaves(tree)) for of, tree in variables.items()}
+    exact = "float32" + f", where this library computes in {network.dtype}" * (network.dtype != "float32")
+    described = {
+        "encoder": f"{network.encoder}, width {network.width}" + ", CIFAR stem" * network.cifar_stem,
+        **{name: str(getattr(network, name)) for name in ("sk_ratio", "se_ratio") if getattr(network, name)},
+        "parameters": f"{counts['params']:,}",
+        "running statistics": f"{counts.get('batch_stats', 0):,} of BatchNorm",
+        "h": f"{encoder.feature_dim:,} numbers an image",
+        "computes in": network.dtype if kind == "stablehlo" else exact,
+        "max-pool's padding": "no max-pool" if network.cifar_stem else network.pool,
+    }
     return card.Subject(
         file=name,
         format=kind,
         sha256=digest,
         size=file.stat().length,
-        run=exported.run,
-        step=exported.step,
-        network=_network(exported, kind),
-        feature_dim=exported.encoder().feature_dim,
-        image_size=exported.image_size,
-        normalize=exported.settings["normalize"],
-        config=keys.flatten(exported.stored),
+        run=trained.run,
+        step=trained.step,
+        network=described,
+        feature_dim=encoder.feature_dim,
+        image_size=trained.image_size,
+        normalize=network.normalize,
+        config=flatten(trained.stored),
         imported=(results.read_object(imported) or {}) if imported.exists() else None,
-        probes=[(PROBES.get(probe, (probe,))[0], result) for probe, result in read.items()],
+        probes=[(PROBES.get(probe, (probe,))[0], result) for probe, result in results.read(trained.run).items()],
         license=license or None,
         versions=f"simclr_jax {simclr_jax.__version__} with jax {jax.__version__}",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
 
 
-def _network(exported: Exported, kind: str) -> dict[str, str]:
-    settings, dtype = exported.settings, exported.settings["dtype"]
-    counts = {of: sum(x.size for x in jax.tree.leaves(tree)) for of, tree in exported.variables.items()}
-    extras = {name: str(settings[name]) for name in ("sk_ratio", "se_ratio") if settings[name]}
-    exact = "float32" + f", where this library computes in {dtype}" * (dtype != "float32")
-    return {
-        "encoder": f"{settings['name']}, width {settings['width']}" + ", CIFAR stem" * settings["cifar_stem"],
-        **extras,
-        "parameters": f"{counts['params']:,}",
-        "running statistics": f"{counts.get('batch_stats', 0):,} of BatchNorm",
-        "h": f"{exported.encoder().feature_dim:,} numbers an image",
-        "computes in": dtype if kind == "stablehlo" else exact,
-        "max-pool's padding": "no max-pool" if settings["cifar_stem"] else settings["pool"],
-    }
+def main() -> None:
+    """Runs the command from its arguments."""
+    from simclr_jax.commands import launch
+
+    parser = launch.Parser("python -m simclr_jax export")
+    parser.add_argument("kind", choices=list(FORMATS), metavar="|".join(FORMATS))
+    parser.add_argument("run", metavar="RUN", help="or RUN/checkpoints/STEP")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; FILE.md will be its card")
+    parser.add_argument("--license", metavar="TEXT", help="of the weights, for the card")
+    launch.run(run, **vars(parser.parse_args()))

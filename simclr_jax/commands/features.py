@@ -3,10 +3,9 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.data import sources
-from simclr_jax.evaluate import feature_files as shards
-from simclr_jax.evaluate.probed_run import Subject
-from simclr_jax.runtime.metrics import say
+from simclr_jax.evaluate import feature_files
+from simclr_jax.evaluate.probed_run import ProbedRun
+from simclr_jax.runtime.console import say
 
 
 def run(config: ConfigDict, workdir: str, out: str) -> None:
@@ -15,18 +14,29 @@ def run(config: ConfigDict, workdir: str, out: str) -> None:
     Args:
       config: as configs/features.py.
       workdir: RUN.
-      out: a folder that does not exist yet; receives train, validation and test as `shards` describes.
+      out: a folder that does not exist yet; receives train, validation and test as `evaluate.feature_files` describes.
 
     Raises:
-      ValueError: the folder exists; or as :class:`simclr_jax.probing.Subject`.
+      ValueError: the folder exists; or as `ProbedRun`.
     """
     folder = epath.Path(out).expanduser()
     if folder.exists():
         raise ValueError(f"--out={out} exists; give a folder that does not")
-    subject = Subject(config, workdir, labelled=False)
-    roles = [role for role in sources.ROLES if role != "test" or subject.class_names or subject.splits.split_of(role)]
+    probed = ProbedRun(config, workdir, labelled=False)
+    roles = probed.splits.roles
     for role in roles:
-        subject.extract(role, subject.layer, {"pretrained": folder / role})
-        made = shards.read(folder / role)
-        say(f"{folder / role}: {subject.layer_name()} of {len(made):,} images, {made.dim} values each")
+        probed.extract(role, probed.layer, {"pretrained": folder / role})
+        made = feature_files.read(folder / role)
+        say(f"{folder / role}: {probed.layer_name} of {len(made):,} images, {made.dim} values each")
     say(f'read them with numpy.load("{folder / roles[0] / "features-00000.npy"}", mmap_mode="r")')
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    from absl import flags
+
+    from configs import features
+    from simclr_jax.commands import launch
+
+    flags.DEFINE_string("out", None, "The folder to write; it must not exist.")
+    launch.launch_on_run(run, features, ["out"])

@@ -6,20 +6,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import sources, subset
+from simclr_jax.data import subset
 from simclr_jax.data.split import Split
-from simclr_jax.evaluate import probed_run as probing
-from simclr_jax.evaluate import results, scores
-from simclr_jax.evaluate.probed_run import Subject, check_labels
+from simclr_jax.evaluate import probed_run, results
 from simclr_jax.models import create_classifier, create_model
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import say
-from simclr_jax.training import optimizers as optim
-from simclr_jax.training import schedule
-from simclr_jax.training.supervised import Fitted, Trainer
+from simclr_jax.runtime import devices
+from simclr_jax.runtime.config import network_of
+from simclr_jax.runtime.console import say
+from simclr_jax.training import optimizers
+from simclr_jax.training.supervised import SupervisedTrainer
 
-MOST_EPOCHS = 10**5
-MOST_SEEDS = 1000
 FEW_LABELS, EPOCHS_OF_FEW, EPOCHS = 0.01, 60, 30  # of the papers: v1 appendix B.5, v2 section 3.1
 
 
@@ -35,7 +31,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
     Raises:
       ValueError: no run, no checkpoint, no labels, no such layer, part, split or image, or a class without images.
-      fitting.NonFinite: a loss that is not finite. No result has been written in either case.
+      loop.NonFinite: a loss that is not finite. No result has been written in either case.
     """
     name = "finetune" + ("" if config.trainable == "all" else f"_{config.trainable}")
     return _run(config, workdir, name, "fine-tuning", config.trainable, config.from_scratch, "from_scratch")
@@ -55,145 +51,115 @@ def _run(
 ) -> dict[str, Any]:
     """``other`` is what the untrained network is called in the result."""
     _check(config)
-    subject = Subject(config, workdir)
-    model = _classifier(subject, trainable)
-    path = results.place(workdir, name + _suffix(config, subject.layer))
-    validation, test = subject.splits.load("validation"), subject.splits.load("test")
-    found, confusions, chosen = [], [], {}
-    for seed in range(config.seed, config.seed + config.seeds):
-        train = _training_images(subject, seed)
-        _check_images(subject, train, validation, test)
-        trainer = _trainer(subject, model, train, validation)
-        if seed == config.seed:
-            _describe(subject, trainer, train, trainable)
-        starts = {"pretrained": subject.variables} | ({other: subject.untrained(seed)} if compared else {})
-        best = {network: _best(trainer, config, variables, seed, network) for network, variables in starts.items()}
-        # The test split is judged here, once for each seed, after everything has been chosen.
-        judged = {network: trainer.logits(parallel.replicate(fit.state), test) for network, fit in best.items()}
-        logits, labels = {network: pair[0] for network, pair in judged.items()}, judged["pretrained"][1]
-        found.append(results.of_networks(logits, labels, train.labels, model.classes))
-        confusions.append(scores.confusion(logits["pretrained"], labels))
-        chosen = chosen or _chosen(best)
-    return results.finish(
-        subject,
-        path,
-        title=title if trainable in ("all", "classifier") else f"{title} from {trainable} on",
-        found=results.over_seeds(found),
-        chosen=chosen,
-        images={"train": len(train), "validation": len(validation), "test": len(test)},
-        confusion=sum(confusions) / len(confusions),
-    )
-
-
-def _best(trainer: Trainer, config: ConfigDict, variables: dict[str, Any], seed: int, name: str) -> Fitted:
-    """Trains with each pair of settings and returns the one that validation likes best, the first of equal ones."""
-    best = None
-    for learning_rate, weight_decay in itertools.product(config.learning_rates, config.weight_decays):
-        fitted = trainer.fit(
-            variables,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            seed=seed,
-            name=name.replace("_", " "),
-        )
-        if best is None or fitted.validation_top1 > best.validation_top1:
-            best = fitted
-    return best
-
-
-def _chosen(best: dict[str, Fitted]) -> dict[str, float]:
-    return {
-        ("" if network == "pretrained" else f"{network}_") + name: getattr(fitted, name)
-        for network, fitted in best.items()
-        for name in ("validation_top1", "learning_rate", "weight_decay")
-    }
-
-
-def _classifier(subject: Subject, trainable: str):
-    run = subject.pretraining
-    axis = parallel.AXIS if run.model.global_batch_norm else None
-    return create_classifier(
-        create_model(**schedule.model_arguments(run), axis_name=axis),
-        layer=subject.layer,
-        classes=len(subject.class_names),
+    probed = probed_run.ProbedRun(config, workdir)
+    network, run = probed.network, probed.network.config
+    model = create_classifier(
+        create_model(network_of(run), axis_name=devices.AXIS if run.model.global_batch_norm else None),
+        layer=probed.layer,
+        classes=len(probed.class_names),
         trainable=trainable,
     )
-
-
-def _trainer(subject: Subject, model, train: Any, validation: Any) -> Trainer:
-    config = subject.config
+    # The result's name tells of its settings, so that other ones do not take its place.
+    of_images = "_ids" if config.ids else "" if config.label_fraction == 1 else f"_{config.label_fraction:g}"
+    path = results.place(network.run, name + (f"_layer{probed.layer}" if probed.layer else "") + of_images)
     recipe = Recipe(
-        subject.image_size,
+        network.image_size,
         min_area=config.min_area,
         jitter_probability=0.0,
         grayscale_probability=0.0,
         blur_probability=0.0,
     )
-    return Trainer(
-        model,
-        recipe,
-        train,
-        validation,
-        optimizer=config.optimizer,
-        scaling=config.scaling,
-        batch_size=config.batch_size,
-        epochs=config.epochs or (EPOCHS_OF_FEW if config.label_fraction <= FEW_LABELS else EPOCHS),
-        max_corrupt_fraction=config.data.max_corrupt_fraction,
-        devices=parallel.device_count(),
-    )
-
-
-def _training_images(subject: Subject, seed: int) -> Any:
-    """Returns the images to learn from; a seed has its own subset."""
-    config, train = subject.config, subject.splits.load("train")
-    if config.label_fraction == 1 and not config.ids:
-        return train
-    if not isinstance(train, Split):
-        raise ValueError(
-            f"{subject.source} is read as a stream, of which no subset can be chosen; name a set that is one, as "
-            "--config.data.source=tfds:imagenet2012_subset/1pct"
+    validation, test = probed.splits.load("validation"), probed.splits.load("test")
+    judged, chosen = [], {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        train = _training_images(probed, seed)
+        # Of streams the labels are not known before the images have been read.
+        splits = {"train": train, "validation": validation, "test": test}
+        known = {role: split.labels for role, split in splits.items() if isinstance(split, Split)}
+        if "train" in known:
+            probed_run.check_labels(known, probed.class_names, probed.source)
+        trainer = SupervisedTrainer(
+            model,
+            recipe,
+            train,
+            validation,
+            optimizer=config.optimizer,
+            scaling=config.scaling,
+            batch_size=config.batch_size,
+            epochs=config.epochs or (EPOCHS_OF_FEW if config.label_fraction <= FEW_LABELS else EPOCHS),
+            max_corrupt_fraction=config.data.max_corrupt_fraction,
+            num_devices=devices.device_count(),
         )
-    if bare := int((train.labels < 0).sum()):
-        raise ValueError(f"{bare:,} of {len(train):,} training images of {subject.source} have no label")
-    if config.ids:
-        return subset.listed(train, config.ids)
-    return subset.balanced(train, config.label_fraction, num_classes=len(subject.class_names), seed=seed)
-
-
-def _check_images(subject: Subject, *splits: Any) -> None:
-    """Asks of the splits whose labels are known without reading the images."""
-    known = {role: split.labels for role, split in zip(sources.ROLES, splits, strict=True) if isinstance(split, Split)}
-    if "train" in known:
-        check_labels(known, subject.class_names, subject.source)
-
-
-def _describe(subject: Subject, trainer: Trainer, train: Any, trainable: str) -> None:
-    config, per_epoch = subject.config, trainer.steps_per_epoch
-    epochs = trainer.total_steps // per_epoch
-    rates = ", ".join(f"{trainer.scaled(rate):g}" for rate in config.learning_rates)
-    say(
-        f"{len(train):,} training images, batch {trainer.batch_size}, {epochs} epochs of {per_epoch:,} steps; "
-        f"{config.optimizer}, learning rate {rates} falling to 0; learns: {trainable}"
+        if seed == config.seed:
+            epochs = trainer.total_steps // trainer.steps_per_epoch
+            rates = ", ".join(f"{trainer.scaled(rate):g}" for rate in config.learning_rates)
+            say(
+                f"{len(train):,} training images, batch {trainer.batch_size}, {epochs} epochs of "
+                f"{trainer.steps_per_epoch:,} steps; {config.optimizer}, learning rate {rates} falling to 0; "
+                f"learns: {trainable}"
+            )
+        starts = {"pretrained": network.variables} | ({other: network.untrained(seed)} if compared else {})
+        best = {}
+        for of, variables in starts.items():
+            options = {"seed": seed, "name": of.replace("_", " ")}
+            pairs = itertools.product(config.learning_rates, config.weight_decays)
+            fits = (trainer.fit(variables, learning_rate=rate, weight_decay=decay, **options) for rate, decay in pairs)
+            best[of] = max(fits, key=lambda fitted: fitted.validation_top1)  # of equal ones the first
+        # The test split is judged here, once for each seed, after everything has been chosen.
+        on_test = {of: trainer.logits(devices.replicate(fitted.state), test) for of, fitted in best.items()}
+        logits, labels = {of: pair[0] for of, pair in on_test.items()}, on_test["pretrained"][1]
+        judged.append(results.judge(logits, labels, train.class_numbers))
+        chosen = chosen or {
+            ("" if of == "pretrained" else f"{of}_") + setting: getattr(fitted, setting)
+            for of, fitted in best.items()
+            for setting in ("validation_top1", "learning_rate", "weight_decay")
+        }
+    return results.finish(
+        probed,
+        path,
+        title=title if trainable in ("all", "classifier") else f"{title} from {trainable} on",
+        judged=judged,
+        chosen=chosen,
+        images={"train": len(train), "validation": len(validation), "test": len(test)},
     )
-
-
-def _suffix(config: ConfigDict, layer: int) -> str:
-    """What of the settings the result's name tells, so that other ones do not take its place."""
-    images = "_ids" if config.ids else "" if config.label_fraction == 1 else f"_{config.label_fraction:g}"
-    return (f"_layer{layer}" if layer else "") + images
 
 
 def _check(config: ConfigDict) -> None:
-    probing.check(config)
-    probing.check_range(config, "epochs", 0, MOST_EPOCHS)
-    probing.check_range(config, "seeds", 1, MOST_SEEDS)
-    probing.check_grid(config, "learning_rates", 1e-12)
-    probing.check_grid(config, "weight_decays", 0.0)
+    """Raises ValueError for a setting that cannot be. Reads no run."""
+    probed_run.check_training(config, least_epochs=0)
     if not 0 < config.label_fraction <= 1:
         raise ValueError(f"config.label_fraction={config.label_fraction} must be above 0 and at most 1 (all labels)")
     if config.ids and config.label_fraction != 1:
         raise ValueError("config.ids and config.label_fraction both choose images; give one of them")
     if not 0 < config.min_area <= 1:
         raise ValueError(f"config.min_area={config.min_area} must be above 0 and at most 1, the whole image")
-    optim.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
-    optim.scaled_learning_rate(1.0, batch_size=1, scaling=config.scaling)
+    optimizers.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
+    optimizers.scaled_learning_rate(1.0, batch_size=1, scaling=config.scaling)
+
+
+def _training_images(probed: probed_run.ProbedRun, seed: int) -> Any:
+    """Returns the images to learn from; a seed has its own subset."""
+    config, train = probed.config, probed.splits.load("train")
+    if config.label_fraction == 1 and not config.ids:
+        return train
+    if not isinstance(train, Split):
+        raise ValueError(
+            f"{probed.source} is read as a stream, of which no subset can be chosen; name a set that is one, as "
+            "--config.data.source=tfds:imagenet2012_subset/1pct"
+        )
+    if bare := int((train.labels < 0).sum()):
+        raise ValueError(f"{bare:,} of {len(train):,} training images of {probed.source} have no label")
+    if config.ids:
+        return subset.listed(train, config.ids)
+    return subset.balanced(train, config.label_fraction, num_classes=len(probed.class_names), seed=seed)
+
+
+def main(kind: str) -> None:
+    """Runs `run` or, for "linear_augmented", `run_linear` from its flags."""
+    from configs import finetune, linear_augmented
+    from simclr_jax.commands import launch
+
+    if kind == "finetune":
+        launch.launch_on_run(run, finetune)
+    else:
+        launch.launch_on_run(run_linear, linear_augmented)

@@ -3,6 +3,7 @@
 What a file does not tell, such as the recipe, is that of a whole config that comes with the call.
 """
 
+import dataclasses
 import json
 from typing import Any
 
@@ -11,14 +12,10 @@ from ml_collections import ConfigDict
 
 from simclr_jax.interop import google as google_checkpoints
 from simclr_jax.interop import pytorch
+from simclr_jax.models import Network
 from simclr_jax.runtime import checkpoint, run_folder
-from simclr_jax.runtime import config as keys
-from simclr_jax.runtime.metrics import say
-
-_OF_MODEL = ("encoder", "width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype")
-_OF_HEAD = ("kind", "layers", "dim")
-_HEADLESS = {"sk_ratio": 0.0, "se_ratio": 0.0, "norm": "batch", "dtype": "float32"}
-_HEADLESS |= {"head_kind": "none", "head_layers": 1, "head_dim": 128}
+from simclr_jax.runtime.config import run_config
+from simclr_jax.runtime.console import say
 
 
 def google(path: str, out: str, config: ConfigDict, ema: bool = False) -> None:
@@ -35,14 +32,14 @@ def google(path: str, out: str, config: ConfigDict, ema: bool = False) -> None:
     """
     _check_free(out)
     weights = google_checkpoints.load(path, ema=ema)
-    what = google_checkpoints.describe(weights.settings)
+    what = google_checkpoints.describe(weights.network)
     notes = {
         "from": f"TensorFlow {weights.version} checkpoint of google-research/simclr",
         "path": path,
         "network": what,
         "left_out": weights.left_out,
     }
-    _write(out, weights.step, weights.variables, _with(config, weights.settings, weights.image_size), notes)
+    _write(out, weights.step, weights.variables, _with(config, weights.network, weights.image_size), notes)
     say(f"{path}\n  {notes['from']}, step {weights.step:,}\n  {what}, for images of {weights.image_size} pixels")
     for kind, names in weights.left_out.items():
         say(f"  left out, {kind}: {len(names)}, such as {names[0]}")
@@ -73,15 +70,14 @@ def torch(
     """
     _check_free(out)
     weights = pytorch.load(path, pool=pool, normalize=normalize, prefix=prefix)
-    settings = weights.settings | _HEADLESS
-    settings["encoder"] = settings.pop("name")
-    image_size = 32 if settings["cifar_stem"] else 224
-    what = f"{settings['encoder']}, width {settings['width']}" + ", CIFAR stem" * settings["cifar_stem"]
+    network = weights.network
+    image_size = 32 if network.cifar_stem else 224
+    what = f"{network.encoder}, width {network.width}" + ", CIFAR stem" * network.cifar_stem
     notes = {"from": "PyTorch state dict", "path": path, "network": what, "left_out": weights.left_out}
     variables = {kind: {"encoder": tree} for kind, tree in weights.variables.items()}
-    _write(out, 0, variables, _with(config, settings, image_size), notes)
+    _write(out, 0, variables, _with(config, network, image_size), notes)
     say(f"{path}\n  {what}, behind the prefix {weights.prefix!r}, for images of {image_size} pixels")
-    say(f"  max-pool {settings['pool']}, images normalised by {settings['normalize']}, BatchNorm's epsilon 1e-5")
+    say(f"  max-pool {network.pool}, images normalised by {network.normalize}, BatchNorm's epsilon 1e-5")
     if weights.left_out:
         say(f"  left out, no part of the encoder: {len(weights.left_out)}, such as {weights.left_out[0]}")
     say(f"written to {out}")
@@ -93,20 +89,21 @@ def _check_free(out: str) -> None:
         raise ValueError(f"--out={out} exists already; give a new folder, or remove it")
 
 
-def _with(config: ConfigDict, settings: dict[str, Any], image_size: int) -> dict[str, Any]:
+def _with(config: ConfigDict, network: Network, image_size: int) -> dict[str, Any]:
     """Returns a whole config with the network, the size of its images and, for small ones, no source of images."""
     config = config.copy_and_resolve_references()
     config.augment.image_size = image_size
-    config.model.update({name: settings[name] for name in _OF_MODEL})
-    config.head.update({name: settings[f"head_{name}"] for name in _OF_HEAD})
-    if settings["cifar_stem"]:
+    model = dataclasses.asdict(network)
+    config.head.update(model.pop("head"))
+    config.model.update(model)
+    if network.cifar_stem:
         config.data.source = ""
     return config.to_dict()
 
 
 def _write(out: str, step: int, variables: dict[str, Any], config: dict[str, Any], notes: dict[str, Any]) -> None:
     """Writes a run; its config last, so that what was broken off is none."""
-    keys.of_run(config, out)
+    run_config(config, out)
     with run_folder.hold(out):
         checkpoints = checkpoint.Checkpoints(out, keep=1)
         try:
@@ -115,3 +112,26 @@ def _write(out: str, step: int, variables: dict[str, Any], config: dict[str, Any
             checkpoints.close()
         run_folder.replace_text(run_folder.imported(out), json.dumps(notes, indent=2) + "\n")
         run_folder.write_config(out, config)
+
+
+def main() -> None:
+    """Runs the command from its arguments."""
+    from configs import default
+    from simclr_jax.commands import launch
+
+    parser = launch.Parser("python -m simclr_jax import")
+    formats = parser.add_subparsers(required=True, metavar="google or torch")
+    of_google = formats.add_parser("google", help="a checkpoint of Google's SimCLR code")
+    of_google.add_argument("path", metavar="CHECKPOINT", help="prefix of its files, their folder, or a SavedModel")
+    of_google.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    of_google.set_defaults(driver=google)
+    of_torch = formats.add_parser("torch", help="a PyTorch state dict with torchvision's names")
+    of_torch.add_argument("path", metavar="FILE.safetensors")
+    of_torch.add_argument("--normalize", help="what its images were normalised by: none, imagenet or cifar10")
+    of_torch.add_argument("--pool", help="padding of its max-pool: symmetric, as PyTorch's networks, or same")
+    of_torch.add_argument("--prefix", help="of the encoder's names, where the file holds several")
+    of_torch.set_defaults(driver=torch)
+    for command in (of_google, of_torch):
+        command.add_argument("--out", required=True, metavar="RUN", help="the folder to write")
+    arguments = vars(parser.parse_args())
+    launch.run(arguments.pop("driver"), config=default.get_config(), **arguments)

@@ -6,13 +6,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from logging import getLogger
+from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from simclr_jax.runtime import config as keys
-from simclr_jax.runtime import devices as parallel
+from simclr_jax.data import process
 from simclr_jax.runtime import launcher, preemption
 
 _PREFIX = "--config."
@@ -26,7 +26,7 @@ def launch(
     *,
     known: ConfigDict | None,
     arguments: Sequence[str],
-    what: str = "",
+    what: str = "The run: configs/NAME.py. Any key: --config.section.key=value",
     config: str | None = None,
     several: Sequence[str] = (),
     instead: dict[str, Callable[[ConfigDict], object]] | None = None,
@@ -45,44 +45,81 @@ def launch(
       several: names of the flags that tell of several processes, for a driver that runs in them.
       instead: drivers that take the config alone, by the flags that ask for them in the place of ``main``.
     """
+    # Here, because they import jax, which `settle_process` comes before.
+    from simclr_jax.runtime import processes
+    from simclr_jax.runtime.config import check_key, flatten
+
+    instead = instead or {}
     logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
-    getLogger("tensorflow").setLevel("ERROR")  # TFDS uses what TensorFlow calls deprecated, line after line
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in defined if module.startswith("simclr_jax.commands.") else ():  # else --help would not list it
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def parse(argv: list[str]) -> list[str]:
         try:
             if known is not None:
-                _check_overrides(argv, known)
+                for argument in argv:  # the flag parser would name only the last part of an unknown key
+                    if argument.startswith(_PREFIX):
+                        check_key(argument.removeprefix(_PREFIX).split("=")[0], flatten(known))
                 config_flags.DEFINE_config_file("config", config, what)  # here, because it loads the default at once
             return flags.FLAGS(argv)
         except (flags.Error, ValueError) as error:
-            return _stop(_without_traceback(error))
+            # ml_collections writes a traceback into the messages of some errors: its last line is the message.
+            head, marker, lines = str(error).partition(_TRACEBACK)
+            return _stop(ValueError(f"{head}{lines.strip().splitlines()[-1]}") if marker else error)
         except Exception as error:  # a config is a program, and may raise anything when it is loaded
-            return _stop(_not_loaded(error))
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            told = isinstance(error, SyntaxError) or "ml_collections" in place.filename
+            where = "" if told else f" ({place.filename}, line {place.lineno})"
+            return _stop(ValueError(f"--config cannot be loaded: {type(error).__name__}: {error}{where}"))
 
     def drive(argv: list[str]) -> None:
-        with parallel.Company() as company:
-            attempt(argv, company)
-
-    def attempt(argv: list[str], company: parallel.Company) -> None:
-        try:
-            if argv[1:]:
-                raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
-            given = [] if known is None else [_config(known)]
-            other = [run for name, run in (instead or {}).items() if flags.FLAGS[name].value]
-            driver, values = (other[0], {}) if other else (main, {name: _value(name) for name in arguments})
-            _set_verbosity()
-            company.join(_processes(several))
-            driver(*given, **values)
-        except (ValueError, ArithmeticError, OSError) as error:
-            _stop(error)
-        except preemption.Stopped as stopped:
-            print(stopped, file=sys.stderr)
-            sys.exit(preemption.STOPPED)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-            sys.exit(_INTERRUPTED)
+        with processes.ProcessGroup() as group:
+            try:
+                if argv[1:]:
+                    raise ValueError(f"{argv[1]!r} is no flag; flags begin with --, see --help")
+                given = [] if known is None else [_config(known)]
+                other = [run for name, run in instead.items() if flags.FLAGS[name].value]
+                missing = [name for name in arguments if flags.FLAGS[name].value in (None, "")]
+                if missing and not other:
+                    raise ValueError(f"--{missing[0]} is missing: {flags.FLAGS[missing[0]].help}")
+                if not flags.FLAGS["verbosity"].present:
+                    logging.set_verbosity(logging.WARNING)
+                if flags.FLAGS.verbosity < logging.INFO:
+                    _quiet()
+                found = launcher.find(*([flags.FLAGS[name].value for name in several] or [None] * 3))
+                if found and found.count and not several:
+                    raise ValueError(
+                        f"this command runs in one process, and {found.launcher} started {found.count}; start one"
+                    )
+                group.join(found if several else None)
+                if other:
+                    other[0](*given)
+                else:
+                    main(*given, **{name: flags.FLAGS[name].value for name in arguments})
+            except (ValueError, ArithmeticError, OSError) as error:
+                _stop(error)
+            except preemption.Stopped as stopped:
+                print(stopped, file=sys.stderr)
+                sys.exit(preemption.STOPPED)
+            except KeyboardInterrupt:
+                print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+                sys.exit(_INTERRUPTED)
 
     app.run(drive, flags_parser=parse)
+
+
+def launch_on_run(run: Callable[..., object], config: ModuleType, arguments: Sequence[str] = ()) -> None:
+    """Runs ``run(config, workdir, **arguments)``, what is done with a RUN, from flags; as :func:`launch`.
+
+    Args:
+      run: the driver.
+      config: a module of configs/, of which --config.key changes the values.
+      arguments: names of further flags, which the calling program defines.
+    """
+    flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
+    what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
+    launch(run, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
 
 
 def run(main: Callable[..., object], **arguments: Any) -> None:
@@ -102,46 +139,29 @@ class Parser(argparse.ArgumentParser):
         _stop(ValueError(f"{message}; see {self.prog} --help"))
 
 
-def _set_verbosity() -> None:
-    """Leaves a failure to be told in the one line: Orbax logs pages of tracebacks of it, through absl and asyncio."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    if flags.FLAGS.verbosity < logging.INFO:
-        _quiet()
+def settle_process() -> None:
+    """Makes the settings of the whole process. Programs do so before they import jax or TensorFlow, the library never.
+
+    Both read the environment when they are imported, and jax sets a log level of its own there. TensorFlow's start-up
+    notes are noise on a progress bar, and without oneDNN its arithmetic does not depend on the processor. TFDS uses
+    what TensorFlow calls deprecated, line after line.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    getLogger("tensorflow").setLevel("ERROR")
+    process.own()
 
 
 def _quiet() -> None:
+    """Leaves a failure to be told in the one line: Orbax logs pages of tracebacks of it, through absl and asyncio."""
     for name in ("absl", "asyncio"):
         getLogger(name).setLevel("CRITICAL")
 
 
-def _value(name: str) -> Any:
-    flag = flags.FLAGS[name]
-    if flag.value in (None, ""):
-        raise ValueError(f"--{name} is missing: {flag.help}")
-    return flag.value
-
-
-def _processes(several: Sequence[str]) -> launcher.Processes | None:
-    """Returns the processes of the run; refuses more than one where the driver is for one."""
-    if several:
-        return launcher.find(*(flags.FLAGS[name].value for name in several))
-    found = launcher.find(None, None, None)
-    if found and found.count:
-        raise ValueError(f"this command runs in one process, and {found.launcher} started {found.count}; start one")
-    return None
-
-
-def _check_overrides(argv: list[str], known: ConfigDict) -> None:
-    """Names an unknown key in full; the flag parser would name only its last part."""
-    known_keys = keys.flatten(known)
-    for argument in argv:
-        key = argument.removeprefix(_PREFIX).split("=")[0]
-        if argument.startswith(_PREFIX):
-            keys.check_key(key, known_keys)
-
-
 def _config(known: ConfigDict) -> ConfigDict:
+    """Returns what --config loaded; raises ValueError where it is missing, no config, or has other keys."""
+    from simclr_jax.runtime.config import check_keys
+
     flag = flags.FLAGS["config"]
     path = flag.config_filename if flag.present or flag.default else None
     if not path:
@@ -150,31 +170,14 @@ def _config(known: ConfigDict) -> ConfigDict:
         raise ValueError(f"--config={path} does not exist")
     config = flag.value
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"--config={path} cannot be loaded: {_fault_of(config)}")
-    keys.check_keys(config, known)
+        fault = f"its get_config() returns {type(config).__name__}, not a ConfigDict"
+        try:
+            getattr(config, "keys", None)
+        except OSError as error:  # of the loading; ml_collections keeps it until an attribute is asked for
+            fault = str(error.__cause__ or error)
+        raise ValueError(f"--config={path} cannot be loaded: {fault}")
+    check_keys(config, known)
     return config
-
-
-def _fault_of(config: Any) -> str:
-    """Why a loaded config is none; ml_collections keeps an OSError of the loading until an attribute is asked for."""
-    try:
-        getattr(config, "keys", None)
-    except OSError as error:
-        return str(error.__cause__ or error)
-    return f"its get_config() returns {type(config).__name__}, not a ConfigDict"
-
-
-def _not_loaded(error: Exception) -> ValueError:
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    told = isinstance(error, SyntaxError) or "ml_collections" in place.filename
-    where = "" if told else f" ({place.filename}, line {place.lineno})"
-    return ValueError(f"--config cannot be loaded: {type(error).__name__}: {error}{where}")
-
-
-def _without_traceback(error: Exception) -> Exception:
-    """An error without the traceback that ml_collections writes into the messages of some."""
-    head, marker, lines = str(error).partition(_TRACEBACK)
-    return ValueError(f"{head}{lines.strip().splitlines()[-1]}") if marker else error
 
 
 def _stop(error: Exception) -> NoReturn:

@@ -1,23 +1,38 @@
 """Pictures of what a run has learned: t-SNE of h and z, nearest neighbours, curves."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.evaluate import embed, knn, plots, results
-from simclr_jax.evaluate import sheets as pictures
+from simclr_jax.evaluate import knn, plots, results, sheets
 from simclr_jax.evaluate.feature_files import Features
-from simclr_jax.evaluate.probed_run import Subject
-from simclr_jax.runtime import config as keys
+from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.metrics import read_rows, say
+from simclr_jax.runtime.config import flatten
+from simclr_jax.runtime.console import say
+from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training import collapse
 
 LIMITS = {"tsne_images": (0, 10_000), "queries": (0, 24), "neighbours": (1, 16)}
 LEAST_FOR_TSNE = 10  # images
+MOST_DIMENSIONS = 50  # that t-SNE is given; more are reduced by PCA first, as its authors do
+
+# The plots of curves.png: what the y axis shows, {name in metrics.jsonl: its words}, what values are multiplied by.
+CURVES = [
+    ("loss", {"loss": "training", "validation_loss": "validation"}, 1),
+    (
+        "accuracy, %",
+        {
+            "contrastive_accuracy": "contrastive, training",
+            "validation_contrastive_accuracy": "contrastive, validation",
+            "online_top1": "online probe, training",
+            "validation_online_top1": "online probe, validation",
+        },
+        100,
+    ),
+    ("learning rate", {"learning_rate": "learning rate"}, 1),
+    ("effective rank", {"validation_rank_h": "h", "validation_rank_z": "z"}, 1),
+]
 
 
 def run(config: ConfigDict, workdir: str) -> list[str]:
@@ -33,46 +48,63 @@ def run(config: ConfigDict, workdir: str) -> list[str]:
     Raises:
       ValueError: no run, no checkpoint, no test images, or a number out of its bounds.
     """
-    _check(config)
-    subject = Subject(config, workdir, labelled=False)
-    folder = results.place(workdir, "pictures").parent
-    role = "test" if subject.class_names or subject.splits.split_of("test") else "validation"
-    if not len(subject.splits.load(role)):
-        raise ValueError(f"{subject.source} has no {role} images; name a source that has: --config.data.source=…")
-    folder.mkdir(exist_ok=True)
-    drawn = []
-    if config.tsne_images:
-        drawn += _tsne(subject, role, _path(workdir, "tsne"))
-    if config.queries:
-        drawn += _neighbours(subject, role, _path(workdir, "neighbours"))
-    drawn += _curves(workdir, _path(workdir, "curves"))
-    say(f"written to {', '.join(drawn)}")
-    return drawn
-
-
-def _check(config: ConfigDict) -> None:
     for name, (least, most) in LIMITS.items():
         if not least <= config[name] <= most:
             raise ValueError(f"config.{name}={config[name]} must be from {least} to {most:,}")
     if not 1 <= config.perplexity <= 1000:
         raise ValueError(f"config.perplexity={config.perplexity:g} must be from 1 to 1,000; 5 to 50 is usual")
+    probed = ProbedRun(config, workdir, labelled=False)
+    folder = results.place(probed.network.run, "pictures").parent
+    role = "test" if probed.class_names or probed.splits.split_of("test") else "validation"
+    if not len(probed.splits.load(role)):
+        raise ValueError(f"{probed.source} has no {role} images; name a source that has: --config.data.source=…")
+    folder.mkdir(exist_ok=True)
+    tsne_png, neighbours_png, curves_png = (
+        run_folder.inside(probed.network.run, "eval", f"{name}.png") for name in ("tsne", "neighbours", "curves")
+    )
+    drawn = []
+    if config.tsne_images:
+        drawn += _draw_maps(probed, role, tsne_png)
+    if config.queries:
+        drawn += _draw_neighbours(probed, role, neighbours_png)
+    drawn += _draw_curves(probed, curves_png)
+    say(f"written to {', '.join(drawn)}")
+    return drawn
 
 
-def _path(workdir: str, name: str) -> epath.Path:
-    return run_folder.inside(workdir, "eval", f"{name}.png")
+def tsne(x: np.ndarray, *, perplexity: float, seed: int) -> np.ndarray:
+    """Returns a map [n, 2] of vectors [n, d] in which those that are near each other are so too.
+
+    It is t-SNE (van der Maaten & Hinton 2008), started from the first two principal components.
+
+    Args:
+      x: the vectors.
+      perplexity: about how many neighbours of each count; below n.
+      seed: of what is random in it.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    x = np.asarray(x, np.float64)
+    if not x.std(axis=0).any():
+        return np.zeros((len(x), 2))  # all in one place, which PCA cannot divide by
+    if x.shape[1] > MOST_DIMENSIONS:
+        x = PCA(min(MOST_DIMENSIONS, len(x)), random_state=seed).fit_transform(x)
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
 
 
-def _tsne(subject: Subject, role: str, path: epath.Path) -> list[str]:
+def _draw_maps(probed: ProbedRun, role: str, path: epath.Path) -> list[str]:
     """Draws the maps of h and z; of h alone where there is no head."""
-    config, depth = subject.config, subject.model.head.depth
+    config, network = probed.config, probed.network
     features = {
-        layer: subject.features(role, layer=layer, networks=("pretrained",))["pretrained"] for layer in {0, depth}
+        layer: probed.features(role, layer=layer, networks=("pretrained",))["pretrained"]
+        for layer in {0, network.depth}
     }
     total = len(features[0])
     if total < LEAST_FOR_TSNE or total <= config.perplexity:
         say(f"{total} {role} images are too few for t-SNE with perplexity {config.perplexity:g}: left out")
         return []
-    if not depth:
+    if not network.depth:
         say("this run has no head: t-SNE of h alone")
     shown = _some(total, config.tsne_images, config.seed)
     labels = features[0].labels[shown]
@@ -81,38 +113,38 @@ def _tsne(subject: Subject, role: str, path: epath.Path) -> list[str]:
         labels = None
     points = {}
     for layer, of in sorted(features.items()):
-        say(f"t-SNE of {subject.layer_name(layer)} of {len(shown):,} {role} images")
+        name = network.layer_name(layer)
+        say(f"t-SNE of {name} of {len(shown):,} {role} images")
         x = of.array()[shown]
         x = x if layer == 0 else collapse.normalized(x)  # as the loss sees z
-        points[f"{subject.layer_name(layer)} ({of.dim} dimensions)"] = embed.tsne(
-            x, perplexity=config.perplexity, seed=config.seed
-        )
-    title = f"t-SNE of {len(shown):,} {role} images of {subject.source}, step {subject.step:,}"
-    plots.maps(path, points, labels, subject.class_names, title=title)
+        points[f"{name} ({of.dim} dimensions)"] = tsne(x, perplexity=config.perplexity, seed=config.seed)
+    title = f"t-SNE of {len(shown):,} {role} images of {probed.source}, step {network.step:,}"
+    plots.maps(path, points, labels, probed.class_names, title=title)
     return [str(path)]
 
 
-def _neighbours(subject: Subject, role: str, path: epath.Path) -> list[str]:
+def _draw_neighbours(probed: ProbedRun, role: str, path: epath.Path) -> list[str]:
     """Draws some images beside the training images whose features are nearest by cosine."""
-    config = subject.config
-    query, bank = (subject.features(which, networks=("pretrained",))["pretrained"] for which in (role, "train"))
+    config = probed.config
+    query, bank = (probed.features(which, networks=("pretrained",))["pretrained"] for which in (role, "train"))
     shown = _some(len(query), config.queries, config.seed)
     asked = Features((query.array()[shown],), query.labels[shown], query.ids[shown])
     cosines, nearest = knn.nearest(asked, bank, min(config.neighbours, len(bank)))
     wanted = np.unique(bank.ids[nearest])
-    at = dict(zip(wanted.tolist(), subject.images("train", wanted), strict=True))
+    at = dict(zip(wanted.tolist(), probed.images("train", wanted), strict=True))
+    names = [*probed.class_names, None]  # the last is that of the label -1
     rows = [
-        pictures.Neighbours(
+        sheets.Neighbours(
             image,
-            _name(subject.class_names, query.labels[i]),
+            names[query.labels[i]],
             [at[number] for number in bank.ids[those].tolist()],
-            [_name(subject.class_names, label) for label in bank.labels[those]],
+            [names[label] for label in bank.labels[those]],
             values.tolist(),
         )
-        for i, image, those, values in zip(shown, subject.images(role, asked.ids), nearest, cosines, strict=True)
+        for i, image, those, values in zip(shown, probed.images(role, asked.ids), nearest, cosines, strict=True)
     ]
-    title = f"{role.capitalize()} images and the training images nearest to them in {subject.layer_name()}, by cosine; "
-    pictures.neighbours(path, rows, title=f"{title}{subject.source}, step {subject.step:,}")
+    title = f"{role.capitalize()} images and the training images nearest to them in {probed.layer_name}, by cosine; "
+    sheets.neighbours(path, rows, title=f"{title}{probed.source}, step {probed.network.step:,}")
     return [str(path)]
 
 
@@ -121,62 +153,39 @@ def _some(total: int, wanted: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(total)[:wanted])
 
 
-def _name(class_names: Sequence[str], label: int) -> str | None:
-    return class_names[label] if label >= 0 else None
-
-
-def _curves(workdir: str, path: epath.Path) -> list[str]:
-    rows = read_rows(workdir)
-    panels = _panels(rows, run_folder.read_config(workdir))
+def _draw_curves(probed: ProbedRun, path: epath.Path) -> list[str]:
+    """Draws what metrics.jsonl has values for."""
+    rows = [row for row in read_rows(probed.network.run) if "epoch" in row]
+    panels = []
+    for label, names, scale in CURVES:
+        lines = []
+        for (name, words), colour in zip(names.items(), plots.PAIRS, strict=False):
+            found = [(row["epoch"], scale * row[name]) for row in rows if name in row]
+            # Validation is drawn dashed with dots: one an epoch.
+            style = {"style": "--", "marker": "o"} if name.startswith("validation_") else {}
+            if found:
+                lines.append(plots.Line(words, *zip(*found, strict=True), colour=colour, **style))
+        if label == "loss" and lines:
+            # The loss at chance: of training, and of validation where its batches are smaller.
+            batch = flatten(probed.network.stored).get("train.batch_size")
+            chance = {collapse.chance_loss(batch)} if isinstance(batch, int) and batch > 1 else set()
+            chance |= {row["validation_chance_loss"] for row in rows if "validation_chance_loss" in row}
+            end = max(row["epoch"] for row in rows)
+            for loss in sorted(chance, reverse=True):
+                words = f"chance, ln(2N-1) = {loss:.2f}"
+                lines.append(plots.Line(words, (0, end), (loss, loss), colour="0.35", style=":"))
+        if lines:
+            panels.append(plots.Panel(label, lines))
     if not panels:
-        say(f"{workdir} has no metrics.jsonl with rows in it: no curves")
+        say(f"{probed.network.run} has no metrics.jsonl with rows in it: no curves")
         return []
     plots.curves(path, panels, x_label="epoch", title=f"{path.parent.parent.name}: pretraining")
     return [str(path)]
 
 
-def _panels(rows: list[dict[str, Any]], config: dict[str, Any]) -> list[plots.Panel]:
-    """Returns the plots that rows of metrics.jsonl have values for."""
-    lines = [
-        ("loss", {"loss": "training", "validation_loss": "validation"}, 1),
-        (
-            "accuracy, %",
-            {
-                "contrastive_accuracy": "contrastive, training",
-                "validation_contrastive_accuracy": "contrastive, validation",
-                "online_top1": "online probe, training",
-                "validation_online_top1": "online probe, validation",
-            },
-            100,
-        ),
-        ("learning rate", {"learning_rate": "learning rate"}, 1),
-        ("effective rank", {"validation_rank_h": "h", "validation_rank_z": "z"}, 1),
-    ]
-    made = [plots.Panel(label, _lines(rows, names, scale)) for label, names, scale in lines]
-    if made[0].lines:
-        made[0] = plots.Panel("loss", [*made[0].lines, *_chance(rows, config)])
-    return [panel for panel in made if panel.lines]
+def main() -> None:
+    """Runs the command from its flags."""
+    from configs import pictures
+    from simclr_jax.commands import launch
 
-
-def _lines(rows: list[dict[str, Any]], names: dict[str, str], scale: float) -> list[plots.Line]:
-    """Validation is drawn dashed with dots: one an epoch."""
-    lines = []
-    for (name, words), colour in zip(names.items(), plots.PAIRS, strict=False):
-        found = [(row["epoch"], scale * row[name]) for row in rows if name in row and "epoch" in row]
-        held_out = name.startswith("validation_")
-        style = {"style": "--" if held_out else "-", "marker": "o" if held_out else ""}
-        if found:
-            lines.append(plots.Line(words, *zip(*found, strict=True), colour=colour, **style))
-    return lines
-
-
-def _chance(rows: list[dict[str, Any]], config: dict[str, Any]) -> list[plots.Line]:
-    """Returns the loss at chance: of training, and of validation where its batches are smaller."""
-    ends = [row["epoch"] for row in rows if "epoch" in row]
-    batch = keys.flatten(config).get("train.batch_size")
-    losses = {collapse.chance_loss(batch)} if isinstance(batch, int) and batch > 1 else set()
-    losses |= {row["validation_chance_loss"] for row in rows if "validation_chance_loss" in row}
-    return [
-        plots.Line(f"chance, ln(2N-1) = {loss:.2f}", (0, max(ends)), (loss, loss), colour="0.35", style=":")
-        for loss in sorted(losses, reverse=True)
-    ]
+    launch.launch_on_run(run, pictures)

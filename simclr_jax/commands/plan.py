@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import say
-from simclr_jax.training.trainer import Parts, lower_train_step, prepare, state_shapes, with_changes
+from simclr_jax.runtime import devices
+from simclr_jax.runtime.console import say
+from simclr_jax.training.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,81 +51,72 @@ def run(config: ConfigDict) -> dict[str, Any]:
     Raises:
       ValueError: the config or the data do not fit; nothing has been compiled then.
     """
-    parts = prepare(config)
-    limit = parallel.memory_bytes()
-    say(f"plan of {config.data.source} on {parallel.describe()}; the step is compiled, nothing is run\n")
-    numbers = _numbers(parts)
-    memory = measure(parts)
-    say(_table(parts, numbers, memory, limit))
-    overrides = {} if memory is not None and memory.peak <= limit else _find(parts, memory, limit)
+    trainer = Trainer.from_config(config)
+    limit, state, schedule = devices.memory_bytes(), trainer.state_shapes(), trainer.schedule
+    say(f"plan of {config.data.source} on {devices.describe()}; the step is compiled, nothing is run\n")
+    numbers = {
+        **{f"{name}_parameters": sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()},
+        "flops_per_step": flops(trainer),
+        "steps": schedule.total_steps,
+        "images_seen": schedule.total_steps * schedule.batch_size,
+        "checkpoint_bytes": _bytes(state),
+    }
+    memory = measure(trainer)
+    say(_table(trainer, numbers, memory, limit))
+    overrides = {} if memory is not None and memory.peak <= limit else _find(trainer, memory, limit)
     return numbers | {"memory": memory and dataclasses.asdict(memory), "limit": limit, "overrides": overrides}
 
 
-def measure(parts: Parts) -> Memory | None:
+def measure(trainer: Trainer) -> Memory | None:
     """Compiles the step and returns what it takes; None where the compiler itself runs out of memory."""
+    z = jax.ShapeDtypeStruct((2, trainer.schedule.batch_size // trainer.devices, _dim(trainer)), jnp.float32)
+
+    def loss_step(_, z, resident, *, axis_name, loss):
+        return jax.value_and_grad(lambda z: loss(z[0], z[1], axis_name=axis_name), has_aux=True)(z)
+
     try:
-        analysis = lower_train_step(parts).compile().memory_analysis()
-        loss = _lower_loss(parts).compile().memory_analysis().temp_size_in_bytes
+        analysis = trainer.lower_train_step().compile().memory_analysis()
+        lowered = devices.lower_step(loss_step, None, z, None, loss=trainer.loss)
+        loss = lowered.compile().memory_analysis().temp_size_in_bytes
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None
     moving = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    held = _bytes(state_shapes(parts))
+    held = _bytes(trainer.state_shapes())
     loss = min(loss, moving)
     return Memory(held, moving - loss, loss, max(0, analysis.argument_size_in_bytes - held))
 
 
-def _numbers(parts: Parts) -> dict[str, Any]:
-    plan, state = parts.plan, state_shapes(parts)
-    return {
-        **{f"{name}_parameters": _count(tree) for name, tree in state.params.items()},
-        "flops_per_step": flops(parts),
-        "steps": plan.total_steps,
-        "images_seen": plan.total_steps * plan.batch_size,
-        "checkpoint_bytes": _bytes(state),
-    }
-
-
-def flops(parts: Parts) -> int:
+def flops(trainer: Trainer) -> int:
     """Returns what a step over the batch of all devices needs: three forward passes, as a gradient takes two more.
 
     XLA would count a loop's body once, and the loss and the convolutions' gradients are in loops.
     """
-    size, views = parts.config.augment.image_size, 2 * parts.plan.batch_size
-    state = state_shapes(parts)
+    size, views = trainer.config.augment.image_size, 2 * trainer.schedule.batch_size
+    state = trainer.state_shapes()
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     images = jax.ShapeDtypeStruct((views, size, size, 3), jnp.float32)
-    forward = jax.jit(lambda variables, images: parts.model.apply(variables, images, train=False)[-1])
-    similarities = 2 * views**2 * _dim(parts)
+    forward = jax.jit(lambda variables, images: trainer.model.apply(variables, images, train=False)[-1])
+    similarities = 2 * views**2 * _dim(trainer)
     return 3 * (int(forward.lower(variables, images).cost_analysis()["flops"]) + similarities)
 
 
-def _lower_loss(parts: Parts) -> jax.stages.Lowered:
-    n = parts.plan.batch_size // parts.devices
-    z = jax.ShapeDtypeStruct((2, n, _dim(parts)), jnp.float32)
-    return parallel.lower_step(_loss_step, None, z, None, **parts.loss)
+def _dim(trainer: Trainer) -> int:
+    return trainer.model.head.network.head.dim if trainer.model.head.depth else trainer.model.encoder.feature_dim
 
 
-def _loss_step(_, z, resident, *, axis_name, **loss):
-    return jax.value_and_grad(lambda z: losses.nt_xent(z[0], z[1], axis_name=axis_name, **loss), has_aux=True)(z)
-
-
-def _dim(parts: Parts) -> int:
-    return parts.model.head.dim if parts.model.head.depth else parts.model.encoder.feature_dim
-
-
-def _find(parts: Parts, memory: Memory | None, limit: int) -> dict[str, Any] | None:
+def _find(trainer: Trainer, memory: Memory | None, limit: int) -> dict[str, Any] | None:
     """Compiles settings that take less and less, and says which is the first that fits."""
     say(f"\n{'settings tried':64}{'peak':>12}")
-    for changes in _candidates(parts):
-        found = measure(with_changes(parts, changes))
+    for changes in _candidates(trainer):
+        found = measure(trainer.with_changes(changes))
         fits = found is not None and found.peak <= limit
         overrides = " ".join(f"--config.{key}={value}" for key, value in changes.items())
         say(f"{overrides:64}{_size(found.peak) if found else 'no memory':>12}  {'fits' if fits else 'does not fit'}")
         if fits:
             say(f"\nadd to the command: {overrides}")
-            if changes.get("train.microbatch_size") and parts.config.model.norm == "batch":
+            if changes.get("train.microbatch_size") and trainer.config.model.norm == "batch":
                 say(
                     "BatchNorm's statistics are then those of a micro-batch; with --config.model.norm=group it is exact"
                 )
@@ -134,9 +125,9 @@ def _find(parts: Parts, memory: Memory | None, limit: int) -> dict[str, Any] | N
     return None
 
 
-def _candidates(parts: Parts) -> Iterator[dict[str, Any]]:
-    """Settings in the order of what they cost: first those that change no result, then smaller and smaller parts."""
-    config, devices = parts.config, parts.devices
+def _candidates(trainer: Trainer) -> Iterator[dict[str, Any]]:
+    """Settings in the order of what they cost: first those that change no result, then smaller and smaller trainer."""
+    config, devices = trainer.config, trainer.devices
     exact = {}
     if config.loss.chunk_size:
         exact |= {"loss.chunk_size": 0}
@@ -155,16 +146,16 @@ def _candidates(parts: Parts) -> Iterator[dict[str, Any]]:
     yield exact | {"train.microbatch_size": size, "model.remat": True}
 
 
-def _table(parts: Parts, numbers: dict[str, Any], memory: Memory | None, limit: int) -> str:
-    config, plan, kept = parts.config, parts.plan, parts.config.checkpoint.keep
+def _table(trainer: Trainer, numbers: dict[str, Any], memory: Memory | None, limit: int) -> str:
+    config, schedule, kept = trainer.config, trainer.schedule, trainer.config.checkpoint.keep
     head = numbers.get("head_parameters", 0)
     on_disk = numbers["checkpoint_bytes"]
     lines = {
         "model": f"{config.model.encoder}, {numbers['encoder_parameters']:,} parameters; head {head:,}",
-        "batch": f"{plan.batch_size:,} images, {plan.microbatches} pass{'es' * (plan.microbatches > 1)}"
+        "batch": f"{schedule.batch_size:,} images, {schedule.microbatches} pass{'es' * (schedule.microbatches > 1)}"
         f"; remat {'on' if config.model.remat else 'off'}",
         "FLOPs a step": f"{numbers['flops_per_step']:.3g}, in one pass over all images",
-        "steps": f"{plan.total_steps:,}: {config.train.epochs} epochs of {plan.steps_per_epoch:,}",
+        "steps": f"{schedule.total_steps:,}: {config.train.epochs} epochs of {schedule.steps_per_epoch:,}",
         "images seen": f"{numbers['images_seen']:,}, two views of each",
         "checkpoints": f"{_size(on_disk)} each; with {kept} kept, {_size(kept * on_disk)} on disk",
     }
@@ -176,10 +167,6 @@ def _table(parts: Parts, numbers: dict[str, Any], memory: Memory | None, limit: 
     rows += ["", f"{'memory of a device':22}{'':10}"]
     rows += [f"  {name:16}{_size(size):>14}{100 * size / memory.peak:7.1f} %" for name, size in split.items()]
     return "\n".join([*rows, f"  {'peak':16}{_size(memory.peak):>14}   of {_size(limit)}: {verdict}"])
-
-
-def _count(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _bytes(tree: Any) -> int:

@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed
 from simclr_jax.data.order import training_order
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate.sheets import Picture, contact_sheet
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import say
-from simclr_jax.training import schedule
+from simclr_jax.runtime import devices
+from simclr_jax.runtime.config import recipe_of
+from simclr_jax.runtime.console import say
+from simclr_jax.training.trainer import open_splits
 
 COLOURS = ("tab:red", "tab:blue")  # of view 1 and view 2
 EPOCH = 0
@@ -40,27 +40,6 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     Raises:
       ValueError: the config or the data do not fit, or the file's folder does not exist.
     """
-    schedule.check(config)
-    _check(out, images)
-    source = sources.open_source(config.data.source, directory=config.data.dir)
-    train = sources.Splits(source, **schedule.split_arguments(config.data, config.seed)).load("train")
-    where = {"placement": config.augment.placement, "cache": config.data.cache}
-    placement.check(train, **where, free_bytes=parallel.free_bytes())
-    recipe = schedule.recipe(config)
-    pictures = []
-    for image, label, identity in _images(train, images, config.seed):
-        pixels, views, parameters = _views(recipe, image, config.seed, identity, config.augment.placement)
-        title = f"image {identity}" + (f", class {source.class_names[label]}" if label >= 0 else "")
-        pictures += _row(pixels, views, parameters, recipe, title)
-    if not pictures:
-        raise ValueError(f"none of the first {images} images of {config.data.source} can be read")
-    shown = len(pictures) // COLUMNS
-    head = f"{config.data.source}: {shown} of {len(train):,} training images, views made on the {where['placement']}"
-    contact_sheet(out, pictures, columns=min(shown, 2) * COLUMNS, head=head)
-    say(f"written to {out}")
-
-
-def _check(out: str, images: int) -> None:
     path = epath.Path(out).expanduser()
     if not path.parent.is_dir():
         raise ValueError(f"--out={out}: there is no such folder")
@@ -68,6 +47,28 @@ def _check(out: str, images: int) -> None:
         raise ValueError(f"--out={out}: there is a folder of that name; name a file: --out={path / 'preview.png'}")
     if not 1 <= images <= MOST_IMAGES:
         raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
+    splits = open_splits(config)
+    train = splits.load("train")
+    where = {"placement": config.augment.placement, "cache": config.data.cache}
+    feed.check(train, **where, free_bytes=devices.free_bytes())
+    recipe = recipe_of(config)
+    pictures = []
+    for image, label, identity in _images(train, images, config.seed):
+        pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement)
+        title = f"image {identity}" + (f", class {splits.source.class_names[label]}" if label >= 0 else "")
+        drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
+        every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
+        boxes = [tuple(parameters[name] / every for name in ("y", "x", "height", "width")) for parameters in drawn]
+        size = f"{pixels.shape[0]} × {pixels.shape[1]} pixels"
+        pictures.append(Picture(pixels[::every, ::every], title, size, dict(zip(COLOURS, boxes, strict=True))))
+        for number, view, parameters, colour in zip((1, 2), views, drawn, COLOURS, strict=True):
+            pictures.append(Picture(view, f"view {number}", describe(parameters, recipe), frame=colour))
+    if not pictures:
+        raise ValueError(f"none of the first {images} images of {config.data.source} can be read")
+    shown = len(pictures) // COLUMNS
+    head = f"{config.data.source}: {shown} of {len(train):,} training images, views made on the {where['placement']}"
+    contact_sheet(out, pictures, columns=min(shown, 2) * COLUMNS, head=head)
+    say(f"written to {out}")
 
 
 def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]:
@@ -77,20 +78,12 @@ def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]
             yield record["image"], int(record["label"]), int(record["id"])
         return
     order = training_order(len(train), batch_size=min(count, len(train)), seed=seed, shard=(0, 1))
-    part = _readable(train.take(order(EPOCH)[1]))
-    labels = np.full(len(part), -1) if part.labels is None else part.labels
-    for image, label, identity in zip(part.images, labels, part.ids, strict=True):
+    part = train.take(order(EPOCH)[1])
+    broken = Unreadable(len(part), max_fraction=1.0)  # the log names them
+    collections.deque(feed.image_sizes(part, batch_size=len(part), unreadable=broken), maxlen=0)
+    part = part.take(np.array([i for i in range(len(part)) if i not in broken], int))
+    for image, label, identity in zip(part.images, part.class_numbers, part.ids, strict=True):
         yield epath.Path(os.fsdecode(image)).read_bytes() if part.kind == "paths" else image, int(label), int(identity)
-
-
-def _readable(part: Split) -> Split:
-    """Leaves out files that cannot be read; the log names them."""
-    broken = Unreadable(len(part), max_fraction=1.0)
-    if part.kind != "pixels":
-        from simclr_jax.data import pipeline
-
-        collections.deque(pipeline.image_sizes(part, batch_size=len(part), unreadable=broken), maxlen=0)
-    return part.take(np.array([i for i in range(len(part)) if i not in broken], int))
 
 
 def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> tuple[np.ndarray, np.ndarray, list]:
@@ -110,26 +103,6 @@ def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> 
     return pixels, np.asarray(host.two_views(recipe, image, seed, EPOCH, identity)), drawn
 
 
-def _row(pixels: np.ndarray, views: np.ndarray, drawn: list[dict], recipe: Recipe, title: str) -> list[Picture]:
-    """Returns the pictures of an image and its views."""
-    drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
-    every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
-    boxes = [tuple(parameters[name] / every for name in ("y", "x", "height", "width")) for parameters in drawn]
-    original = Picture(
-        pixels[::every, ::every],
-        title,
-        f"{pixels.shape[0]} × {pixels.shape[1]} pixels",
-        dict(zip(COLOURS, boxes, strict=True)),
-    )
-    return [
-        original,
-        *(
-            Picture(view, f"view {number}", describe(parameters, recipe), frame=colour)
-            for number, view, parameters, colour in zip((1, 2), views, drawn, COLOURS, strict=True)
-        ),
-    ]
-
-
 def describe(parameters: dict[str, float], recipe: Recipe) -> str:
     """Returns what was done to a view, a line for each operation in its order."""
     lines = ["crop {height:.0f} × {width:.0f} at y {y:.0f}, x {x:.0f}".format(**parameters)]
@@ -141,3 +114,15 @@ def describe(parameters: dict[str, float], recipe: Recipe) -> str:
     if parameters["blur"] and rules.blur_kernel_size(recipe.image_size) > 1:
         lines.append(f"blur, σ {parameters['sigma']:.2f} pixels")
     return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    from absl import flags
+
+    from configs import default
+    from simclr_jax.commands import launch
+
+    flags.DEFINE_string("out", "preview.png", "The PNG file to write.")
+    flags.DEFINE_integer("images", 8, "How many images to show.", lower_bound=1)
+    launch.launch(run, known=default.get_config(), arguments=["out", "images"])

@@ -1,21 +1,22 @@
 """The report of a run, or of several: reads what they left, makes what is missing, writes one HTML file."""
 
 import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
 
 import simclr_jax
-from simclr_jax.evaluate import html as report
-from simclr_jax.evaluate import results
+from simclr_jax.evaluate import html, results
 from simclr_jax.runtime import checkpoint, run_folder
-from simclr_jax.runtime import config as keys
-from simclr_jax.runtime.metrics import read_rows, say
+from simclr_jax.runtime.config import flatten, whole_config
+from simclr_jax.runtime.console import say
+from simclr_jax.runtime.metrics import read_rows
 
 MOST_RUNS = 64
-_MOST_LINES = 10**6  # of a run's metrics
+_MOST_STARTS = 10**6  # lines of a run's versions.jsonl
 
 # Pictures of RUN/eval by the endings of their names, with the headings that they come under, in the report's order.
 HEADINGS = {
@@ -46,73 +47,95 @@ def run(workdirs: list[str], *, out: str | None, make: dict[str, Callable[[str],
         run_folder.read_config(workdir)
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(f"--out={out}: " + ("it is a folder" if path.is_dir() else "there is no such folder"))
-    runs = [_left(workdir, _made(workdir, make)) for workdir in workdirs]
-    run_folder.replace_text(path, report.render(runs, version=simclr_jax.__version__))
+    runs = []
+    for workdir in workdirs:
+        notes = []
+        for name, maker in make.items():
+            if any((results.place(workdir, name).with_suffix(end)).exists() for end in (".json", ".png")):
+                continue
+            say(f"\n{workdir}: {name}")
+            try:
+                maker(workdir)
+            except (ValueError, OSError) as error:
+                notes.append(f"{name} was not made: {' '.join(str(error).split())}")
+                say(notes[-1])
+        runs.append(read(workdir, notes))
+    run_folder.replace_text(path, html.render(runs, version=simclr_jax.__version__))
     say(f"written to {path}")
 
 
-def _made(workdir: str, make: dict[str, Callable[[str], Any]]) -> list[str]:
-    """Makes what is not there; returns lines that say what could not be made."""
-    lines = []
-    for name, maker in make.items():
-        if any((results.place(workdir, name).with_suffix(end)).exists() for end in (".json", ".png")):
-            continue
-        say(f"\n{workdir}: {name}")
-        try:
-            maker(workdir)
-        except (ValueError, OSError) as error:
-            lines.append(f"{name} was not made: {' '.join(str(error).split())}")
-            say(lines[-1])
-    return lines
+def read(workdir: str, notes: list[str]) -> html.RunFiles:
+    """Returns what a run left; what is no JSON or too large for a page is passed over.
 
-
-def _left(workdir: str, notes: list[str]) -> report.Left:
+    Args:
+      workdir: RUN.
+      notes: lines that say what could not be made.
+    """
     folder = run_folder.folder(workdir)
-    read, found = results.read(workdir), {}
-    for name, data in _pictures(folder / "eval"):
-        if data is None:
-            notes.append(f"{name} is too large for a page, and is left out")
-        else:
-            found[_heading(name), _caption(name)] = data
+    found = results.read(workdir)
+
+    pictures, notes = {}, list(notes)
+    for path in sorted((folder / "eval").iterdir()) if (folder / "eval").is_dir() else ():
+        if path.suffix != ".png" or not path.is_file():
+            continue
+        if path.stat().length > html.MOST_PICTURE_BYTES:
+            notes.append(f"{path.stem} is too large for a page, and is left out")
+            continue
+        stem, _, end = path.stem.rpartition("_")
+        title = html.PROBES.get(stem, (stem.replace("_", " "),))[0]
+        heading = next((heading for name, heading in HEADINGS.items() if path.stem.endswith(name)), "Pictures")
+        pictures[heading, f"{title}: {end}" if stem else end] = path.read_bytes()
     order = [*dict.fromkeys(HEADINGS.values()), "Pictures"]
-    return report.Left(
+
+    starts, versions = [], folder / "versions.jsonl"
+    for line in versions.read_text().splitlines()[:_MOST_STARTS] if versions.is_file() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            start = json.loads(line)
+            starts += [start] if isinstance(start, dict) else []
+
+    newest = checkpoint.latest_step(workdir)
+    others = {name: result["step"] for name, result in found.items() if result.get("step", newest) != newest}
+    notes += [f"{name} is of step {step}; the newest checkpoint is of step {newest}" for name, step in others.items()]
+    return html.RunFiles(
         name=workdir,
-        config=keys.flatten(run_folder.read_config(workdir)),
-        starts=_lines(folder / "versions.jsonl"),
+        config=flatten(run_folder.read_config(workdir)),
+        starts=starts,
         rows=read_rows(workdir),
-        results=read,
-        pictures=dict(sorted(found.items(), key=lambda item: order.index(item[0][0]))),
-        notes=[*notes, *_of_other_steps(workdir, read)],
+        results=found,
+        pictures=dict(sorted(pictures.items(), key=lambda item: order.index(item[0][0]))),
+        notes=notes,
     )
 
 
-def _of_other_steps(workdir: str, read: dict[str, dict[str, Any]]) -> list[str]:
-    newest = checkpoint.latest_step(workdir)
-    others = {name: result["step"] for name, result in read.items() if result.get("step", newest) != newest}
-    return [f"{name} is of step {step}; the newest checkpoint is of step {newest}" for name, step in others.items()]
+def main() -> None:
+    """Runs the command from its flags."""
+    from absl import flags
 
+    from configs import default, knn, lbfgs, linear, pictures
+    from configs import diagnose as of_diagnose
+    from simclr_jax.commands import diagnose, launch, preview, probes
+    from simclr_jax.commands import pictures as draw
 
-def _pictures(folder: epath.Path) -> Iterator[tuple[str, bytes | None]]:
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix == ".png" and path.is_file():
-            yield path.stem, path.read_bytes() if path.stat().length <= report.MOST_PICTURE_BYTES else None
+    flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; several are compared")
+    flags.DEFINE_string("out", None, "The HTML file to write; by default report.html in the first RUN.")
+    flags.DEFINE_bool("compute", True, "Make the probes and pictures that are missing.")
 
+    def views(workdir: str) -> None:
+        config = whole_config(run_folder.read_config(workdir), default.get_config(), workdir)
+        out = run_folder.inside(workdir, "eval", "views.png")
+        out.parent.mkdir(exist_ok=True)
+        preview.run(config, str(out), images=6)
 
-def _lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; those that are none are passed over."""
-    rows = []
-    for line in path.read_text().splitlines()[:_MOST_LINES] if path.is_file() else ():
-        with contextlib.suppress(ValueError, RecursionError):
-            row = json.loads(line)
-            rows += [row] if isinstance(row, dict) else []
-    return rows
+    make = {
+        "linear": functools.partial(probes.run, "linear", linear.get_config()),
+        "lbfgs": functools.partial(probes.run, "lbfgs", lbfgs.get_config()),
+        "knn": functools.partial(probes.run, "knn", knn.get_config()),
+        "diagnose": functools.partial(diagnose.run, of_diagnose.get_config()),
+        "tsne": functools.partial(draw.run, pictures.get_config()),
+        "views": views,
+    }
 
+    def report(workdir: list[str]) -> None:
+        run(workdir, out=flags.FLAGS.out, make=make if flags.FLAGS.compute else {})
 
-def _heading(name: str) -> str:
-    return next((heading for end, heading in HEADINGS.items() if name.endswith(end)), "Pictures")
-
-
-def _caption(name: str) -> str:
-    stem, _, end = name.rpartition("_")
-    title = report.PROBES.get(stem, (stem.replace("_", " "),))[0]
-    return f"{title}: {end}" if stem else end
+    launch.launch(report, known=None, arguments=["workdir"])

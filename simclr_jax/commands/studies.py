@@ -206,19 +206,19 @@ def verdict(claim: Claim, found: Mapping[str, Mapping[str, list[float]]]) -> str
     higher = found[claim.higher[0]][claim.higher[1]]
     if len(higher) == 1:
         return "one seed cannot tell"
-    signs = [_compare(higher, found[name][measure], name == claim.higher[0]) for name, measure in claim.lower]
+    signs = []  # 1 where the claim's end is higher, -1 where it is lower, 0 where the test cannot tell
+    for name, measure in claim.lower:
+        lower, paired = found[name][measure], name == claim.higher[0]
+        gaps = [value - other for value, other in zip(higher, lower, strict=True)]
+        # A test divides by the deviation.
+        if len(set(gaps)) == 1 if paired else len(set(higher)) == len(set(lower)) == 1:
+            signs.append((gaps[0] > 0) - (gaps[0] < 0))
+            continue
+        test = stats.ttest_rel(higher, lower) if paired else stats.ttest_ind(higher, lower, equal_var=False)
+        signs.append(int(math.copysign(1, test.statistic)) if test.pvalue < SIGNIFICANCE else 0)
     if all(sign > 0 for sign in signs):
         return "as in the paper"
     return "other than in the paper" if any(sign < 0 for sign in signs) else "not told apart here"
-
-
-def _compare(values: list[float], others: list[float], paired: bool) -> int:
-    """Returns 1 where the mean of ``values`` is higher than that of ``others``, -1 where it is lower, 0 if unsure."""
-    gaps = [value - other for value, other in zip(values, others, strict=True)]
-    if len(set(gaps)) == 1 if paired else len(set(values)) == len(set(others)) == 1:  # a test divides by the deviation
-        return (gaps[0] > 0) - (gaps[0] < 0)
-    test = stats.ttest_rel(values, others) if paired else stats.ttest_ind(values, others, equal_var=False)
-    return int(math.copysign(1, test.statistic)) if test.pvalue < SIGNIFICANCE else 0
 
 
 def _of(*names: str) -> tuple[End, ...]:

@@ -10,37 +10,18 @@
 "Pixels" are images of one size in memory (npz, textures, small TFDS sets). The last two need no TensorFlow.
 """
 
-import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 from simclr_jax.augment import device
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import arrays
+from simclr_jax.data.order import Order, stored_order, training_order
 from simclr_jax.data.unreadable import Unreadable
 
 Batches = Iterator[dict[str, Any]]
-
-
-class Feed(NamedTuple):
-    """What feeds the steps of a run.
-
-    Attributes:
-      training: (first_step, last_step) → their batches.
-      validation: () → the batches of the whole validation split.
-      views_of: (batch, resident) → {"views", "labels"} of a batch, traced inside the step.
-      resident: what every device holds for the training steps; None for nothing.
-      unreadable: the training files that turn out to be so.
-    """
-
-    training: Callable[[int, int], Batches]
-    validation: Callable[[], Batches]
-    views_of: Callable[[Any, Any], dict[str, jax.Array]]
-    resident: Any
-    unreadable: Unreadable
 
 
 def check(split: Any, *, placement: str, cache: str, free_bytes: int) -> None:
@@ -69,20 +50,8 @@ def check(split: Any, *, placement: str, cache: str, free_bytes: int) -> None:
         )
 
 
-def create(
-    train: Any,
-    validation: Any,
-    recipe: Recipe,
-    *,
-    placement: str,
-    cache: str,
-    batch_size: int,
-    validation_batch_size: int,
-    seed: int,
-    shard: tuple[int, int],
-    max_corrupt_fraction: float,
-) -> Feed:
-    """Returns what feeds a run; nothing is read yet.
+class Feed:
+    """What feeds the steps of a run: batches from the host, and what a step makes of them. Nothing is read at first.
 
     Args:
       train, validation: the images.
@@ -92,44 +61,91 @@ def create(
       seed: decides the order and the views.
       shard: this host's index and the number of hosts.
       max_corrupt_fraction: of the images of each split that may be unreadable.
+
+    Attributes:
+      resident: what every device holds for the training steps; None for nothing.
+      unreadable: the training files that turn out to be so.
+
+    Raises:
+      ValueError: TensorFlow is needed and not installed.
     """
-    unreadable = Unreadable(len(train), max_corrupt_fraction)
-    resident = arrays.whole(train) if cache == "device" else None
-    if _in_arrays(train, placement):
-        training = functools.partial(arrays.training_images, train, resident=resident is not None)
-    else:
-        training = functools.partial(
-            _pipeline().training_views, train, recipe, crops_only=placement == "device", unreadable=unreadable
-        )
-    if _in_arrays(validation, placement):
-        validating = functools.partial(arrays.validation_images, validation)
-    else:
-        validating = functools.partial(
-            _pipeline().validation_views,
-            validation,
-            recipe,
-            seed=seed,
-            crops_only=placement == "device",
-            unreadable=Unreadable(len(validation), max_corrupt_fraction),
-        )
-    return Feed(
-        lambda first, last: training(batch_size=batch_size, seed=seed, shard=shard, first_step=first, last_step=last),
-        functools.partial(validating, batch_size=validation_batch_size, shard=shard),
-        functools.partial(views_of, recipe, seed),
-        resident,
-        unreadable,
-    )
 
+    def __init__(
+        self,
+        train: Any,
+        validation: Any,
+        recipe: Recipe,
+        *,
+        placement: str,
+        cache: str,
+        batch_size: int,
+        validation_batch_size: int,
+        seed: int,
+        shard: tuple[int, int],
+        max_corrupt_fraction: float,
+    ):
+        self._train, self._validation, self._recipe, self._seed = train, validation, recipe, seed
+        self._batch_size, self._validation_batch_size, self._shard = batch_size, validation_batch_size, shard
+        self._placement = placement
+        self.resident = _columns(train) if cache == "device" else None
+        self.unreadable = Unreadable(len(train), max_corrupt_fraction)
+        self._unreadable_in_validation = Unreadable(len(validation), max_corrupt_fraction)
+        if not (_in_arrays(train, placement) and _in_arrays(validation, placement)):
+            _pipeline()
 
-def views_of(recipe: Recipe, seed: int, batch: Any, resident: Any) -> dict[str, jax.Array]:
-    """Makes {"views", "labels"} of a batch of views, crops, images or positions: whatever the host has left to do."""
-    if "views" in batch:
-        return batch
-    if "crops" in batch:
-        return {"views": device.render_pairs(recipe, batch["crops"], batch["parameters"]), "labels": batch["labels"]}
-    images = {name: values[batch["positions"]] for name, values in resident.items()} if "positions" in batch else batch
-    views = device.two_views(recipe, images["images"], seed, batch["epoch"], images["ids"])
-    return {"views": views, "labels": images["labels"]}
+    def training(self, first_step: int, last_step: int) -> Batches:
+        """Yields the batches of steps ``first_step`` to ``last_step - 1``, for `views_of`.
+
+        Raises:
+          ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, one
+            image too many cannot be read.
+        """
+        how = {"batch_size": self._batch_size, "seed": self._seed, "shard": self._shard}
+        if _in_arrays(self._train, self._placement):
+            order, steps = training_order(len(self._train), **how), range(first_step, last_step)
+            return _pixels(self._train, order, steps, resident=self.resident is not None)
+        return _pipeline().training_views(
+            self._train,
+            self._recipe,
+            first_step=first_step,
+            last_step=last_step,
+            crops_only=self._placement == "device",
+            unreadable=self.unreadable,
+            **how,
+        )
+
+    def validation(self) -> Batches:
+        """Yields the batches of the whole validation split, but for images that do not fill the last one."""
+        split, how = self._validation, {"batch_size": self._validation_batch_size, "shard": self._shard}
+        if _in_arrays(split, self._placement):
+            order = stored_order(np.arange(len(split)), **how)
+            return _pixels(split, order, range(len(split) // self._validation_batch_size))
+        return _pipeline().validation_views(
+            split,
+            self._recipe,
+            seed=self._seed,
+            crops_only=self._placement == "device",
+            unreadable=self._unreadable_in_validation,
+            **how,
+        )
+
+    def views_of(self, batch: Any, resident: Any) -> dict[str, jax.Array]:
+        """Makes {"views", "labels"} of a batch: whatever the host has left to do, traced inside the step.
+
+        Args:
+          batch: of views, crops, images or positions.
+          resident: what the device holds, where the batch is of positions.
+        """
+        if "views" in batch:
+            return batch
+        if "crops" in batch:
+            views = device.render_pairs(self._recipe, batch["crops"], batch["parameters"])
+            return {"views": views, "labels": batch["labels"]}
+        images = batch
+        if "positions" in batch:
+            images = {name: values[batch["positions"]] for name, values in resident.items()}
+        views = device.two_views(self._recipe, images["images"], self._seed, batch["epoch"], images["ids"])
+        return {"views": views, "labels": images["labels"]}
 
 
 def view_pairs(
@@ -139,9 +155,9 @@ def view_pairs(
 
     Args:
       split: the images; those that do not fill a batch are left out.
-      recipe, placement, batch_size, seed, max_corrupt_fraction: as of `create`.
+      recipe, placement, batch_size, seed, max_corrupt_fraction: as of `Feed`.
     """
-    feed = create(
+    feed = Feed(
         split,
         split,
         recipe,
@@ -173,9 +189,9 @@ def single_views(
       steps: how many batches.
       unreadable: takes in images that cannot be read, for which others stand in.
     """
-    how = {"batch_size": batch_size, "seed": seed, "first_step": 0, "last_step": steps}
     if split.kind == "pixels":
-        return arrays.training_images(split, **how)
+        return _pixels(split, training_order(len(split), batch_size=batch_size, seed=seed, shard=(0, 1)), range(steps))
+    how = {"batch_size": batch_size, "seed": seed, "first_step": 0, "last_step": steps}
     return _pipeline().training_views(split, recipe, single=True, unreadable=unreadable, **how)
 
 
@@ -196,7 +212,8 @@ def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: U
     if split.kind != "pixels":
         yield from _pipeline().central_views(split, image_size, batch_size=batch_size, unreadable=unreadable)
         return
-    for batch in arrays.stored_images(split, batch_size=batch_size):
+    order = stored_order(np.arange(len(split)), batch_size=batch_size)
+    for batch in _pixels(split, order, range(-(-len(split) // batch_size))):
         n = len(batch["labels"])
         padded = batch["images"][np.arange(batch_size) % n]  # one shape, compiled once
         yield {
@@ -206,7 +223,31 @@ def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: U
         }
 
 
+def image_sizes(split: Any, *, batch_size: int, unreadable: Unreadable) -> Batches:
+    """Yields {"sizes": [n, 2], height and width, "labels": int64 [n]} of the images of a split that can be read.
+
+    Every file is decoded whole; pixels in memory have been, and come in one batch.
+    """
+    if split.kind == "pixels":
+        sizes = np.broadcast_to(split.images.shape[1:3], (len(split), 2))
+        return iter([{"sizes": sizes, "labels": split.class_numbers}])
+    return _pipeline().image_sizes(split, batch_size=batch_size, unreadable=unreadable)
+
+
 _resized = jax.jit(device.central_views, static_argnames="image_size")  # compiled once, however often a split is seen
+
+
+def _pixels(split: Any, order: Order, steps: range, *, resident: bool = False) -> Batches:
+    """Yields an order's batches of pixels in memory; of positions where the devices hold the pixels."""
+    for epoch, positions in map(order, steps):
+        batch = {"positions": positions.astype(np.int32)} if resident else _columns(split.take(positions))
+        yield batch | {"epoch": np.full(len(positions), epoch, np.int32)}
+
+
+def _columns(split: Any) -> dict[str, np.ndarray]:
+    """Returns {"images": uint8 [n, H, W, 3], "labels", "ids": int32 [n]} of pixels in memory."""
+    labels, ids = split.class_numbers.astype(np.int32), split.ids.astype(np.int32)
+    return {"images": split.images, "labels": labels, "ids": ids}
 
 
 def _in_arrays(split: Any, placement: str) -> bool:
@@ -217,10 +258,11 @@ def _in_arrays(split: Any, placement: str) -> bool:
 def _pipeline() -> Any:
     """The input pipeline in TensorFlow, imported where it is needed alone."""
     try:
-        from simclr_jax.data import pipeline
+        from simclr_jax.data import pipeline, reading
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{error.name} is not installed: without it there are views of npz: and textures alone, "
             "with augment.placement=device"
         ) from error
+    reading.set_up()
     return pipeline

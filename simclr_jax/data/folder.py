@@ -1,6 +1,7 @@
 """``folder:PATH``: JPEG, PNG, WebP, BMP, GIF or TIFF files, in split and class sub-folders or in a flat pile."""
 
 import collections
+import contextlib
 import os
 import stat
 import zlib
@@ -53,14 +54,27 @@ class Folder:
         except OSError as error:
             raise ValueError(f"folder:{path} cannot be listed: {error}") from error
         self._files = _by_split_and_class(root, tree.images)
-        self.empty_folders = _empty_folders(root, tree)
+        # Folders without images where there should be a split's or a class's, the outermost alone.
+        full = {folders[:depth] for folders, _ in tree.images for depth in range(3)}
+        depth = 2 if any((name,) in full for name in SPLIT_FOLDERS) else 1  # of class folders
+        self.empty_folders = tuple(
+            f"{root}/{'/'.join(folders)}"
+            for folders in tree.folders
+            if len(folders) <= depth and folders not in full and folders[:-1] in full
+        )
         self.passed_over = dict(tree.passed_over.most_common())
         self.beside = len(tree.images) - sum(len(paths) for split in self._files.values() for paths in split.values())
         if not self._files:
             raise ValueError(f"folder:{path} holds no images ({', '.join(SUFFIXES)})")
         self.split_names = tuple(self._files)
         self.class_names = tuple(sorted({label for files in self._files.values() for label in files if label}))
-        self._check_classes(path)
+        trained = self._files.get("train", {})
+        for name, files in self._files.items():
+            unknown = sorted(set(files) - set(trained) - {""})
+            if any(trained) and unknown:
+                raise ValueError(
+                    f"folder:{path}: {name} has classes that train does not have: {', '.join(unknown[:5])}"
+                )
 
     def load(self, name: str) -> Split:
         """Lists the files of one split; they are read when they are needed."""
@@ -77,25 +91,13 @@ class Folder:
         found = 0
         for split, classes in self._files.items():
             for path in (path for paths in classes.values() for path in paths):
-                found = zlib.crc32(os.fsencode(f"{split} {path} {_size_and_time(path)}\n"), found)
+                try:
+                    entry = os.stat(path)
+                    size_and_time = entry.st_size, entry.st_mtime_ns
+                except OSError:  # in an object store, or a link to nowhere
+                    size_and_time = ()
+                found = zlib.crc32(os.fsencode(f"{split} {path} {size_and_time}\n"), found)
         return f"folder {found:08x}"
-
-    def _check_classes(self, path: str):
-        trained = self._files.get("train", {})
-        for name, files in self._files.items():
-            unknown = sorted(set(files) - set(trained) - {""})
-            if any(trained) and unknown:
-                raise ValueError(
-                    f"folder:{path}: {name} has classes that train does not have: {', '.join(unknown[:5])}"
-                )
-
-
-def _size_and_time(path: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(path)
-    except OSError:  # in an object store, or a link to nowhere
-        return ()
-    return found.st_size, found.st_mtime_ns
 
 
 class _Tree(NamedTuple):
@@ -111,7 +113,18 @@ def _by_split_and_class(root: epath.Path, images: list[tuple[tuple[str, ...], st
     """Returns {split: {class: paths}}; an image that lies in no class folder has the class ""."""
     splits = {folders[0] for folders, _ in images if folders} & SPLIT_FOLDERS.keys()
     if splits:
-        _check_splits(root, splits, [folders for folders, _ in images])
+        twice = sorted(splits & {"val", "valid", "validation"})
+        if len(twice) > 1:
+            raise ValueError(
+                f"folder:{root} has more than one folder of validation images: {', '.join(twice)}; keep one"
+            )
+        placed = [folders for folders, _ in images]
+        beside = sorted({"/".join(folders[:1]) or "images" for folders in placed if not splits & {*folders[:1]}})
+        if beside and all(len(folders) == 1 for folders in placed if splits & {*folders[:1]}):
+            raise ValueError(
+                f"folder:{root} has {', '.join(sorted(splits))} beside {', '.join(beside[:5])}: if these are classes, "
+                f"put all of them into {root}/train; if not, move what is no split elsewhere"
+            )
         images = [(folders, path) for folders, path in images if folders and folders[0] in splits]
     else:
         images = [(("train", *folders), path) for folders, path in images]
@@ -119,29 +132,6 @@ def _by_split_and_class(root: epath.Path, images: list[tuple[tuple[str, ...], st
     for (split, *classes), path in images:
         found[SPLIT_FOLDERS[split]][classes[0] if classes else ""].append(path)
     return found
-
-
-def _check_splits(root: epath.Path, splits: set[str], placed: list[tuple[str, ...]]):
-    twice = sorted(splits & {"val", "valid", "validation"})
-    if len(twice) > 1:
-        raise ValueError(f"folder:{root} has more than one folder of validation images: {', '.join(twice)}; keep one")
-    beside = sorted({"/".join(folders[:1]) or "images" for folders in placed if not splits & {*folders[:1]}})
-    if beside and all(len(folders) == 1 for folders in placed if splits & {*folders[:1]}):
-        raise ValueError(
-            f"folder:{root} has {', '.join(sorted(splits))} beside {', '.join(beside[:5])}: if these are classes, "
-            f"put all of them into {root}/train; if not, move what is no split elsewhere"
-        )
-
-
-def _empty_folders(root: epath.Path, tree: _Tree) -> tuple[str, ...]:
-    """Folders without images where there should be a split's or a class's, the outermost alone."""
-    full = {folders[:depth] for folders, _ in tree.images for depth in range(3)}
-    depth = 2 if any((name,) in full for name in SPLIT_FOLDERS) else 1  # of class folders
-    return tuple(
-        f"{root}/{'/'.join(folders)}"
-        for folders in tree.folders
-        if len(folders) <= depth and folders not in full and folders[:-1] in full
-    )
 
 
 def _walk(folder: epath.Path, inside: tuple[str, ...], tree: _Tree, above: tuple[str, ...]) -> None:
@@ -154,7 +144,16 @@ def _walk(folder: epath.Path, inside: tuple[str, ...], tree: _Tree, above: tuple
             f"{MOST_LINKS:,} links to folders" if len(inside) <= MOST_DEPTH else f"{MOST_DEPTH} folders in each other"
         )
         raise ValueError(f"{folder}: there are more than {what}; images lie in PATH/SPLIT/CLASS")
-    special = _no_files(folder)
+    special = set()  # names of pipes, sockets, devices and links to them; an object store has none
+    if os.path.isdir(folder):
+        with os.scandir(folder) as entries:  # which knows a file without asking the disk for each
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    continue
+                with contextlib.suppress(OSError):  # a link to nowhere: it is named when it is read
+                    mode = entry.stat().st_mode
+                    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                        special.add(entry.name)
     for child in sorted(folder.iterdir(), key=lambda child: child.name):
         name = child.name
         if name.startswith("."):
@@ -169,19 +168,3 @@ def _walk(folder: epath.Path, inside: tuple[str, ...], tree: _Tree, above: tuple
             tree.links.extend([name] * os.path.islink(child))
             tree.folders.append((*inside, name))
             _walk(child, (*inside, name), tree, (*above, real))
-
-
-def _no_files(folder: epath.Path) -> set[str]:
-    """Returns the names of pipes, sockets, devices and links to them; an object store has none."""
-    if not os.path.isdir(folder):
-        return set()
-    with os.scandir(folder) as entries:  # which knows a file without asking the disk for each
-        return {entry.name for entry in entries if not entry.is_file(follow_symlinks=False) and _is_special(entry)}
-
-
-def _is_special(entry: os.DirEntry) -> bool:
-    try:
-        mode = entry.stat().st_mode
-    except OSError:  # a link to nowhere: it is named when it is read
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -31,18 +31,53 @@ class Npz:
 
     def __init__(self, path: str):
         self._path = epath.Path(path).expanduser()
-        names = _array_names(self._path)
+        if not self._path.is_file():
+            raise ValueError(f"npz:{self._path} does not exist")
+        if os.path.exists(self._path) and not os.path.isfile(self._path):  # epath takes pipes and devices for files
+            raise ValueError(f"npz:{self._path} is no file but a pipe or device, which may never end")
+        no_archive = f"npz:{self._path} is not a NumPy .npz archive; np.savez(path, x_train=…, y_train=…) makes one"
+        try:
+            with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
+                members = archive.namelist()
+        except OSError as error:
+            raise ValueError(f"npz:{self._path} cannot be read: {error}") from error
+        except Exception as error:
+            raise ValueError(no_archive) from error
+        names = [name.removesuffix(".npy") for name in members]
+        twice = [name for name, count in collections.Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"npz:{self._path} holds {_shown(twice[0])} more than once: which is meant cannot be told")
         self.split_names = tuple(name[2:] for name in names if name.startswith("x_"))
         if not self.split_names:
             some = ", ".join(map(_shown, names[:_NAMED])) + " and others" * (len(names) > _NAMED)
             raise ValueError(f"{path} holds {some or 'nothing'}; images must be named x_train, x_test, …")
-        self._labels = {name: self._read_labels(name) for name in self.split_names if f"y_{name}" in names}
+        self._labels = {}
+        for name in self.split_names:
+            if f"y_{name}" in names:
+                labels, what = self._read(f"y_{name}"), f"y_{name} of {self._path}"
+                if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
+                    found = f"{labels.dtype} {list(labels.shape)}"
+                    raise ValueError(f"{what} is {found}; labels must be class numbers, integers [n] or [n, 1]")
+                low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+                if low < -1 or high >= MOST_CLASSES:
+                    raise ValueError(
+                        f"{what} has labels from {low} to {high}; number the classes 0, 1, 2, …, below "
+                        f"{MOST_CLASSES:,}, with -1 for no label"
+                    )
+                self._labels[name] = labels.reshape(-1).astype(np.int64)
         largest = max((int(labels.max(initial=-1)) for labels in self._labels.values()), default=-1)
         self.class_names = tuple(str(label) for label in range(largest + 1))
 
     def load(self, name: str) -> Split:
         """Reads one split."""
-        images = _as_rgb(self._read(f"x_{name}"), f"x_{name} of {self._path}")
+        images = self._read(f"x_{name}")
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+            found = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"x_{name} of {self._path} is {found}; images must be uint8 [n, height, width, 3]")
+        if images.shape[-1] == 1:
+            images = np.repeat(images, 3, axis=-1)
         labels = self._labels.get(name)
         if labels is not None and len(labels) != len(images):
             raise ValueError(f"{self._path} has {len(images)} images x_{name} but {len(labels)} labels y_{name}")
@@ -53,84 +88,34 @@ class Npz:
         stat = self._path.stat()
         return f"npz {stat.length} {stat.mtime}"
 
-    def _read_labels(self, name: str) -> np.ndarray:
-        labels = self._read(f"y_{name}")
-        what = f"y_{name} of {self._path}"
-        if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
-            found = f"{labels.dtype} {list(labels.shape)}"
-            raise ValueError(f"{what} is {found}; labels must be class numbers, integers [n] or [n, 1]")
-        low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-        if low < -1 or high >= MOST_CLASSES:
-            raise ValueError(
-                f"{what} has labels from {low} to {high}; number the classes 0, 1, 2, …, below {MOST_CLASSES:,}, "
-                "with -1 for no label"
-            )
-        return labels.reshape(-1).astype(np.int64)
-
     def _read(self, name: str) -> np.ndarray:
+        """Reads one array, if what its header declares is what there is of it, and fits into memory."""
         try:
             with self._path.open("rb") as file:
                 with zipfile.ZipFile(file) as archive:
-                    _check_array(archive, name)
+                    member = archive.getinfo(f"{name}.npy")
+                    with archive.open(member) as array:
+                        version = np.lib.format.read_magic(array)
+                        if version not in _HEADERS:
+                            raise ValueError(f"version {version} of NumPy's format is for structures, not for numbers")
+                        shape, _, dtype = _HEADERS[version](array)
+                        follow = member.file_size - array.tell()
+                if dtype.hasobject:
+                    raise ValueError("it holds Python objects, which are stored as a pickle; allow_pickle stays False")
+                size = math.prod(shape) * dtype.itemsize
+                if min(shape, default=0) < 0 or size != follow:
+                    raise ValueError(
+                        f"its header declares {dtype} {list(shape)}, {size:,} bytes, and {follow:,} follow"
+                    )
+                if size > psutil.virtual_memory().total:
+                    raise ValueError(f"{dtype} {list(shape)} takes {size / 2**30:,.1f} GiB, more than this machine has")
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as arrays:
                     return arrays[name]
         except Exception as error:  # zipfile and its decompressors raise many kinds on damaged files
-            raise ValueError(f"{name} of {self._path} cannot be read: {_reason(error)}") from error
-
-
-def _array_names(path: epath.Path) -> list[str]:
-    if not path.is_file():
-        raise ValueError(f"npz:{path} does not exist")
-    if os.path.exists(path) and not os.path.isfile(path):  # epath takes pipes and devices for files
-        raise ValueError(f"npz:{path} is no file but a pipe or device, which may never end")
-    no_archive = f"npz:{path} is not a NumPy .npz archive; np.savez(path, x_train=…, y_train=…) makes one"
-    try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
-    except OSError as error:
-        raise ValueError(f"npz:{path} cannot be read: {error}") from error
-    except Exception as error:
-        raise ValueError(no_archive) from error
-    names = [name.removesuffix(".npy") for name in members]
-    twice = [name for name, count in collections.Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"npz:{path} holds {_shown(twice[0])} more than once: which is meant cannot be told")
-    return names
-
-
-def _check_array(archive: zipfile.ZipFile, name: str) -> None:
-    """Raises ValueError unless what an array's header declares is what there is of it, and fits into memory."""
-    member = archive.getinfo(f"{name}.npy")
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"version {version} of NumPy's format is for structures, not for numbers")
-        shape, _, dtype = _HEADERS[version](file)
-        header = file.tell()
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are stored as a pickle; allow_pickle stays False")
-    size = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or size != member.file_size - header:
-        raise ValueError(
-            f"its header declares {dtype} {list(shape)}, {size:,} bytes, and {member.file_size - header:,} follow"
-        )
-    if size > psutil.virtual_memory().total:
-        raise ValueError(f"{dtype} {list(shape)} takes {size / 2**30:,.1f} GiB, more than this machine has")
-
-
-def _as_rgb(images: np.ndarray, what: str) -> np.ndarray:
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"{what} is {images.dtype} {list(images.shape)}; images must be uint8 [n, height, width, 3]")
-    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            raise ValueError(f"{name} of {self._path} cannot be read: {reason}") from error
 
 
 def _shown(name: str) -> str:
     return name if name.isidentifier() and len(name) < 100 else ascii(name[:100])
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong, with its kind where there is none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -2,8 +2,13 @@
 
 Views depend on (seed, epoch, image id, view) and their order on (seed, epoch), see :mod:`simclr_jax.data.order`, so a
 run that resumes asks for the batches from its step on and nothing of the input has to be stored.
+
+The way of an image: `SplitReader` asks an order for positions, hands the images there to tf.data in chunks, and there
+they are read, rendered by :mod:`simclr_jax.augment.host` and joined to batches. All that happens to single images is a
+TensorFlow op; Python sees chunks and batches.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -11,11 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from simclr_jax.augment import host
+from simclr_jax.augment import decode, host
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import order as orders
 from simclr_jax.data import reading
-from simclr_jax.data.order import VALIDATION_EPOCH, Order
+from simclr_jax.data.order import VALIDATION_EPOCH, Order, check_batch, epochs, stored_order, training_order
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 
@@ -23,14 +27,13 @@ if TYPE_CHECKING:
     from simclr_jax.data.tfds import Stream
 
 PREFETCHED = 2  # batches made ahead of the step that asks for them
+CHUNK = 16  # images at most that are rendered in one call, where all have one size
 
 # Images that are looked at ahead, once one in a batch cannot be read: to find the next ones costs less by many at once.
 LOOK_AHEAD = 8192
 
 Batches = Iterator[dict[str, np.ndarray]]
-Render = Callable[[dict], dict]  # a record to what a batch holds of it
-ToBatches = Callable[[tf.data.Dataset], tf.data.Dataset]  # chunks of a split's images to batches
-Upcoming = Callable[[int], Iterator[tuple[int, np.ndarray]]]  # batches done to the (epoch, positions) of those after
+Render = Callable[[dict], dict]  # a record {"image", "label", "id", "epoch"} to what a batch holds of it
 
 
 def training_views(
@@ -72,20 +75,18 @@ def training_views(
       ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, one
         image too many cannot be read.
     """
-    local = batch_size // shard[1]
+    views, local = Views(recipe, seed, crops_only, single), batch_size // shard[1]
     if isinstance(split, Split):
-        order = orders.training_order(len(split), batch_size=batch_size, seed=seed, shard=shard)
-        if single:
-            batches = _one_by_one(split, _single(recipe, seed), local)
-        else:
-            batches = _pairs(split, recipe, seed, crops_only, local)
-        return _of_steps(split, order, range(first_step, last_step), batches, local, unreadable, seed)
-    render = _single(recipe, seed) if single else _pair(recipe, seed, crops_only)
-    orders.check_batch(batch_size, len(split), shard)
-    mine = split.shard(*shard)
+        order = training_order(len(split), batch_size=batch_size, seed=seed, shard=shard)
+        reader = SplitReader(split, local, unreadable, order, range(first_step, last_step), seed)
+        return reader.batches(views, in_chunks=split.kind == "pixels" and not (crops_only or single))
+    check_batch(batch_size, len(split), shard)
+    reader = StreamReader(split.shard(*shard), local)
     return itertools.chain.from_iterable(
-        _from_stream(mine, _shuffle_seed(seed, epoch), epoch, (start * local, stop * local), render, local)
-        for epoch, start, stop in orders.epochs(first_step, last_step, len(split) // batch_size)
+        reader.batches(
+            views, start * local, stop * local, epoch, int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+        )
+        for epoch, start, stop in epochs(first_step, last_step, len(split) // batch_size)
     )
 
 
@@ -103,15 +104,14 @@ def validation_views(
 
     Yields and raises as :func:`training_views`; images that do not fill the last batch are left out.
     """
-    orders.check_batch(batch_size, len(split), shard)
-    local = batch_size // shard[1]
+    check_batch(batch_size, len(split), shard)
+    views, local = Views(recipe, seed, crops_only), batch_size // shard[1]
     steps = range(len(split) // batch_size)
     if isinstance(split, Split):
-        order = orders.stored_order(np.arange(len(split)), batch_size=batch_size, shard=shard)
-        batches = _pairs(split, recipe, seed, crops_only, local)
-        return _of_steps(split, order, steps, batches, local, unreadable, seed)
-    render = _pair(recipe, seed, crops_only)
-    return _from_stream(split.shard(*shard), None, VALIDATION_EPOCH, (0, len(steps) * local), render, local)
+        order = stored_order(np.arange(len(split)), batch_size=batch_size, shard=shard)
+        reader = SplitReader(split, local, unreadable, order, steps, seed)
+        return reader.batches(views, in_chunks=split.kind == "pixels" and not crops_only)
+    return StreamReader(split.shard(*shard), local).batches(views, 0, len(steps) * local)
 
 
 def central_views(
@@ -136,7 +136,9 @@ def central_views(
         image = host.central_view(record["image"], image_size)
         return {"images": image, "labels": record["label"], "ids": record["id"]}
 
-    return _one_pass(split, render, batch_size, unreadable)
+    if isinstance(split, Split):
+        return SplitReader(split, batch_size, unreadable).batches(render)
+    return StreamReader(split, batch_size).batches(render, 0, len(split))
 
 
 def image_sizes(split: "Split | Stream", *, batch_size: int, unreadable: Unreadable | None = None) -> Batches:
@@ -147,152 +149,185 @@ def image_sizes(split: "Split | Stream", *, batch_size: int, unreadable: Unreada
     Yields:
       {"sizes": int32 [n, 2], height and width, "labels": int64 [n]}; n is ``batch_size`` less what cannot be read.
     """
-    if not isinstance(split, Split):
-
-        def render(record):
-            return {"sizes": reading.size_of(record), "labels": record["label"]}
-
-        yield from _from_stream(split, None, VALIDATION_EPOCH, (0, len(split)), render, batch_size)
-        return
-    unreadable = _none_allowed(split) if unreadable is None else unreadable
-    found = reading.examine(split, np.arange(len(split)))
-    while batch := list(itertools.islice(found, batch_size)):
-        unreadable.add({position: fault for position, fault in batch if isinstance(fault, str)})
-        sizes = {position: size for position, size in batch if not isinstance(size, str)}
-        labels = reading.columns(split, VALIDATION_EPOCH, np.array(list(sizes), int))["label"]
-        yield {"sizes": np.array(list(sizes.values()), np.int32).reshape(-1, 2), "labels": labels}
+    if isinstance(split, Split):
+        return SplitReader(split, batch_size, unreadable).sizes()
+    return StreamReader(split, batch_size).batches(
+        lambda record: {"sizes": _size_of(record), "labels": record["label"]}, 0, len(split)
+    )
 
 
-def _pair(recipe: Recipe, seed: int, crops_only: bool) -> Render:
-    def render(record):
-        image = (record["image"], seed, record["epoch"], record["id"])
-        made = host.two_crops(recipe, *image) if crops_only else {"views": host.two_views(recipe, *image)}
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Makes what a batch of training or validation holds of an image, as `training_views` describes it."""
+
+    recipe: Recipe
+    seed: int
+    crops_only: bool = False
+    single: bool = False
+
+    def __call__(self, record: dict) -> dict:
+        """Renders a record, or a chunk of records whose images have one size: {"image", …} to {"views", "labels"}."""
+        image = (self.recipe, record["image"], self.seed, record["epoch"], record["id"])
+        if self.single:
+            made = {"images": host.one_view(*image)}
+        elif self.crops_only:
+            made = host.two_crops(*image)
+        elif record["image"].shape.rank == 4:
+            made = {"views": host.pairs_of_views(*image)}
+        else:
+            made = {"views": host.two_views(*image)}
         return made | {"labels": record["label"]}
 
-    return render
 
+class SplitReader:
+    """Reads a split into batches, with other images in the place of those that cannot be read, or without them.
 
-def _single(recipe: Recipe, seed: int) -> Render:
-    def render(record):
-        image = host.one_view(recipe, record["image"], seed, record["epoch"], record["id"])
-        return {"images": image, "labels": record["label"]}
-
-    return render
-
-
-def _pairs(split: Split, recipe: Recipe, seed: int, crops_only: bool, batch_size: int) -> ToBatches:
-    """Returns what makes batches of pairs of views: an image at a time, or a chunk where all images have one size."""
-    if crops_only or split.kind != "pixels":
-        return _one_by_one(split, _pair(recipe, seed, crops_only), batch_size)
-
-    def render(chunk):
-        views = host.pairs_of_views(recipe, chunk["image"], seed, chunk["epoch"], chunk["id"])
-        return {"views": views, "labels": chunk["label"]}
-
-    def to_batches(chunks):
-        views = chunks.map(render, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return views.rebatch(batch_size).prefetch(PREFETCHED)
-
-    return to_batches
-
-
-def _one_by_one(split: Split, render: Render, batch_size: int) -> ToBatches:
-    return lambda chunks: _batches(reading.records(split, chunks), render, batch_size)
-
-
-def _shuffle_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-def _of_steps(
-    split: Split,
-    order: Order,
-    steps: range,
-    to_batches: ToBatches,
-    batch_size: int,
-    unreadable: Unreadable | None,
-    seed: int,
-) -> Batches:
-    """Yields the batches of an order's steps, with other images in the place of those that cannot be read.
-
-    ``batch_size`` is the number of positions that ``order`` gives for a step.
+    Args:
+      split: the images.
+      batch_size: images of this host in a batch.
+      unreadable: takes in images that cannot be read; None allows none.
+      order: gives the positions of each batch; others stand in for the unreadable among them. None for one pass over
+        the split in its stored order, without what cannot be read.
+      steps: of the order.
+      seed: decides what stands in.
     """
-    unreadable = _none_allowed(split) if unreadable is None else unreadable
 
-    def upcoming(done: int):
-        for epoch, positions in map(order, steps[done:]):
-            yield epoch, unreadable.replace(epoch, positions, seed)
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        unreadable: Unreadable | None,
+        order: Order | None = None,
+        steps: range = range(0),
+        seed: int = 0,
+    ):
+        self._split, self._batch_size = split, batch_size
+        self._unreadable = Unreadable(len(split), 0.0) if unreadable is None else unreadable
+        self._order, self._steps, self._seed = order, steps, seed
 
-    return _from_split(split, upcoming, to_batches, batch_size, unreadable)
+    def batches(self, render: Render, *, in_chunks: bool = False) -> Batches:
+        """Yields batches of what ``render`` makes of the images; ``in_chunks``, it takes many of one size at a time.
 
+        tf.data stops at a batch with an image that cannot be read, and does not say which it is. So it is looked for,
+        and reading starts again after the batches that are done: by then `_upcoming` knows what was found.
+        """
+        done, stuck = 0, -1
+        chunks = _chunks(self._split, lambda: self._upcoming(done))
+        if in_chunks:
+            dataset = chunks.map(render, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            dataset = dataset.rebatch(self._batch_size).prefetch(PREFETCHED)
+        else:
+            dataset = _batched(_records(self._split, chunks), render, self._batch_size)
+        while True:
+            try:
+                for batch in dataset.as_numpy_iterator():  # built once, restarted cheaply
+                    yield batch
+                    done += 1
+                return
+            except reading.UNREADABLE as error:
+                if not self._find_unreadable(done):
+                    if stuck == done:  # the second time, so this is no hiccup of a file system
+                        raise ValueError(f"the images cannot be read: {reading.reason(error)}") from error
+                    stuck = done
 
-def _one_pass(split: "Split | Stream", render: Render, batch_size: int, unreadable: Unreadable | None) -> Batches:
-    """Yields all of a split in its stored order, without what cannot be read."""
-    if not isinstance(split, Split):
-        return _from_stream(split, None, VALIDATION_EPOCH, (0, len(split)), render, batch_size)
-    unreadable = _none_allowed(split) if unreadable is None else unreadable
+    def sizes(self) -> Batches:
+        """Yields {"sizes": int32 [n, 2], "labels": int64 [n]} of all images that can be decoded, in stored order."""
+        found = self._examine(np.arange(len(self._split)))
+        while batch := list(itertools.islice(found, self._batch_size)):
+            self._unreadable.add({position: fault for position, fault in batch if isinstance(fault, str)})
+            sizes = {position: size for position, size in batch if not isinstance(size, str)}
+            labels = self._split.class_numbers[np.array(list(sizes), int)]
+            yield {"sizes": np.array(list(sizes.values()), np.int32).reshape(-1, 2), "labels": labels}
 
-    def upcoming(done: int):
-        left = np.array([position for position in range(len(split)) if position not in unreadable], int)
-        for start in range(done * batch_size, len(left), batch_size):
-            yield VALIDATION_EPOCH, left[start : start + batch_size]
-
-    return _from_split(split, upcoming, _one_by_one(split, render, batch_size), batch_size, unreadable)
-
-
-def _none_allowed(split: Split) -> Unreadable:
-    return Unreadable(len(split), 0.0)
-
-
-def _from_split(
-    split: Split, upcoming: Upcoming, to_batches: ToBatches, batch_size: int, unreadable: Unreadable
-) -> Batches:
-    """Yields the batches of ``upcoming(0)``.
-
-    tf.data stops at a batch with an image that cannot be read, and does not say which it is. So it is looked for, and
-    reading goes on with ``upcoming(done)``, which knows what was found and begins after the ``done`` batches so far.
-    """
-    done, stuck = 0, -1
-    batches = to_batches(reading.chunks(split, lambda: upcoming(done)))  # built once, restarted cheaply
-    while True:
-        try:
-            for batch in batches.as_numpy_iterator():
-                yield batch
-                done += 1
+    def _upcoming(self, done: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (epoch, positions) of the batches after the first ``done``, by what is known to be unreadable then."""
+        if self._order is not None:
+            for epoch, positions in map(self._order, self._steps[done:]):
+                yield epoch, self._unreadable.replace(epoch, positions, self._seed)
             return
+        left = np.array([position for position in range(len(self._split)) if position not in self._unreadable], int)
+        for start in range(done * self._batch_size, len(left), self._batch_size):
+            yield VALIDATION_EPOCH, left[start : start + self._batch_size]
+
+    def _find_unreadable(self, done: int) -> bool:
+        """Examines a batch and, the more was found so far the more, those after it; returns whether any was found."""
+        known = len(self._unreadable)
+        batches = itertools.islice(self._upcoming(done), 1 + min(known, LOOK_AHEAD // self._batch_size))
+        found = self._examine(np.concatenate([positions for _, positions in batches]))
+        self._unreadable.add({position: fault for position, fault in found if isinstance(fault, str)})
+        return len(self._unreadable) > known
+
+    def _examine(self, positions: np.ndarray) -> Iterator[tuple[int, tuple[int, int] | str]]:
+        """Decodes the images at these positions; yields (position, its (height, width) or "name: reason").
+
+        tf.data leaves out what it cannot decode, so what is missing between two positions that come back cannot be
+        read. It is then decoded again by itself, for the reason.
+        """
+        numbered = dataclasses.replace(self._split, ids=np.arange(len(self._split)))
+        records = _records(numbered, _chunks(numbered, lambda: iter([(VALIDATION_EPOCH, positions)])))
+        sizes = records.map(lambda record: (record["id"], _size_of(record)), tf.data.AUTOTUNE)
+        expected = iter(positions.tolist())
+        for readable, sides in sizes.ignore_errors().batch(64).as_numpy_iterator():
+            for position, size in zip(readable.tolist(), sides.tolist(), strict=True):
+                for lost in itertools.takewhile(lambda next_, here=position: next_ != here, expected):
+                    yield lost, reading.examine(self._split, lost)
+                yield position, tuple(size)
+        for lost in expected:
+            yield lost, reading.examine(self._split, lost)
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamReader:
+    """Reads a TFDS stream into batches; an image of it that cannot be read ends the run."""
+
+    stream: "Stream"
+    batch_size: int
+
+    def batches(
+        self, render: Render, start: int, stop: int, epoch: int = VALIDATION_EPOCH, shuffle_seed: int | None = None
+    ) -> Batches:
+        """Yields batches of the images from place ``start`` to ``stop - 1``, in stored order where no seed is given."""
+        records = self.stream.read(shuffle_seed=shuffle_seed).skip(start).take(stop - start)
+        records = records.map(lambda record: record | {"epoch": tf.constant(epoch, tf.int64)})
+        try:
+            yield from _batched(records, render, self.batch_size).as_numpy_iterator()
         except reading.UNREADABLE as error:
-            if not _look_ahead(split, upcoming(done), batch_size, unreadable):
-                if stuck == done:  # the second time, so this is no hiccup of a file system
-                    raise ValueError(f"the images cannot be read: {reading.reason(error)}") from error
-                stuck = done
+            raise ValueError(f"an image of {self.stream.name} cannot be read: {reading.reason(error)}") from error
 
 
-def _look_ahead(
-    split: Split, upcoming: Iterator[tuple[int, np.ndarray]], batch_size: int, unreadable: Unreadable
-) -> bool:
-    """Examines a batch and, the more was found so far the more, those after it; returns whether any was found."""
-    known = len(unreadable)
-    batches = itertools.islice(upcoming, 1 + min(known, LOOK_AHEAD // batch_size))
-    found = reading.examine(split, np.concatenate([positions for _, positions in batches]))
-    unreadable.add({position: fault for position, fault in found if isinstance(fault, str)})
-    return len(unreadable) > known
+def _chunks(split: Split, upcoming: Callable[[], Iterator[tuple[int, np.ndarray]]]) -> tf.data.Dataset:
+    """Gives {"image", "label", "id", "epoch"} of some images at a time, of what is upcoming whenever reading starts."""
+
+    def generate():
+        for epoch, positions in upcoming():
+            for start in range(0, len(positions), CHUNK):
+                part = split.take(positions[start : start + CHUNK])
+                images = part.images if part.kind == "pixels" else part.images.tolist()
+                epochs_ = np.full(len(part), epoch)
+                yield {"image": images, "label": part.class_numbers, "id": part.ids, "epoch": epochs_}
+
+    scalar = tf.TensorSpec([None], tf.int64)
+    image = tf.TensorSpec([None, *split.images.shape[1:]], tf.uint8 if split.kind == "pixels" else tf.string)
+    signature = {"image": image, "label": scalar, "id": scalar, "epoch": scalar}
+    return tf.data.Dataset.from_generator(generate, output_signature=signature)
 
 
-def _from_stream(
-    stream: "Stream", shuffle_seed: int | None, epoch: int, span: tuple[int, int], render: Render, batch_size: int
-) -> Batches:
-    """Yields the batches of the images that a stream gives from place ``span[0]`` to ``span[1] - 1``."""
-    records = stream.read(shuffle_seed=shuffle_seed).skip(span[0]).take(span[1] - span[0])
-    records = records.map(lambda record: record | {"epoch": tf.constant(epoch, tf.int64)})
-    try:
-        yield from _batches(records, render, batch_size).as_numpy_iterator()
-    except reading.UNREADABLE as error:
-        raise ValueError(f"an image of {stream.name} cannot be read: {reading.reason(error)}") from error
+def _records(split: Split, chunks: tf.data.Dataset) -> tf.data.Dataset:
+    """Takes chunks apart, and reads the files where the images are paths."""
+    records = chunks.unbatch()
+    if split.kind == "paths":
+        records = records.map(lambda record: record | {"image": tf.io.read_file(record["image"])}, tf.data.AUTOTUNE)
+    return records
 
 
-def _batches(records: tf.data.Dataset, render: Render, batch_size: int) -> tf.data.Dataset:
+def _batched(records: tf.data.Dataset, render: Render, batch_size: int) -> tf.data.Dataset:
     """Renders records in parallel and gives them in their order."""
     options = tf.data.Options()
     options.deterministic = True
     views = records.map(render, num_parallel_calls=tf.data.AUTOTUNE)
     return views.batch(batch_size).prefetch(PREFETCHED).with_options(options)
+
+
+def _size_of(record: dict) -> tf.Tensor:
+    """Height and width of a record's encoded image, int32 `[2]`, decoded whole."""
+    return tf.stack(decode.size(decode.whole(record["image"])))

@@ -95,6 +95,12 @@ class Splits:
                 'train and judge; leave one "" to hold images out of train for it'
             )
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that have images: nothing is held out for a test where there are no labels."""
+        tested = self.split_of("test") or self.source.class_names
+        return tuple(role for role in ROLES if role != "test" or tested)
+
     def split_of(self, role: str) -> str:
         """Returns the source's split for a role, or "" where the role is a hold-out of train."""
         taken = {getattr(self, other) for other in ROLES if other != role}
@@ -153,7 +159,8 @@ def open_source(name: str, *, directory: str = "") -> Source:
     if kind == "folder" and where:
         return folder.Folder(where)
     if kind == "tfds" and where:
-        from simclr_jax.data import tfds  # imports TensorFlow, which the other sources do without
+        from simclr_jax.data import reading, tfds  # import TensorFlow, which the other sources do without
 
+        reading.set_up()
         return tfds.Tfds(where, directory)
     raise ValueError(f"data.source={name!r} is not a source; use textures, npz:PATH, folder:PATH or tfds:NAME")

@@ -36,6 +36,11 @@ class Split:
         return self.labels is not None and bool((self.labels >= 0).any())
 
     @property
+    def class_numbers(self) -> np.ndarray:
+        """The labels, int64 [n]; -1 for an image that has none."""
+        return np.full(len(self), -1) if self.labels is None else self.labels
+
+    @property
     def kind(self) -> str:
         """ "pixels", "paths" or "bytes": what an entry of ``images`` is."""
         return {"u": "pixels", "S": "paths", "O": "bytes"}[self.images.dtype.kind]

@@ -49,14 +49,6 @@ def listed(split: Split, path: str) -> Split:
     Raises:
       ValueError: no such file, a line that is no number, an id twice or one that the split does not have, or no id.
     """
-    ids = _read(path)
-    if unknown := sorted(set(ids) - set(split.ids.tolist())):
-        names = ", ".join(map(str, unknown[:NAMED]))
-        raise ValueError(f"{path} lists {len(unknown):,} ids that no training image has: {names}")
-    return split.take(np.flatnonzero(np.isin(split.ids, ids)))
-
-
-def _read(path: str) -> list[int]:
     try:
         lines = epath.Path(path).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -74,4 +66,7 @@ def _read(path: str) -> list[int]:
         ids[found] = number
     if not ids:
         raise ValueError(f"config.ids={path} lists no image id; give one number a line")
-    return list(ids)
+    if unknown := sorted(ids.keys() - set(split.ids.tolist())):
+        names = ", ".join(map(str, unknown[:NAMED]))
+        raise ValueError(f"{path} lists {len(unknown):,} ids that no training image has: {names}")
+    return split.take(np.flatnonzero(np.isin(split.ids, list(ids))))

@@ -14,8 +14,6 @@ makes it a fair subject for contrastive learning:
 Order, batches and views belong to the modules after this one. NumPy only.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 SIZE = 24  # pixels: the side at which a crop of a third of the image still holds about two periods of a pattern
@@ -45,85 +43,20 @@ Array = np.ndarray
 Rng = np.random.Generator
 
 
-# A field gives every pixel a height; painting then colours the highest. u, v: pixel positions in periods. The
-# factors in the fields bring their grains to a common size, so that scale tells as little as colour.
-
-
-def _horizontal(u: Array, v: Array, rng: Rng) -> Array:
-    return np.sin(_TAU * v)
-
-
-def _vertical(u: Array, v: Array, rng: Rng) -> Array:
-    return np.sin(_TAU * u)
-
-
-def _diagonal(u: Array, v: Array, rng: Rng) -> Array:
-    return np.sin(_TAU * (u + v) / np.sqrt(2))
-
-
-def _checkerboard(u: Array, v: Array, rng: Rng) -> Array:
-    return np.sin(np.pi * 1.3 * u) * np.sin(np.pi * 1.3 * v)
-
-
-def _dots(u: Array, v: Array, rng: Rng) -> Array:
-    return np.cos(_TAU * u) + np.cos(_TAU * v)
-
-
-def _triangles(u: Array, v: Array, rng: Rng) -> Array:
-    """Three plane waves, 120 degrees apart, whose phases make the bright cells triangles."""
-    a, b = 0.8 * _TAU * v, 0.8 * _TAU * (np.sqrt(0.75) * u - 0.5 * v)
-    return np.sin(a) + np.sin(b) - np.sin(a + b)
-
-
-def _rings(u: Array, v: Array, rng: Rng) -> Array:
-    return np.sin(_TAU * np.hypot(u, v) + rng.uniform(0, _TAU))
-
-
-def _rays(u: Array, v: Array, rng: Rng) -> Array:
-    return np.sin(rng.integers(6, 10) * np.arctan2(v, u) + rng.uniform(0, _TAU))
-
-
-def _bricks(u: Array, v: Array, rng: Rng) -> Array:
-    """The distance to the mortar: rows one period high, every other row half a brick on."""
-    length = 1.8
-    along = u / length + 0.5 * (np.floor(v) % 2)
-    return np.minimum(0.5 - np.abs(v % 1 - 0.5), length * (0.5 - np.abs(along % 1 - 0.5)))
-
-
-def _zigzag(u: Array, v: Array, rng: Rng) -> Array:
-    slope, length = 1.1, 1.7
-    return np.sin(_TAU * (v + slope * length * np.abs(u / length % 1 - 0.5)))
-
-
-def _basket(u: Array, v: Array, rng: Rng) -> Array:
-    """A board of tiles with stripes that run along u and along v by turns."""
-    tile = 1.2
-    across = (np.floor(u / tile) + np.floor(v / tile)) % 2 == 0
-    return np.where(across, np.cos(_TAU * 2 * u / tile), np.cos(_TAU * 2 * v / tile))
-
-
-def _labyrinth(u: Array, v: Array, rng: Rng) -> Array:
-    """Plane waves of one length in all directions: meandering walls without a direction of their own."""
-    angle, phase = (np.arange(9) + rng.uniform(size=9)) * np.pi / 9, rng.uniform(0, _TAU, 9)
-    wave = np.cos(angle) * u[..., None] + np.sin(angle) * v[..., None]
-    return np.sin(_TAU * wave + phase).sum(-1)
-
-
-_FIELDS: dict[str, Callable[[Array, Array, Rng], Array]] = {
-    "horizontal": _horizontal,
-    "vertical": _vertical,
-    "diagonal": _diagonal,
-    "checkerboard": _checkerboard,
-    "dots": _dots,
-    "triangles": _triangles,
-    "rings": _rings,
-    "rays": _rays,
-    "bricks": _bricks,
-    "zigzag": _zigzag,
-    "basket": _basket,
-    "labyrinth": _labyrinth,
-}
-CLASSES: tuple[str, ...] = tuple(_FIELDS)
+CLASSES: tuple[str, ...] = (
+    "horizontal",
+    "vertical",
+    "diagonal",
+    "checkerboard",
+    "dots",
+    "triangles",
+    "rings",
+    "rays",
+    "bricks",
+    "zigzag",
+    "basket",
+    "labyrinth",
+)
 
 
 def make(n: int, *, size: int = SIZE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -178,21 +111,8 @@ def _make(n: int, size: int, seed: int, stream: int) -> tuple[np.ndarray, np.nda
 
 
 def _image(name: str, size: int, rng: Rng) -> Array:
-    u, v = _coordinates(size, rng)
-    cover = _cover(_FIELDS[name](u, v, rng), rng)
-    pixels = _paint(cover, rng) * _illumination(size, rng)[..., None]
-    pixels += rng.uniform(*NOISE) * rng.standard_normal(pixels.shape)
-    return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
-
-
-def _grid(size: int) -> tuple[Array, Array]:
-    """x, y [size, size] of the pixel centres about the middle of the image, in pixels of a 24-pixel image."""
-    y, x = (np.mgrid[:size, :size] + 0.5 - size / 2) * (SIZE / size)
-    return x, y
-
-
-def _coordinates(size: int, rng: Rng) -> tuple[Array, Array]:
-    """Pixel positions in periods, after a random shift, mirror, warp, rotation and scale."""
+    """One image of a class, uint8 [size, size, 3]. The order of the draws is part of what a seed means."""
+    # Pixel positions in periods, after a random shift, mirror, warp, rotation and scale.
     x, y = _grid(size)
     x, y = (x - rng.uniform(*SHIFT)) * rng.choice([-1, 1]), y - rng.uniform(*SHIFT)
     amplitude, length = rng.uniform(*WARP), rng.uniform(*WARP_LENGTH)
@@ -203,34 +123,77 @@ def _coordinates(size: int, rng: Rng) -> tuple[Array, Array]:
     )
     angle, period = rng.uniform(*ROTATION), rng.uniform(*PERIOD)
     cos, sin = np.cos(angle) / period, np.sin(angle) / period
-    return cos * x - sin * y, sin * x + cos * y
+    field = _field(name, cos * x - sin * y, sin * x + cos * y, rng)
 
-
-def _cover(field: Array, rng: Rng) -> Array:
-    """How much of each pixel has the first colour, in (0, 1); the histogram is the same for all fields."""
+    # How much of each pixel has the first colour, in (0, 1). Ranks have the same histogram whatever the field.
     rank = np.empty(field.size)
     rank[field.ravel().argsort(kind="stable")] = (np.arange(field.size) + 0.5) / field.size
     duty, edge = rng.uniform(*DUTY), rng.uniform(*EDGE)
-    return (0.5 + 0.5 * np.tanh((rank - (1 - duty)) / edge)).reshape(field.shape)
+    cover = (0.5 + 0.5 * np.tanh((rank - (1 - duty)) / edge)).reshape(field.shape)
 
-
-def _paint(cover: Array, rng: Rng) -> Array:
-    """Colours [size, size, 3] in [0, 1]: the first colour turns into its companion across the image."""
-    first, second = _palette(rng)
-    tint = rng.uniform(-TINT, TINT, 3)
-    companion = first + (tint - LUMA @ tint)  # as bright as the first, so the pattern keeps its contrast
-    first_here = first + _ramp(len(cover), rng)[..., None] * (companion - first)
-    mean = (first + second) / 2
-    contrast = rng.uniform(*CONTRAST)
-    return mean + contrast * (second + cover[..., None] * (first_here - second) - mean)
-
-
-def _palette(rng: Rng) -> Array:
-    """Two colours [2, 3] in [0, 1], uniform among the pairs that differ enough in brightness."""
+    # Two colours in [0, 1], uniform among the pairs that differ enough in brightness.
     while True:
-        palette = rng.uniform(0, 1, (2, 3))
+        first, second = palette = rng.uniform(0, 1, (2, 3))
         if abs(np.subtract(*(palette @ LUMA))) >= MIN_LUMA_GAP:
-            return palette
+            break
+
+    # Across the image the first colour turns into a companion as bright as it, so that the pattern keeps its contrast.
+    tint = rng.uniform(-TINT, TINT, 3)
+    companion = first + (tint - LUMA @ tint)
+    first_here = first + _ramp(size, rng)[..., None] * (companion - first)
+    mean, contrast = (first + second) / 2, rng.uniform(*CONTRAST)
+    pixels = mean + contrast * (second + cover[..., None] * (first_here - second) - mean)
+
+    # Light that falls off in a random direction, and noise.
+    pixels *= (1 - rng.uniform(*SHADE) * _ramp(size, rng))[..., None]
+    pixels += rng.uniform(*NOISE) * rng.standard_normal(pixels.shape)
+    return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
+
+
+def _field(name: str, u: Array, v: Array, rng: Rng) -> Array:
+    """A height for every pixel, of which painting colours the highest; u, v: pixel positions in periods.
+
+    The factors bring the grains of the classes to a common size, so that scale tells as little as colour.
+    """
+    match name:
+        case "horizontal":
+            return np.sin(_TAU * v)
+        case "vertical":
+            return np.sin(_TAU * u)
+        case "diagonal":
+            return np.sin(_TAU * (u + v) / np.sqrt(2))
+        case "checkerboard":
+            return np.sin(np.pi * 1.3 * u) * np.sin(np.pi * 1.3 * v)
+        case "dots":
+            return np.cos(_TAU * u) + np.cos(_TAU * v)
+        case "triangles":  # three plane waves, 120 degrees apart, whose phases make the bright cells triangles
+            a, b = 0.8 * _TAU * v, 0.8 * _TAU * (np.sqrt(0.75) * u - 0.5 * v)
+            return np.sin(a) + np.sin(b) - np.sin(a + b)
+        case "rings":
+            return np.sin(_TAU * np.hypot(u, v) + rng.uniform(0, _TAU))
+        case "rays":
+            return np.sin(rng.integers(6, 10) * np.arctan2(v, u) + rng.uniform(0, _TAU))
+        case "bricks":  # the distance to the mortar: rows one period high, every other row half a brick on
+            length = 1.8
+            along = u / length + 0.5 * (np.floor(v) % 2)
+            return np.minimum(0.5 - np.abs(v % 1 - 0.5), length * (0.5 - np.abs(along % 1 - 0.5)))
+        case "zigzag":
+            slope, length = 1.1, 1.7
+            return np.sin(_TAU * (v + slope * length * np.abs(u / length % 1 - 0.5)))
+        case "basket":  # a board of tiles with stripes that run along u and along v by turns
+            tile = 1.2
+            across = (np.floor(u / tile) + np.floor(v / tile)) % 2 == 0
+            return np.where(across, np.cos(_TAU * 2 * u / tile), np.cos(_TAU * 2 * v / tile))
+        case "labyrinth":  # plane waves of one length in all directions: meandering walls without a direction
+            angle, phase = (np.arange(9) + rng.uniform(size=9)) * np.pi / 9, rng.uniform(0, _TAU, 9)
+            wave = np.cos(angle) * u[..., None] + np.sin(angle) * v[..., None]
+            return np.sin(_TAU * wave + phase).sum(-1)
+
+
+def _grid(size: int) -> tuple[Array, Array]:
+    """x, y [size, size] of the pixel centres about the middle of the image, in pixels of a 24-pixel image."""
+    y, x = (np.mgrid[:size, :size] + 0.5 - size / 2) * (SIZE / size)
+    return x, y
 
 
 def _ramp(size: int, rng: Rng) -> Array:
@@ -239,8 +202,3 @@ def _ramp(size: int, rng: Rng) -> Array:
     angle = rng.uniform(0, _TAU)
     slope = np.cos(angle) * x + np.sin(angle) * y
     return 0.5 + slope / (np.sqrt(2) * SIZE)
-
-
-def _illumination(size: int, rng: Rng) -> Array:
-    """A factor at each pixel: light that falls off in a random direction."""
-    return 1 - rng.uniform(*SHADE) * _ramp(size, rng)

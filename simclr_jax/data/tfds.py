@@ -30,13 +30,30 @@ class Tfds:
     """
 
     def __init__(self, name: str, directory: str = "", memory_limit: int = MEMORY_LIMIT_BYTES):
-        self._builder = _prepared_builder(name, directory)
-        self._memory_limit = memory_limit
-        features = dict(self._builder.info.features.items())  # it has no get of its own
+        if not re.fullmatch(r"[^:]*(:[\d.*]+)?", name):
+            # TFDS would fetch and run the programs of huggingface:… and the like; a source's name may be anybody's.
+            raise ValueError(f"tfds:{name} is not read: only NAME, NAME/CONFIG and NAME:VERSION of TFDS's own sets are")
+        try:
+            builder = tensorflow_datasets.builder(name, data_dir=directory or None, try_gcs=False)
+        except tensorflow_datasets.core.DatasetNotFoundError:
+            near = difflib.get_close_matches(
+                name, tensorflow_datasets.list_builders(with_community_datasets=False), n=3
+            )
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"tfds:{name} is not a TFDS data set{hint}") from None
+        except (ValueError, AssertionError) as error:  # a name that cannot be parsed, no such config or version
+            raise ValueError(f"tfds:{name} cannot be opened: {' '.join(str(error).split())}") from error
+        if not builder.info.splits:
+            where = f" --data_dir={directory}" if directory else ""
+            raise ValueError(
+                f"tfds:{name} is not prepared in {builder.data_path}; prepare it with: tfds build {name}{where}"
+            )
+        self._builder, self._memory_limit = builder, memory_limit
+        features = dict(builder.info.features.items())  # it has no get of its own
         if "image" not in features:
             raise ValueError(f"tfds:{name} has no feature 'image'; it has: {', '.join(features)}")
         label = features.get("label")
-        self.split_names = tuple(self._builder.info.splits)
+        self.split_names = tuple(builder.info.splits)
         self.class_names = tuple(label.names) if isinstance(label, tensorflow_datasets.features.ClassLabel) else ()
 
     def load(self, name: str) -> "Split | Stream":
@@ -71,6 +88,12 @@ class Stream:
 
     def __len__(self) -> int:
         return sum(stop - start for start, stop in self.ranges)
+
+    @property
+    def class_numbers(self) -> np.ndarray:
+        """The labels, int64 [n] in stored order; -1 for an image that has none. Reads all of the stream's files."""
+        labels = self.read(shuffle_seed=None).map(lambda record: record["label"])
+        return np.concatenate(list(labels.batch(1024).as_numpy_iterator()))
 
     def first(self, limit: int) -> "Stream":
         """Returns the first ``limit`` images; all of them for 0."""
@@ -107,23 +130,29 @@ class Stream:
         )
         if shuffle_seed is not None:
             records = records.shuffle(min(len(self), SHUFFLE_BUFFER), seed=shuffle_seed, reshuffle_each_iteration=False)
-        return records.map(self._record)
+
+        def to_record(example):
+            label = tf.cast(example["label"], tf.int64) if self.labelled else tf.constant(-1, tf.int64)
+            identity = tf.strings.to_hash_bucket_fast(example["tfds_id"], 2**63 - 1)
+            return {"image": example["image"], "label": label, "id": identity}
+
+        return records.map(to_record)
 
     def in_memory(self) -> Split:
         """Reads the images and the labels into a split: pixels if all images have one size, else encoded."""
         records = self.read(shuffle_seed=None)
         height, width, channels = self.builder.info.features["image"].shape
         if height and width and channels in (1, 3):
-            records = records.map(_decoded, num_parallel_calls=tf.data.AUTOTUNE)
+            records = records.map(
+                lambda record: (
+                    record | {"image": tf.io.decode_image(record["image"], channels=3, expand_animations=False)}
+                ),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
         batches = list(records.batch(1024).as_numpy_iterator())
         images = np.concatenate([batch["image"] for batch in batches])
         labels = np.concatenate([batch["label"] for batch in batches])
         return Split.whole(images, labels if self.labelled else None)
-
-    def _record(self, example: dict) -> dict:
-        label = tf.cast(example["label"], tf.int64) if self.labelled else tf.constant(-1, tf.int64)
-        identity = tf.strings.to_hash_bucket_fast(example["tfds_id"], 2**63 - 1)
-        return {"image": example["image"], "label": label, "id": identity}
 
     def _slice(self, start: int, stop: int) -> "Stream":
         ranges, offset = [], 0
@@ -132,27 +161,3 @@ class Stream:
             ranges += [(first, last)] if first < last else []
             offset += high - low
         return dataclasses.replace(self, ranges=tuple(ranges))
-
-
-def _decoded(record: dict) -> dict:
-    return record | {"image": tf.io.decode_image(record["image"], channels=3, expand_animations=False)}
-
-
-def _prepared_builder(name: str, directory: str) -> tensorflow_datasets.core.DatasetBuilder:
-    if not re.fullmatch(r"[^:]*(:[\d.*]+)?", name):
-        # TFDS would fetch and run the programs of huggingface:… and the like; a source's name may be anybody's.
-        raise ValueError(f"tfds:{name} is not read: only NAME, NAME/CONFIG and NAME:VERSION of TFDS's own sets are")
-    try:
-        builder = tensorflow_datasets.builder(name, data_dir=directory or None, try_gcs=False)
-    except tensorflow_datasets.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, tensorflow_datasets.list_builders(with_community_datasets=False), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"tfds:{name} is not a TFDS data set{hint}") from None
-    except (ValueError, AssertionError) as error:  # a name that cannot be parsed, no such config or version
-        raise ValueError(f"tfds:{name} cannot be opened: {' '.join(str(error).split())}") from error
-    if not builder.info.splits:
-        where = f" --data_dir={directory}" if directory else ""
-        raise ValueError(
-            f"tfds:{name} is not prepared in {builder.data_path}; prepare it with: tfds build {name}{where}"
-        )
-    return builder

@@ -61,10 +61,10 @@ class Unreadable:
             return positions
         if len(self._names) >= self._size:
             raise ValueError(f"none of the {self._size} images can be read, so none can stand in for another")
-        return np.array([self._stand_in(epoch, p, seed) if p in self._names else p for p in positions.tolist()])
-
-    def _stand_in(self, epoch: int, position: int, seed: int) -> int:
-        draws = np.random.default_rng([seed, epoch + 1, position])  # + 1: validation's epoch is -1
-        while (other := int(draws.integers(self._size))) in self._names:
-            pass
-        return other
+        replaced = positions.copy()
+        for place, position in enumerate(positions.tolist()):
+            if position in self._names:
+                draws = np.random.default_rng([seed, epoch + 1, position])  # + 1: validation's epoch is -1
+                while replaced[place] in self._names:
+                    replaced[place] = draws.integers(self._size)
+        return replaced

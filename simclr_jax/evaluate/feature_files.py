@@ -51,7 +51,7 @@ class Features:
                 yield shard[start : start + rows]
 
 
-class Writer:
+class FeatureWriter:
     """Writes features as they are made. Nothing is at ``folder`` until `close`.
 
     Args:

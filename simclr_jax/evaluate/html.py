@@ -10,6 +10,8 @@ from typing import Any
 
 import jinja2
 
+from simclr_jax.evaluate.scores import NO_VALUE, number, percent
+
 # File names in RUN/eval, with what they are called and what makes them; in the order of the report.
 PROBES = {
     "linear": ("linear probe", "python eval_linear.py --workdir={run}"),
@@ -23,12 +25,9 @@ PROBES = {
 MOST_PICTURE_BYTES = 2**24  # of one picture; the report would hold no more of them comfortably
 _HEADLINES = 8  # figures at the top of a run
 
-_NO_VALUE = "–"
-_MOST = 1e30  # of a figure; whole numbers may have thousands of digits, which no float holds
-
 
 @dataclasses.dataclass(frozen=True)
-class Left:
+class RunFiles:
     """What a run left, as it was read.
 
     Attributes:
@@ -50,7 +49,7 @@ class Left:
     notes: list[str]
 
 
-def render(runs: list[Left], *, version: str) -> str:
+def render(runs: list[RunFiles], *, version: str) -> str:
     """Returns the HTML of a report on one run, or of a comparison of several.
 
     Args:
@@ -80,105 +79,75 @@ def render(runs: list[Left], *, version: str) -> str:
 def differences(configs: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Returns {key: its value in each config} of the keys that are not the same in all."""
     keys = dict.fromkeys(key for config in configs for key in config)
-    values = {key: [str(config.get(key, _NO_VALUE)) for config in configs] for key in keys}
+    values = {key: [str(config.get(key, NO_VALUE)) for config in configs] for key in keys}
     return {key: row for key, row in values.items() if len(set(row)) > 1}
 
 
-def _shown(run: Left) -> dict[str, Any]:
-    probes = [_probe(name, result, run.config) for name, result in _ordered(run.results)]
-    pictures: dict[str, list[dict[str, str]]] = {}
-    for (heading, caption), data in run.pictures.items():
-        pictures.setdefault(heading, []).append({"caption": caption, "data": base64.b64encode(data).decode()})
-    return {
-        "name": run.name,
-        "summary": _summary(run),
-        "figures": _figures(run, probes),
-        "probes": probes,
-        "verdict": _verdict(run.results.get("diagnose", {})),
-        "notes": run.notes,
-        "pictures": pictures,
-        "commands": _commands(run),
-        "starts": {name: [start.get(name, _NO_VALUE) for start in run.starts] for name in _names(run.starts)},
-        "config": {key: str(value) for key, value in run.config.items()},
-    }
-
-
-def _ordered(results: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+def _shown(run: RunFiles) -> dict[str, Any]:
+    """Returns what the template shows of a run."""
     order = list(PROBES)
-    ranked = sorted(results.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
-    return [(name, result) for name, result in ranked if _number(result.get("top1")) is not None]
-
-
-def _probe(name: str, result: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    title = PROBES[name][0] if name in PROBES else name.replace("_", " ")
-    per_class = result.get("per_class")
-    rows = per_class.items() if isinstance(per_class, dict) else ()
+    ranked = sorted(run.results.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
     layers = {0: "h", -1: "z"}
-    return {
-        "title": title,
-        "top1": _percent(result, "top1"),
-        "top5": _percent(result, "top5"),
-        "without": _percent(result, "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"),
-        "chance": _percent(result, "chance_top1"),
-        "step": result.get("step", _NO_VALUE),
-        "layer": layers.get(result.get("layer"), f"head layer {result.get('layer')}"),
-        "source": result.get("source", config.get("data.source", _NO_VALUE)),
-        "per_class": [
+    probes = []
+    for name, result in ranked:
+        if number(result.get("top1")) is None:
+            continue
+        per_class = result.get("per_class")
+        classes = per_class.items() if isinstance(per_class, dict) else ()
+        probes.append(
             {
-                "name": of_class,
-                "images": found.get("images", _NO_VALUE),
-                "top1": _percent(found, "top1"),
-                "taken_for": found.get("taken_for") or "",
+                "title": PROBES[name][0] if name in PROBES else name.replace("_", " "),
+                "top1": percent(result, "top1"),
+                "top5": percent(result, "top5"),
+                "without": percent(result, "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"),
+                "chance": percent(result, "chance_top1"),
+                "step": result.get("step", NO_VALUE),
+                "layer": layers.get(result.get("layer"), f"head layer {result.get('layer')}"),
+                "source": result.get("source", run.config.get("data.source", NO_VALUE)),
+                "per_class": [
+                    {
+                        "name": of_class,
+                        "images": found.get("images", NO_VALUE),
+                        "top1": percent(found, "top1"),
+                        "taken_for": found.get("taken_for") or "",
+                    }
+                    for of_class, found in classes
+                    if isinstance(found, dict)
+                ],
             }
-            for of_class, found in rows
-            if isinstance(found, dict)
-        ],
-    }
+        )
 
-
-def _figures(run: Left, probes: list[dict[str, Any]]) -> dict[str, str]:
-    """The figures that people look at first."""
+    # The figures that people look at first.
     figures = {f"{probe['title']}, top-1": probe["top1"] for probe in probes}
     if probes:
         figures |= {f"{probes[0]['title']}, untrained": probes[0]["without"], "chance": probes[0]["chance"]}
     for name, key in (("loss", "loss"), ("validation loss", "validation_loss")):
-        last = next((row[key] for row in reversed(run.rows) if _number(row.get(key)) is not None), None)
+        last = next((row[key] for row in reversed(run.rows) if number(row.get(key)) is not None), None)
         if last is not None:
             figures[name] = f"{last:.3f}"
-    return dict(list(figures.items())[:_HEADLINES])
 
-
-def _summary(run: Left) -> str:
-    config = run.config
+    config, verdict = run.config, run.results.get("diagnose", {}).get("verdict")
     steps = max((row["step"] for row in run.rows if isinstance(row.get("step"), int)), default=0)
-    return (
-        f"{config.get('model.encoder')} on {config.get('data.source')}, batch {config.get('train.batch_size')}, "
-        f"{config.get('train.epochs')} epochs, temperature {config.get('loss.temperature')}; {steps:,} steps done"
-    )
-
-
-def _verdict(diagnosis: dict[str, Any]) -> list[str]:
-    lines = diagnosis.get("verdict")
-    return [str(line) for line in lines] if isinstance(lines, list) else []
-
-
-def _commands(run: Left) -> list[str]:
+    pictures: dict[str, list[dict[str, str]]] = {}
+    for (heading, caption), data in run.pictures.items():
+        pictures.setdefault(heading, []).append({"caption": caption, "data": base64.b64encode(data).decode()})
     commands = [start["command"] for start in run.starts if isinstance(start.get("command"), list)]
-    lines = ["python " + " ".join(map(str, command)) for command in commands[:1]]
-    made = [template.format(run=run.name) for name, (_, template) in PROBES.items() if name in run.results]
-    return [*lines, *made, f"python -m simclr_jax report --workdir={run.name}"]
-
-
-def _names(starts: list[dict[str, Any]]) -> list[str]:
-    return [name for name in dict.fromkeys(key for start in starts for key in start) if name != "command"]
-
-
-def _percent(values: dict[str, Any], name: str) -> str:
-    value, deviation = _number(values.get(name)), _number(values.get(f"{name}_deviation"))
-    if value is None:
-        return _NO_VALUE
-    return f"{100 * value:.2f}" + (f" ± {100 * deviation:.2f}" if deviation else "") + " %"
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and abs(value) < _MOST else None
+    facts = [name for name in dict.fromkeys(key for start in run.starts for key in start) if name != "command"]
+    return {
+        "name": run.name,
+        "summary": f"{config.get('model.encoder')} on {config.get('data.source')}, "
+        f"batch {config.get('train.batch_size')}, {config.get('train.epochs')} epochs, "
+        f"temperature {config.get('loss.temperature')}; {steps:,} steps done",
+        "figures": dict(list(figures.items())[:_HEADLINES]),
+        "probes": probes,
+        "verdict": [str(line) for line in verdict] if isinstance(verdict, list) else [],
+        "notes": run.notes,
+        "pictures": pictures,
+        "commands": [
+            *("python " + " ".join(map(str, command)) for command in commands[:1]),
+            *(template.format(run=run.name) for name, (_, template) in PROBES.items() if name in run.results),
+            f"python -m simclr_jax report --workdir={run.name}",
+        ],
+        "starts": {name: [start.get(name, NO_VALUE) for start in run.starts] for name in facts},
+        "config": {key: str(value) for key, value in config.items()},
+    }

@@ -73,15 +73,8 @@ def fit(
     mean = train[0].mean(0)
     scale = np.maximum(train[0].std(0), 1e-6 + 1e-3 * train[0].std())  # a constant feature stays near 0
     x, y = jnp.asarray(_with_bias((train[0] - mean) / scale)), jnp.asarray(train[1])
-    weights = _sweep(x, y, np.array(grid, np.float32), num_classes, epochs, min(batch_size, len(y)), seed, progress)
-    held_out = _with_bias((validation[0] - mean) / scale)
-    accuracies = [(np.argmax(held_out @ w, -1) == validation[1]).mean() for w in weights]
-    best = int(np.argmax(accuracies))
-    return LinearProbe(weights[best], mean, scale, *grid[best], float(accuracies[best]))
 
-
-def _sweep(x, y, grid, num_classes: int, epochs: int, batch_size: int, seed: int, progress) -> np.ndarray:
-    """Returns the trained weights of every setting, [settings, dim + 1, classes]."""
+    batch_size, settings = min(batch_size, len(y)), np.array(grid, np.float32)
     steps = len(y) // batch_size
     weights = jnp.zeros((len(grid), x.shape[1], num_classes))
     momentum = jnp.zeros_like(weights)
@@ -89,31 +82,40 @@ def _sweep(x, y, grid, num_classes: int, epochs: int, batch_size: int, seed: int
         order = jax.random.permutation(jax.random.fold_in(jax.random.key(seed), epoch), len(y))
         order = order[: steps * batch_size].reshape(steps, batch_size)
         decay = optax.cosine_decay_schedule(1.0, epochs * steps)(epoch * steps + jnp.arange(steps))
-        weights, momentum = _epoch(weights, momentum, x, y, order, decay, grid)
-    return np.asarray(weights)
+        weights, momentum = _epoch(weights, momentum, x, y, order, decay, settings)
+    weights = np.asarray(weights)
+
+    held_out = _with_bias((validation[0] - mean) / scale)
+    accuracies = [(np.argmax(held_out @ w, -1) == validation[1]).mean() for w in weights]
+    best = int(np.argmax(accuracies))
+    return LinearProbe(weights[best], mean, scale, *grid[best], float(accuracies[best]))
 
 
 @functools.partial(jax.jit, donate_argnums=(0, 1))
 def _epoch(weights, momentum, x, y, order, decay, grid):
-    """One pass of every setting over the same batches."""
+    """One pass of every setting over the same batches.
+
+    Args:
+      weights, momentum: [settings, dim + 1, classes].
+      x, y: features with a column of ones [n, dim + 1], labels [n].
+      order: [steps, batch], which images each step takes.
+      decay: [steps], what the schedule multiplies every learning rate by.
+      grid: [settings, 2], learning rate and weight decay.
+    """
+
+    def loss(weights, x, y, weight_decay):
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(x @ weights, y).mean()
+        return cross_entropy + 0.5 * weight_decay * jnp.sum(weights[:-1] ** 2)
 
     def step(carry, batch):
         weights, momentum = carry
         positions, factor = batch
-        gradients = jax.vmap(_gradient, (0, None, None, 0))(weights, x[positions], y[positions], grid[:, 1])
+        gradients = jax.vmap(jax.grad(loss), (0, None, None, 0))(weights, x[positions], y[positions], grid[:, 1])
         momentum = MOMENTUM * momentum + gradients
         rates = (factor * grid[:, 0])[:, None, None]
         return (weights - rates * (gradients + MOMENTUM * momentum), momentum), None
 
     return jax.lax.scan(step, (weights, momentum), (order, decay))[0]
-
-
-def _gradient(weights, x, y, weight_decay):
-    def loss(weights):
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(x @ weights, y).mean()
-        return cross_entropy + 0.5 * weight_decay * jnp.sum(weights[:-1] ** 2)
-
-    return jax.grad(loss)(weights)
 
 
 def _with_bias(features: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Plots of numbers: similarities, maps of representations, curves. Pictures of images are in `pictures`.
+"""Plots of numbers: similarities, maps of representations, curves. Pictures of images are in `sheets`.
 
 Colours are Okabe and Ito's, which the colour-blind tell apart; shapes and dashes say the same in print.
 """
@@ -6,7 +6,7 @@ Colours are Okabe and Ito's, which the colour-blind tell apart; shapes and dashe
 import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO
 
 import matplotlib
 import numpy as np
@@ -77,7 +77,7 @@ def similarities(file: File, positive: np.ndarray, negative: np.ndarray, *, titl
     axis.set_xlabel("cosine similarity of z")
     axis.set_ylabel("share of pairs, %")
     axis.legend(**ABOVE)
-    return _save(figure, file)
+    return save_png(figure, file)
 
 
 @matplotlib.rc_context(FONT)
@@ -94,8 +94,20 @@ def maps(
       title: over the picture.
     """
     figure, axes = _figure(1, len(points), size=(4.0 * len(points) + 1.3, 4.3), title=title)
+    style = {"s": 7, "alpha": 0.75, "linewidths": 0}
     for axis, (name, xy) in zip(axes, points.items(), strict=True):
-        _scatter(axis, xy, labels, class_names)
+        if labels is None:
+            axis.scatter(*xy.T, color="0.35", **style)
+        elif len(class_names) > MOST_NAMED:
+            axis.scatter(*xy.T, c=labels, cmap="viridis", **style)
+        else:
+            for label in sorted(set(labels.tolist())):
+                # Eight colours; each round of them has other shapes, so that no two classes have both in common.
+                turn, place = divmod(label, len(COLOURS))
+                colour = COLOURS[place] if label >= 0 else "0.7"
+                marker = MARKERS[(place + 2 * turn) % len(MARKERS)] if label >= 0 else "x"
+                known = textwrap.shorten(class_names[label], 24) if label >= 0 else "no label"
+                axis.scatter(*xy[labels == label].T, color=colour, marker=marker, label=known, **style)
         axis.set_title(name)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -107,24 +119,7 @@ def maps(
         legend = figure.legend(handles, names, loc="outside right center", frameon=False, markerscale=1.8)
         for handle in legend.legend_handles:
             handle.set_alpha(1)
-    return _save(figure, file)
-
-
-def _scatter(axis: Any, xy: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str]) -> None:
-    style = {"s": 7, "alpha": 0.75, "linewidths": 0}
-    if labels is None:
-        axis.scatter(*xy.T, color="0.35", **style)
-    elif len(class_names) > MOST_NAMED:
-        axis.scatter(*xy.T, c=labels, cmap="viridis", **style)
-    else:
-        for label in sorted(set(labels.tolist())):
-            colour = COLOURS[label % len(COLOURS)] if label >= 0 else "0.7"
-            # Eight colours; each round of them has other shapes, so that no two classes have both in common.
-            turn, place = divmod(label, len(COLOURS))
-            colour = COLOURS[place] if label >= 0 else "0.7"
-            marker = MARKERS[(place + 2 * turn) % len(MARKERS)] if label >= 0 else "x"
-            name = textwrap.shorten(class_names[label], 24) if label >= 0 else "no label"
-            axis.scatter(*xy[labels == label].T, color=colour, marker=marker, label=name, **style)
+    return save_png(figure, file)
 
 
 @matplotlib.rc_context(FONT)
@@ -168,7 +163,7 @@ def curves(
             axis.legend(**ABOVE)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    return _save(figure, file)
+    return save_png(figure, file)
 
 
 def _figure(rows: int, columns: int, *, size: tuple[float, float], title: str) -> tuple[Figure, list]:
@@ -177,7 +172,8 @@ def _figure(rows: int, columns: int, *, size: tuple[float, float], title: str) -
     return figure, figure.subplots(rows, columns, squeeze=False).ravel().tolist()
 
 
-def _save(figure: Figure, file: File) -> Figure:
+def save_png(figure: Figure, file: File) -> Figure:
+    """Writes a figure as a PNG, to a path or into a file that is open, and returns it."""
     if isinstance(file, epath.Path):
         with file.open("wb") as opened:
             figure.savefig(opened, format="png")

@@ -4,10 +4,11 @@ Features are computed once: they stay in RUN/features, under a name that is anot
 is, and every probe of a checkpoint reads them there. The folder may be deleted at any time.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,24 +16,22 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed as placement
-from simclr_jax.data import sources
+from simclr_jax.data import feed, sources
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.evaluate import feature_files as shards
-from simclr_jax.evaluate.features import Encode, extract
-from simclr_jax.models import create_model
-from simclr_jax.runtime import checkpoint, checksums, run_folder
-from simclr_jax.runtime import config as keys
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import progress, say
-from simclr_jax.training import schedule, state
-from simclr_jax.training import step as steps
+from simclr_jax.evaluate import feature_files
+from simclr_jax.evaluate.features import extract
+from simclr_jax.evaluate.trained_network import open_run
+from simclr_jax.runtime import run_folder
+from simclr_jax.runtime.config import check_value, flatten, network_of, split_arguments
+from simclr_jax.runtime.console import progress, say
 
 NETWORKS = ("pretrained", "untrained")
 MOST_IMAGES = 2**16  # of a batch; each is filled up to this number
+MOST_EPOCHS = 10**5
+MOST_SEEDS = 1000
 
 
-class Subject:
+class ProbedRun:
     """A run's network at one checkpoint, and the source that it is probed on.
 
     Args:
@@ -41,11 +40,10 @@ class Subject:
       labelled: whether a source without labels is refused.
 
     Attributes:
-      workdir: RUN.
-      config, pretraining: the probe's config and, as far as its readers need it, the run's.
-      step: the checkpoint's.
+      config: the probe's.
+      network: the run's.
       layer: which of [h, head layer 1, …, z] is probed, from 0 on.
-      model, variables: the network and what it has learned.
+      layer_name: "h", "z" or "head layer N".
       splits: the source's roles; hold-outs are cut by the run's seed, so they are those of its pretraining.
       source, class_names: the source's name, and those of its classes.
 
@@ -55,32 +53,38 @@ class Subject:
 
     def __init__(self, config: ConfigDict, workdir: str, *, labelled: bool = True):
         check(config)
-        self.workdir, self.config = workdir, config
-        stored, self.step, self.variables = checkpoint.load_variables(workdir, None if config.step < 0 else config.step)
-        self.pretraining = keys.of_run(stored, workdir)
-        self.model = create_model(**schedule.model_arguments(self.pretraining))
-        state.check_variables(self.variables, model=self.model, run=workdir)
-        self.layer = _layer(config.layer, self.model.head.depth)
-        data = config.data if config.data.source else self.pretraining.data
+        self.config = config
+        self.network = open_run(workdir, None if config.step < 0 else config.step)
+        depth = self.network.depth
+        if not -1 <= config.layer <= depth or (config.layer == -1 and depth == 0):
+            names = "0 = h" + (f" to {depth} = z, or -1 = z" if depth else ": this run has no head")
+            raise ValueError(f"config.layer={config.layer} does not exist; this run has {names}")
+        self.layer = config.layer % (depth + 1)
+        self.layer_name = self.network.layer_name(self.layer)
+
+        data = config.data if config.data.source else self.network.config.data
         self.source = data.source
-        self.splits = _open(data, self.pretraining.seed, labelled)
-        self.class_names = self.splits.source.class_names
-        # For as long as this subject: caches of the class would keep every subject for ever.
+        source = sources.open_source(data.source, directory=data.dir)
+        self.class_names = source.class_names
+        if labelled and not self.class_names:
+            raise ValueError(
+                f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…"
+            )
+        self.splits = sources.Splits(source, **split_arguments(data, self.network.config.seed))
+        for role in ("train", "validation") if labelled else ():
+            if not len(self.splits.load(role)):
+                again = f"name the source again: --config.data.source={data.source}"
+                raise ValueError(f"no {role} images: the run held none out; {again}")
+            if not self.splits.load(role).labelled:
+                raise ValueError(
+                    f"the {role} split of {data.source} has no labels; choose another: --config.data.{role}_split=…"
+                )
+        # For as long as this object: caches of the class would keep every network for ever.
         self._encode, self._fingerprint = functools.cache(self._encode), functools.cache(self._fingerprint)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the views of the run's pretraining, pixels."""
-        return self.pretraining.augment.image_size
-
-    def layer_name(self, layer: int | None = None) -> str:
-        """Returns "h", "z" or "head layer N"."""
-        layer = self.layer if layer is None else layer
-        return {0: "h", self.model.head.depth: "z"}.get(layer, f"head layer {layer}")
 
     def features(
         self, role: str, *, layer: int | None = None, networks: Sequence[str] = NETWORKS
-    ) -> dict[str, shards.Features]:
+    ) -> dict[str, feature_files.Features]:
         """Returns what each network makes of a role's images, from RUN/features where it is there.
 
         Args:
@@ -92,13 +96,19 @@ class Subject:
           ValueError: images that cannot be read, one too many of them, or features that are not finite.
         """
         layer = self.layer if layer is None else layer
-        folders = {network: self._folder(role, layer, network) for network in networks}
-        missing = {network: folder for network, folder in folders.items() if shards.read(folder) is None}
+        folders = {}
+        for network in networks:
+            note = json.dumps(self._note(role, layer, network), sort_keys=True)
+            of_note = hashlib.sha256(note.encode()).hexdigest()[:12]
+            name = f"{role}-{self.network.layer_name(layer).replace(' ', '-')}-{of_note}"
+            of_network = str(self.network.step) if network == "pretrained" else network
+            folders[network] = run_folder.inside(self.network.run, "features", of_network, name)
+        missing = {network: folder for network, folder in folders.items() if feature_files.read(folder) is None}
         if missing:
             self.extract(role, layer, missing)
-        return {network: shards.read(folder) for network, folder in folders.items()}
+        return {network: feature_files.read(folder) for network, folder in folders.items()}
 
-    def labelled_features(self, **options: Any) -> dict[str, dict[str, shards.Features]]:
+    def labelled_features(self, **options: Any) -> dict[str, dict[str, feature_files.Features]]:
         """Returns {role: what `features` returns} of all three roles.
 
         Raises:
@@ -112,11 +122,13 @@ class Subject:
     def extract(self, role: str, layer: int, folders: dict[str, epath.Path]) -> None:
         """Writes what each of these networks makes of a role's images into its folder, in one pass over the images."""
         split, size = self.splits.load(role), self.config.batch_size
-        unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
-        batches = placement.central_views(split, self.image_size, batch_size=size, unreadable=unreadable)
+        batches, unreadable = self._central_views(split)
         bar = progress(batches, total=-(-len(split) // size), desc=f"features of {role}", unit="batch")
         encoders = {network: self._encode(network, layer) for network in folders}
-        writers = {name: shards.Writer(path, self._note(role, layer, name)) for name, path in folders.items()}
+        writers = {
+            network: feature_files.FeatureWriter(folder, self._note(role, layer, network))
+            for network, folder in folders.items()
+        }
         try:
             for batch, made in extract(encoders, bar, size):
                 for network, writer in writers.items():
@@ -135,52 +147,40 @@ class Subject:
         asked = set(wanted)
         if hasattr(split, "take"):  # else it is a stream, and is read through
             split = split.take(np.flatnonzero(np.isin(split.ids, ids)))
-        unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
         found = {}
-        size = self.config.batch_size
-        for batch in placement.central_views(split, self.image_size, batch_size=size, unreadable=unreadable):
+        for batch in self._central_views(split)[0]:
             pairs = zip(batch["ids"].tolist(), batch["images"], strict=True)
             found |= {number: image.copy() for number, image in pairs if number in asked}  # no batch is held for one
             if len(found) == len(asked):
                 break
         return np.stack([found[number] for number in wanted])
 
-    def _encode(self, network: str, layer: int) -> Encode:
-        variables = self.variables if network == "pretrained" else self.untrained()
-        return parallel.map_encoder(functools.partial(steps.encode_step, model=self.model, layer=layer), variables)
+    def _central_views(self, split: Any) -> tuple[Iterator[dict[str, np.ndarray]], Unreadable]:
+        """Returns batches of a split's images, and what of them turns out to be unreadable."""
+        unreadable = Unreadable(len(split), self.config.data.max_corrupt_fraction)
+        size, of = self.config.batch_size, self.network.image_size
+        return feed.central_views(split, of, batch_size=size, unreadable=unreadable), unreadable
 
-    def untrained(self, seed: int | None = None) -> dict[str, Any]:
-        """Returns variables as pretraining begins with them: those that the run's began with, or another seed's."""
-        key = jax.random.key(self.pretraining.seed if seed is None else seed)
-        return state.initial_variables(key, self.image_size, model=self.model)
-
-    def _folder(self, role: str, layer: int, network: str) -> epath.Path:
-        note = json.dumps(self._note(role, layer, network), sort_keys=True)
-        name = f"{role}-{self.layer_name(layer).replace(' ', '-')}-{hashlib.sha256(note.encode()).hexdigest()[:12]}"
-        of = str(self.step) if network == "pretrained" else network
-        return run_folder.inside(self.workdir, "features", of, name)
-
-    def _note(self, role: str, layer: int, network: str) -> dict[str, Any]:
-        """Everything that features depend on."""
-        weights = self._checksum if network == "pretrained" else f"seed {self.pretraining.seed}, jax {jax.__version__}"
-        return {
-            "network": network,
-            "step": self.step if network == "pretrained" else 0,
-            "weights": weights,
-            "model": schedule.model_arguments(self.pretraining),
-            "layer": self.layer_name(layer),
-            "image_size": self.image_size,
-            "source": self.source,
-            "images_of": self._fingerprint(role),
-        }
-
-    @functools.cached_property
-    def _checksum(self) -> str:
-        found = json.dumps(checksums.of_arrays(self.variables), sort_keys=True)
-        return hashlib.sha256(found.encode()).hexdigest()[:16]
+    def _encode(self, network: str, layer: int) -> Any:
+        return self.network.encode(layer, None if network == "pretrained" else self.network.untrained())
 
     def _fingerprint(self, role: str) -> str:
         return self.splits.fingerprint(role)
+
+    def _note(self, role: str, layer: int, network: str) -> dict[str, Any]:
+        """Everything that features depend on."""
+        of_run = self.network
+        untrained = f"seed {of_run.config.seed}, jax {jax.__version__}"
+        return {
+            "network": network,
+            "step": of_run.step if network == "pretrained" else 0,
+            "weights": of_run.fingerprint if network == "pretrained" else untrained,
+            "model": dataclasses.asdict(network_of(of_run.config)),
+            "layer": of_run.layer_name(layer),
+            "image_size": of_run.image_size,
+            "source": self.source,
+            "images_of": self._fingerprint(role),
+        }
 
 
 def check_labels(labels: dict[str, np.ndarray], class_names: tuple[str, ...], source: str) -> None:
@@ -206,8 +206,8 @@ def check_labels(labels: dict[str, np.ndarray], class_names: tuple[str, ...], so
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for a value that no probe could use. Reads no run."""
-    for key, value in keys.flatten(config).items():
-        keys.check_value(key, value)
+    for key, value in flatten(config).items():
+        check_value(key, value)
     check_range(config, "batch_size", 1, MOST_IMAGES)
 
 
@@ -224,26 +224,10 @@ def check_grid(config: ConfigDict, name: str, least: float) -> None:
         raise ValueError(f"config.{name}={config[name]} must hold at least one number, and none below {least:g}")
 
 
-def _layer(layer: int, depth: int) -> int:
-    """Returns the index into [h, head layer 1, …, z] from 0 on."""
-    if not -1 <= layer <= depth or (layer == -1 and depth == 0):
-        names = "0 = h" + (f" to {depth} = z, or -1 = z" if depth else ": this run has no head")
-        raise ValueError(f"config.layer={layer} does not exist; this run has {names}")
-    return layer % (depth + 1)
-
-
-def _open(data: ConfigDict, seed: int, labelled: bool) -> sources.Splits:
-    source = sources.open_source(data.source, directory=data.dir)
-    if labelled and not source.class_names:
-        raise ValueError(f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…")
-    splits = sources.Splits(source, **schedule.split_arguments(data, seed))
-    for role in ("train", "validation") if labelled else ():
-        if not len(splits.load(role)):
-            raise ValueError(
-                f"no {role} images: the run held none out; name the source again: --config.data.source={data.source}"
-            )
-        if not splits.load(role).labelled:
-            raise ValueError(
-                f"the {role} split of {data.source} has no labels; choose another: --config.data.{role}_split=…"
-            )
-    return splits
+def check_training(config: ConfigDict, *, least_epochs: int) -> None:
+    """Raises ValueError for settings of training with labels that cannot be, as `check`: epochs, seeds and the grid."""
+    check(config)
+    check_range(config, "epochs", least_epochs, MOST_EPOCHS)
+    check_range(config, "seeds", 1, MOST_SEEDS)
+    check_grid(config, "learning_rates", 1e-12)
+    check_grid(config, "weight_decays", 0.0)

@@ -3,16 +3,15 @@
 import contextlib
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from simclr_jax.evaluate import scores
-from simclr_jax.evaluate import sheets as pictures
-from simclr_jax.evaluate.probed_run import Subject
+from simclr_jax.evaluate import scores, sheets
+from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.metrics import say
+from simclr_jax.runtime.console import say
 
 _MOST_BYTES = 2**26  # of a JSON file; a probe of 1,000 classes has 100 thousand
 LISTED = 20  # classes; of more, the ones that are classified best and worst are listed
@@ -44,20 +43,30 @@ def read_object(path: epath.Path) -> dict[str, Any] | None:
     return None
 
 
-def of_networks(
-    logits: dict[str, np.ndarray], labels: np.ndarray, train_labels: np.ndarray, num_classes: int
-) -> dict[str, float]:
-    """Returns {"top1", "top5", "untrained_top1", …, "chance_top1", …}, fractions.
+class Judged(NamedTuple):
+    """What a probe is worth on the test images.
+
+    Attributes:
+      accuracies: {"top1", "top5", "untrained_top1", …, "chance_top1", …}, fractions.
+      confusion: [classes, classes] of the pretrained network, see `scores.confusion`.
+    """
+
+    accuracies: dict[str, float]
+    confusion: np.ndarray
+
+
+def judge(logits: dict[str, np.ndarray], labels: np.ndarray, train_labels: np.ndarray) -> Judged:
+    """Judges a probe of several networks.
 
     Args:
       logits: {network: [n, classes]} of the test images; all but "pretrained" give their names to their accuracies.
       labels, train_labels: int [n] of the test images, and of those that the probe learned from.
-      num_classes: labels are 0 to num_classes - 1.
     """
     prefixes = {network: "" if network == "pretrained" else f"{network}_" for network in logits}
     found = {prefixes[network]: scores.accuracies(made, labels) for network, made in logits.items()}
-    found["chance_"] = scores.chance(train_labels, labels, num_classes)
-    return {f"{prefix}{name}": value for prefix, values in found.items() for name, value in values.items()}
+    found["chance_"] = scores.chance(train_labels, labels, logits["pretrained"].shape[1])
+    accuracies = {f"{prefix}{name}": value for prefix, values in found.items() for name, value in values.items()}
+    return Judged(accuracies, scores.confusion(logits["pretrained"], labels))
 
 
 def over_seeds(found: list[dict[str, float]]) -> dict[str, float]:
@@ -70,43 +79,47 @@ def over_seeds(found: list[dict[str, float]]) -> dict[str, float]:
 
 
 def finish(
-    subject: Subject,
+    probed: ProbedRun,
     path: epath.Path,
     *,
     title: str,
-    found: dict[str, float],
+    judged: list[Judged],
     chosen: dict[str, Any],
     images: dict[str, int],
-    confusion: np.ndarray,
 ) -> dict[str, Any]:
     """Prints a probe's table, writes its files and returns what its JSON holds.
 
     Args:
-      subject: what was probed.
+      probed: what was probed.
       path: from `place`.
       title: what the probe is, "linear probe".
-      found: accuracies, as of `of_networks` or `over_seeds`.
+      judged: what it is worth, once for each seed.
       chosen: what validation chose, and its accuracy as "validation_top1".
       images: {role: how many}.
-      confusion: [classes, classes] of the test images, see `scores.confusion`.
     """
+    found = over_seeds([one.accuracies for one in judged])
+    confusion = sum(one.confusion for one in judged) / len(judged)
+    per_class = scores.per_class(confusion, probed.class_names)
     result = {
         **found,
         **chosen,
-        "step": subject.step,
-        "layer": subject.layer,
-        "source": subject.source,
+        "step": probed.network.step,
+        "layer": probed.layer,
+        "source": probed.source,
         "images": images,
-        "classes": len(subject.class_names),
-        "per_class": scores.per_class(confusion, subject.class_names),
+        "classes": len(probed.class_names),
+        "per_class": per_class,
     }
-    of = f"{title} of {subject.layer_name()} at step {subject.step:,} on {subject.source}"
+    of = f"{title} of {probed.layer_name} at step {probed.network.step:,} on {probed.source}"
     counts = ", ".join(f"{count:,} {role}" for role, count in images.items())
-    say(f"\n{of} ({counts} images)\n{table(found)}\n{_chosen(chosen)}\n\n{_class_table(result['per_class'])}")
+    shown = {name.replace("_", " "): x for name, x in chosen.items() if not name.endswith("validation_top1")}
+    settings = ", ".join(f"{name} {value:g}" for name, value in shown.items())
+    by_validation = f"chosen on validation ({scores.percent(chosen, 'validation_top1')}): {settings}"
+    say(f"\n{of} ({counts} images)\n{table(found)}\n{by_validation}\n\n{_class_table(per_class)}")
     path.parent.mkdir(exist_ok=True)
     picture = path.with_name(f"{path.stem}_confusion.png")
-    run_folder.inside(subject.workdir, "eval", picture.name)
-    pictures.confusion(picture, confusion, subject.class_names, title=of)
+    run_folder.inside(probed.network.run, "eval", picture.name)
+    sheets.confusion(picture, confusion, probed.class_names, title=of)
     run_folder.replace_text(path, json.dumps(result, indent=2) + "\n")
     say(f"written to {path} and {picture.name}")
     return result
@@ -118,23 +131,13 @@ def table(found: dict[str, float]) -> str:
     lines = [f"{'encoder':14}{'top-1':>16}{'top-5':>16}"]
     for row, prefix in rows.items():
         if f"{prefix}top1" in found:
-            lines.append(f"{row:14}" + "".join(f"{_percent(found, prefix + top):>16}" for top in ("top1", "top5")))
+            percents = [scores.percent(found, f"{prefix}{top}") for top in ("top1", "top5")]
+            lines.append(f"{row:14}" + "".join(f"{percent:>16}" for percent in percents))
     return "\n".join(lines)
 
 
-def _percent(found: dict[str, float], name: str) -> str:
-    deviation = found.get(f"{name}_deviation")
-    spread = "" if not deviation else f" ± {100 * deviation:.2f}"
-    return f"{100 * found[name]:.2f}{spread} %"
-
-
-def _chosen(chosen: dict[str, Any]) -> str:
-    shown = {name: value for name, value in chosen.items() if not name.endswith("validation_top1")}
-    values = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in shown.items())
-    return f"chosen on validation ({100 * chosen['validation_top1']:.2f} %): {values}"
-
-
 def _class_table(per_class: dict[str, dict[str, Any]]) -> str:
+    """Returns what `scores.per_class` found as rows of text, best class first; at most `LISTED` of them."""
     best_first = sorted(per_class.items(), key=lambda item: -item[1]["top1"])
     shown = best_first if len(best_first) <= LISTED else best_first[: LISTED // 2] + best_first[-LISTED // 2 :]
     width = max(len("class"), *(len(name) for name, _ in shown))

@@ -1,8 +1,12 @@
 """What predictions are worth: accuracies, per class and against chance, and what is mistaken for what."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+NO_VALUE = "–"
+_MOST = 1e30  # of a figure; whole numbers may have thousands of digits, which no float holds
 
 
 def accuracies(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -41,3 +45,16 @@ def per_class(confusion: np.ndarray, class_names: tuple[str, ...]) -> dict[str, 
             taken_for = class_names[others.argmax()] if others.any() else None
             found[name] = {"images": int(row.sum()), "top1": float(row[index] / row.sum()), "taken_for": taken_for}
     return found
+
+
+def number(value: Any) -> float | None:
+    """Returns a value if it is a number that can be shown, else None: what is read of a run may hold anything."""
+    return value if isinstance(value, int | float) and abs(value) < _MOST else None
+
+
+def percent(values: Mapping[str, Any], name: str) -> str:
+    """Returns the fraction of that name as text, "62.50 ± 1.25 %", with NAME_deviation if there is one; "–" if none."""
+    value, deviation = number(values.get(name)), number(values.get(f"{name}_deviation"))
+    if value is None:
+        return NO_VALUE
+    return f"{100 * value:.2f}" + (f" ± {100 * deviation:.2f}" if deviation else "") + " %"

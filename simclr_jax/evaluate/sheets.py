@@ -3,14 +3,15 @@
 import dataclasses
 import textwrap
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-SAME, OTHER = "#009E73", "#D55E00"  # Okabe and Ito's green and vermilion
+from simclr_jax.evaluate.plots import GREEN, VERMILION, File, save_png
+
 _INCHES = 2.2  # a picture's side
 _LINE = 0.125  # a caption line's height, inches
 _DPI = 110
@@ -52,10 +53,17 @@ def contact_sheet(path: str, pictures: Sequence[Picture], *, columns: int, head:
     figure.suptitle(head, fontsize=9)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, picture in zip(axes, pictures, strict=False):
-        _draw(axis, picture)
+        axis.imshow(picture.pixels, interpolation="nearest")
+        axis.set_title(picture.title, fontsize=8)
+        axis.set_xlabel(picture.caption, fontsize=6.5, family="monospace", loc="left")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_color(picture.frame)
+        for colour, (y, x, height, width) in picture.boxes.items():
+            axis.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=colour, linewidth=1.5))
     for axis in axes[len(pictures) :]:
         axis.set_axis_off()
-    _save(figure, epath.Path(path).expanduser())
+    save_png(figure, epath.Path(path).expanduser())
 
 
 def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> None:
@@ -85,7 +93,7 @@ def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], 
             if share >= 0.005:
                 colour = "white" if share > 0.6 else "black"
                 axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Neighbours:
     cosines: Sequence[float]
 
 
-def neighbours(file: epath.Path | IO[bytes], rows: Sequence[Neighbours], *, title: str) -> Figure:
+def neighbours(file: File, rows: Sequence[Neighbours], *, title: str) -> Figure:
     """Draws images, left, beside their nearest neighbours. Whether the class is the same is told by the frame's
     colour, by its line, and by a sign: = and a whole line, ≠ and a dashed one.
 
@@ -128,11 +136,12 @@ def neighbours(file: epath.Path | IO[bytes], rows: Sequence[Neighbours], *, titl
             if row.name is None or name is None:
                 _thumbnail(axis, image, f"{cosine:.2f}", frame="0.6", width=0.8)
             elif name == row.name:
-                _thumbnail(axis, image, f"= {cosine:.2f}", frame=SAME, width=2.2)
+                _thumbnail(axis, image, f"= {cosine:.2f}", frame=GREEN, width=2.2)
             else:
-                _thumbnail(axis, image, f"≠ {cosine:.2f} {_short(name, 8)}", frame=OTHER, width=2.2, style=(0, (3, 2)))
-    _save(figure, file)
-    return figure
+                _thumbnail(
+                    axis, image, f"≠ {cosine:.2f} {_short(name, 8)}", frame=VERMILION, width=2.2, style=(0, (3, 2))
+                )
+    return save_png(figure, file)
 
 
 def _thumbnail(axis, image: np.ndarray, caption: str, *, frame: str, width: float, style: Any = "-") -> None:
@@ -146,22 +155,3 @@ def _thumbnail(axis, image: np.ndarray, caption: str, *, frame: str, width: floa
 
 def _short(name: str, most: int = 13) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _save(figure: Figure, file: epath.Path | IO[bytes]) -> None:
-    if isinstance(file, epath.Path):
-        with file.open("wb") as opened:
-            figure.savefig(opened, format="png")
-    else:
-        figure.savefig(file, format="png")
-
-
-def _draw(axis, picture: Picture) -> None:
-    axis.imshow(picture.pixels, interpolation="nearest")
-    axis.set_title(picture.title, fontsize=8)
-    axis.set_xlabel(picture.caption, fontsize=6.5, family="monospace", loc="left")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.spines[:].set_color(picture.frame)
-    for colour, (y, x, height, width) in picture.boxes.items():
-        axis.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=colour, linewidth=1.5))

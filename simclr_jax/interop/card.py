@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from simclr_jax.augment.recipe import EVALUATION_CROP, SMALL_SIDE
-from simclr_jax.runtime.bounds import shown
+from simclr_jax.runtime.config import shown
 
 _LONGEST = 300  # characters of a value that is shown
 _NO_VALUE = "–"
@@ -130,18 +130,52 @@ class Subject:
 def render(of: Subject) -> str:
     """Returns the card, Markdown with tables."""
     kind = FORMATS[of.format]
-    origin = "pretrained without labels by SimCLR" if of.imported is None else "with weights of another program"
+    if of.imported is not None:
+        origin, weights = "with weights of another program", "the imported weights, and of their training images,"
+        told = {"from": "from", "file": "path", "network": "network"}
+        rows = _table("imported", {name: code(of.imported.get(key, "")) for name, key in told.items()})
+        recipe = f"Not by simclr_jax: the weights were imported, and their file does not tell the recipe.\n\n{rows}"
+        data = "Not known: the file that was imported does not tell."
+    else:
+        origin, weights = "pretrained without labels by SimCLR", "the training images"
+        rows = {}
+        for name, beginnings in _RECIPE.items():
+            values = [code(f"{key}={_text(value)}") for key, value in of.config.items() if key.startswith(beginnings)]
+            rows[name] = ", ".join(values) or _NO_VALUE
+        recipe = _table("keys of config.json", rows)
+        source, limit = of.config.get("data.source", ""), of.config.get("data.limit")
+        counts = (result.get("images") for _, result in of.probes if result.get("source") == source)
+        counted = next((found["train"] for found in counts if isinstance(found, dict) and "train" in found), None)
+        rows = {"source": code(source), "split": code(of.config.get("data.train_split", ""))}
+        rows["training images"] = "not recorded" if counted is None else f"{code(counted)}, as its probes counted them"
+        data = _table("data", rows | ({"at most": code(limit)} if limit else {}))
+    wanted = {
+        "images": kind.layout.replace("SIZE", str(of.image_size)),
+        "values": "red, green, blue from 0 to 1",
+        "crop": f"the central square, {EVALUATION_CROP} of the shorter side (all of it for images of up to "
+        f"{SMALL_SIDE} × {SMALL_SIDE}), resized to {of.image_size} × {of.image_size} (bicubic, antialiased)",
+        "normalisation": "none"
+        if of.normalize == "none"
+        else f"by mean and deviation of {of.normalize}, {kind.normalized}",
+        "gives": f"h, float32 [batch, {of.feature_dim}]",
+    }
+    # A program that makes h of a photo. Its fence is longer than any that it holds: the file's name may be anything.
+    names = {"SMALL_SIDE": SMALL_SIDE, "EVALUATION_CROP": EVALUATION_CROP, "SIZE": of.image_size}
+    image = re.sub("|".join(names), lambda name: str(names[name[0]]), _IMAGE)
+    script = f"{kind.imports}{image}\n{kind.load.replace('FILE', ascii(of.file))}"
+    fence = "`" * max(3, 1 + _longest_fence(script))
+    license = "Not stated; `--license=TEXT` of the export states it." if of.license is None else f"{code(of.license)}."
     parts = [
         f"# {code(of.file)}",
         f"An image encoder, {origin}: {kind.title}. It turns images into representations h of {of.feature_dim:,} "
         f"numbers, with BatchNorm in evaluation mode. Written by {of.versions} on {of.date}.",
         _table("network", of.network | {"run": f"{code(of.run)}, step {of.step:,}"}),
-        f"## How it was trained\n\n{_recipe(of)}",
-        f"## Images it was trained on\n\n{_data(of)}",
+        f"## How it was trained\n\n{recipe}",
+        f"## Images it was trained on\n\n{data}",
         f"## Probes\n\n{_probes(of)}",
-        f"## Preprocessing\n\n{_wanted(of, kind)}",
-        f"## How to load it\n\n```sh\npip install {kind.needs}\n```\n\n{_script(of, kind)}\n\n{kind.notes}",
-        f"## Licence\n\n{_license(of)}",
+        f"## Preprocessing\n\n{_table('input and output', wanted)}",
+        f"## How to load it\n\n```sh\npip install {kind.needs}\n```\n\n{fence}python\n{script}{fence}\n\n{kind.notes}",
+        f"## Licence\n\n{license} The licence of {weights} may bind this file too.",
         f"## File\n\n{_table('file', {'name': code(of.file), 'bytes': f'{of.size:,}', 'SHA-256': code(of.sha256)})}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -158,9 +192,13 @@ def code(value: Any) -> str:
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("|", r"\x7c").strip()
     if not text:
         return _NO_VALUE
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    fence = "`" * (1 + _longest_fence(text))
     room = " " * (text[0] == "`" or text[-1] == "`")
     return f"{fence}{room}{text}{room}{fence}"
+
+
+def _longest_fence(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _text(value: Any) -> str:
@@ -170,31 +208,6 @@ def _text(value: Any) -> str:
 def _table(head: str, rows: dict[str, str]) -> str:
     """A table of two columns; what is anybody's has passed `code`."""
     return "\n".join([f"| {head} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
-
-
-def _recipe(of: Subject) -> str:
-    if of.imported is not None:
-        told = {"from": "from", "file": "path", "network": "network"}
-        rows = _table("imported", {name: code(of.imported.get(key, "")) for name, key in told.items()})
-        return f"Not by simclr_jax: the weights were imported, and their file does not tell the recipe.\n\n{rows}"
-    rows = {}
-    for name, beginnings in _RECIPE.items():
-        values = [code(f"{key}={_text(value)}") for key, value in of.config.items() if key.startswith(beginnings)]
-        rows[name] = ", ".join(values) or _NO_VALUE
-    return _table("keys of config.json", rows)
-
-
-def _data(of: Subject) -> str:
-    if of.imported is not None:
-        return "Not known: the file that was imported does not tell."
-    source, limit = of.config.get("data.source", ""), of.config.get("data.limit")
-    rows = {"source": code(source), "split": code(of.config.get("data.train_split", ""))}
-    counts = (result.get("images") for _, result in of.probes if result.get("source") == source)
-    counted = next((found["train"] for found in counts if isinstance(found, dict) and "train" in found), None)
-    rows["training images"] = "not recorded" if counted is None else f"{code(counted)}, as its probes counted them"
-    if limit:
-        rows["at most"] = code(limit)
-    return _table("data", rows)
 
 
 def _probes(of: Subject) -> str:
@@ -208,51 +221,17 @@ def _probes(of: Subject) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for title, result in found:
-        without = "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"
-        figures = [_percent(result, name) for name in ("top1", without, "chance_top1")]
-        rest = [code(result.get(name, "")) for name in ("layer", "step", "source")]
-        lines.append(f"| {code(title)} | {' | '.join([*figures, *rest])} |")
+        cells = [code(title)]
+        for name in ("top1", "untrained_top1" if "untrained_top1" in result else "from_scratch_top1", "chance_top1"):
+            value, deviation = _fraction(result.get(name)), _fraction(result.get(f"{name}_deviation"))
+            spread = f" ± {100 * deviation:.2f}" if deviation else ""
+            cells.append(_NO_VALUE if value is None else f"{100 * value:.2f}{spread} %")
+        cells += [code(result.get(name, "")) for name in ("layer", "step", "source")]
+        lines.append(f"| {' | '.join(cells)} |")
     others = [code(title) for title, result in found if result.get("step") != of.step]
     if others:
         lines.append(f"\n**Of another step than this file**, which is of step {of.step:,}: {', '.join(others)}.")
     return "\n".join(lines)
-
-
-def _wanted(of: Subject, kind: Format) -> str:
-    crop = (
-        f"the central square, {EVALUATION_CROP} of the shorter side (all of it for images of up to {SMALL_SIDE} × "
-        f"{SMALL_SIDE}), resized to {of.image_size} × {of.image_size} (bicubic, antialiased)"
-    )
-    normalized = "none" if of.normalize == "none" else f"by mean and deviation of {of.normalize}, {kind.normalized}"
-    rows = {
-        "images": kind.layout.replace("SIZE", str(of.image_size)),
-        "values": "red, green, blue from 0 to 1",
-        "crop": crop,
-        "normalisation": normalized,
-        "gives": f"h, float32 [batch, {of.feature_dim}]",
-    }
-    return _table("input and output", rows)
-
-
-def _script(of: Subject, kind: Format) -> str:
-    names = {"SMALL_SIDE": SMALL_SIDE, "EVALUATION_CROP": EVALUATION_CROP, "SIZE": of.image_size}
-    image = re.sub("|".join(names), lambda name: str(names[name[0]]), _IMAGE)
-    text = f"{kind.imports}{image}\n{kind.load.replace('FILE', ascii(of.file))}"
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}python\n{text}{fence}"
-
-
-def _license(of: Subject) -> str:
-    stated = "Not stated; `--license=TEXT` of the export states it." if of.license is None else f"{code(of.license)}."
-    others = "the training images" if of.imported is None else "the imported weights, and of their training images,"
-    return f"{stated} The licence of {others} may bind this file too."
-
-
-def _percent(result: dict[str, Any], name: str) -> str:
-    value, deviation = _fraction(result.get(name)), _fraction(result.get(f"{name}_deviation"))
-    if value is None:
-        return _NO_VALUE
-    return f"{100 * value:.2f}" + (f" ± {100 * deviation:.2f}" if deviation else "") + " %"
 
 
 def _fraction(value: Any) -> float | None:

@@ -13,12 +13,12 @@ import numpy as np
 from simclr_jax.interop import google_files, google_names, tensors
 from simclr_jax.interop.google_files import File
 from simclr_jax.interop.google_names import Layout
-from simclr_jax.models import ENCODERS, create_model
+from simclr_jax.models import ENCODERS, Head, Network, create_model
 from simclr_jax.models.channel_attention import excitation_squeezed, kernel_squeezed
+from simclr_jax.models.network import WIDEST
 
 _EMA = "ema_model/"
 _USUAL_RATIO = 0.0625  # the only one that Google published
-_WIDEST = 16
 _MOST_STEPS = 2**31 - 1
 
 # What is no part of the network, by name; of the two versions together.
@@ -37,7 +37,7 @@ class Weights:
     Attributes:
       variables: {"params", "batch_stats"} of the network, float32.
       classifier: {"kernel" [n, classes], "bias" [classes]} of the supervised head, or {}.
-      settings: the keyword arguments of `create_model` that make the network.
+      network: what network it is.
       image_size: side of the images that its stem is for, pixels.
       step: training steps; 0 where the checkpoint does not tell.
       version: of TensorFlow.
@@ -46,7 +46,7 @@ class Weights:
 
     variables: dict[str, Any]
     classifier: dict[str, np.ndarray]
-    settings: dict[str, Any]
+    network: Network
     image_size: int
     step: int
     version: int
@@ -65,38 +65,57 @@ def load(path: str, *, ema: bool = False) -> Weights:
         misshapen.
     """
     everything = google_files.open_checkpoint(path)
-    file, left_out = _without_the_rest(everything, ema)
+    file, left_out = _sorted_out(everything, ema)
     layers = google_names.head_layers(file.keys, file.version)
-    layout, names = _nearest_layout(file, layers)
-    settings = _settings(layout, names, file, layers)
-    model = create_model(**settings)
+    # The layout whose variables are most like the file's, and {path in ours: name in the file}.
+    head = google_names.head_names(layers, file.version)
+    found = {name for name in file.keys if name not in head.values()}
+    layouts = [(each, google_names.encoder_names(each, file.version)) for each in google_names.layouts(file.version)]
+    layout, names = min(layouts, key=lambda pair: len(found.symmetric_difference(pair[1].values())))
+    if 2 * len(found & set(names.values())) < len(names):
+        some = ", ".join(sorted(file.entries)[:10])
+        raise ValueError(f"{file.what} is a TensorFlow checkpoint, but not of SimCLR: it holds {some}")
+    names |= head
+    network = _network(layout, names, file, layers)
+    model = create_model(network)
     ours = tensors.shapes(model)
-    classifier = _classifier_shapes(file, settings, model.encoder.feature_dim)
+    # The supervised head, of as many classes as its bias tells of. It reads h or z.
+    kernel, bias = google_names.classifier_names(file.version)
+    classifier = {}
+    if kernel in file.keys or bias in file.keys:
+        classes = file.shapes.get(bias, file.shapes.get(kernel))[-1:]
+        reads_z = file.shapes.get(kernel, ())[:1] == (network.head.dim,)  # h has the length of the layers before z
+        classifier = {kernel: (network.head.dim if reads_z else model.encoder.feature_dim, *classes), bias: classes}
     wanted = {names[path]: shape for path, shape in ours.items()} | classifier
     taken = {file.keys[name] for name in wanted if name in file.keys}
     surplus = sorted(called for key, called in file.entries.items() if key not in taken)
-    tensors.check(wanted, file.shapes, surplus=surplus, what=f"{file.what} is nearest to {describe(settings)}")
+    tensors.check(wanted, file.shapes, surplus=surplus, what=f"{file.what} is nearest to {describe(network)}")
+    # Training steps; 0 where it tells of none.
+    key = next((key for key in everything.entries if re.match(r"global_step(/|$)", key)), None)
+    step = int(everything.read(key).reshape(-1)[0]) if key and everything.sizes[key] == () else 0
+    if not 0 <= step <= _MOST_STEPS:
+        raise ValueError(f"{file.what} is of step {step:,}, which is no number of steps")
     return Weights(
         variables=tensors.nested({path: _read(file, names[path]) for path in ours}),
         classifier={name.rsplit("/", 1)[-1]: _read(file, name) for name in classifier},
-        settings=settings,
-        image_size=32 if settings["cifar_stem"] else 224,
-        step=_step(everything),
+        network=network,
+        image_size=32 if network.cifar_stem else 224,
+        step=step,
         version=file.version,
         left_out=left_out,
     )
 
 
-def describe(settings: dict[str, Any]) -> str:
-    """Returns a network's settings as text."""
-    extras = [f"{name} {settings[name]:g}" for name in ("sk_ratio", "se_ratio") if settings[name]]
-    extras += ["CIFAR stem"] * settings["cifar_stem"]
-    layers = {"none": 0, "linear": 1}.get(settings["head_kind"], settings["head_layers"])
-    head = f"a head of {layers} layers to {settings['head_dim']}" if layers else "no projection head"
-    return ", ".join([settings["encoder"], f"width {settings['width']}", *extras, head])
+def describe(network: Network) -> str:
+    """Returns a network as text."""
+    extras = [f"{name} {getattr(network, name):g}" for name in ("sk_ratio", "se_ratio") if getattr(network, name)]
+    extras += ["CIFAR stem"] * network.cifar_stem
+    layers = network.head.depth
+    head = f"a head of {layers} layers to {network.head.dim}" if layers else "no projection head"
+    return ", ".join([network.encoder, f"width {network.width}", *extras, head])
 
 
-def _without_the_rest(file: File, ema: bool) -> tuple[File, dict[str, list[str]]]:
+def _sorted_out(file: File, ema: bool) -> tuple[File, dict[str, list[str]]]:
     """Sorts out what is no part of the network, and of weights and moving average the one that is not asked for."""
     left_out = {what: [key for key in file.entries if re.search(rule, key)] for what, rule in _LEFT_OUT.items()}
     gone = {key for keys in left_out.values() for key in keys}
@@ -113,52 +132,40 @@ def _without_the_rest(file: File, ema: bool) -> tuple[File, dict[str, list[str]]
     return dataclasses.replace(file, keys=taken, entries=entries), {k: v for k, v in left_out.items() if v}
 
 
-def _nearest_layout(file: File, layers: list[str]) -> tuple[Layout, dict[str, str]]:
-    """Returns the layout whose variables are most like a file's, and {path in ours: name} of encoder and head."""
-    head = google_names.head_names(layers, file.version)
-    found = {name for name in file.keys if name not in head.values()}
-    layouts = [
-        (layout, google_names.encoder_names(layout, file.version)) for layout in google_names.layouts(file.version)
-    ]
-    layout, names = min(layouts, key=lambda pair: len(found.symmetric_difference(pair[1].values())))
-    if 2 * len(found & set(names.values())) < len(names):
-        some = ", ".join(sorted(file.entries)[:10])
-        raise ValueError(f"{file.what} is a TensorFlow checkpoint, but not of SimCLR: it holds {some}")
-    return layout, names | head
-
-
-def _settings(layout: Layout, names: dict[str, str], file: File, layers: list[str]) -> dict[str, Any]:
-    """Returns the arguments of `create_model`, from the shapes of a few variables."""
+def _network(layout: Layout, names: dict[str, str], file: File, layers: list[str]) -> Network:
+    """Returns what network it is, from the shapes of a few variables."""
 
     def shape(ours: str) -> tuple[int, ...]:
         return file.shapes.get(names.get(ours, ""), ())
 
     base = ENCODERS[layout.encoder].base_width
     channels = (shape(f"params/encoder/stem_norm{3 if layout.deep_stem else ''}/scale") or (base,))[-1]
-    if channels % base or not 1 <= channels // base <= _WIDEST:
+    if channels % base or not 1 <= channels // base <= WIDEST:
         raise ValueError(
             f"{file.what} is nearest to {layout.encoder}, but its stem has {channels} channels, "
-            f"not {base} times 1 to {_WIDEST}"
+            f"not {base} times 1 to {WIDEST}"
         )
     stages = len(ENCODERS[layout.encoder].stage_sizes)
     filters, last = channels * 2 ** (stages - 1), f"params/encoder/stage{stages}_block1"
     mixing = shape(f"{last}/selective/squeeze/kernel")
     narrowed = shape(f"{last}/excitation/squeeze/kernel")
     head = shape(f"params/head/dense{len(layers)}/kernel")
-    return {
-        "encoder": layout.encoder,
-        "width": channels // base,
-        "cifar_stem": not layout.deep_stem and shape("params/encoder/stem_conv/kernel")[:1] == (3,),
-        "sk_ratio": _ratio(mixing, filters, kernel_squeezed) if layout.resnet_d else 0.0,
-        "se_ratio": _ratio(narrowed, filters, excitation_squeezed) if layout.excitation else 0.0,
-        "pool": "same",
-        "normalize": "none",
-        "norm": "batch",
-        "dtype": "float32",
-        "head_kind": ("none", "linear", "nonlinear")[min(len(layers), 2)],
-        "head_layers": max(1, len(layers)),
-        "head_dim": max(1, head[-1]) if head else 128,
-    }
+    return Network(
+        encoder=layout.encoder,
+        width=channels // base,
+        cifar_stem=not layout.deep_stem and shape("params/encoder/stem_conv/kernel")[:1] == (3,),
+        sk_ratio=_ratio(mixing, filters, kernel_squeezed) if layout.resnet_d else 0.0,
+        se_ratio=_ratio(narrowed, filters, excitation_squeezed) if layout.excitation else 0.0,
+        pool="same",
+        normalize="none",
+        norm="batch",
+        dtype="float32",
+        head=Head(
+            kind=("none", "linear", "nonlinear")[min(len(layers), 2)],
+            layers=max(1, len(layers)),
+            dim=max(1, head[-1]) if head else 128,
+        ),
+    )
 
 
 def _ratio(shape: tuple[int, ...], filters: int, channels: Callable[[int, float], int]) -> float:
@@ -168,28 +175,8 @@ def _ratio(shape: tuple[int, ...], filters: int, channels: Callable[[int, float]
     return next((ratio for ratio in ratios if ratio <= 1 and channels(filters, ratio) == wanted), _USUAL_RATIO)
 
 
-def _classifier_shapes(file: File, settings: dict[str, Any], h: int) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes that the supervised head must have, by the classes that its bias tells of; {} without one."""
-    kernel, bias = google_names.classifier_names(file.version)
-    if kernel not in file.keys and bias not in file.keys:
-        return {}
-    shapes = file.shapes
-    classes = shapes.get(bias, shapes.get(kernel))[-1:]
-    reads_z = shapes.get(kernel, ())[:1] == (settings["head_dim"],)  # h has the length of the layers before z
-    return {kernel: (settings["head_dim"] if reads_z else h, *classes), bias: classes}
-
-
 def _read(file: File, name: str) -> np.ndarray:
     array = file.read(file.keys[name])
     if array.dtype != np.float32:
         raise ValueError(f"{file.what}: {name} is {array.dtype} and not float32")
     return array
-
-
-def _step(file: File) -> int:
-    """Returns the training steps that a checkpoint tells of; 0 where it tells of none."""
-    key = next((key for key in file.entries if re.match(r"global_step(/|$)", key)), None)
-    step = int(file.read(key).reshape(-1)[0]) if key and file.sizes[key] == () else 0
-    if not 0 <= step <= _MOST_STEPS:
-        raise ValueError(f"{file.what} is of step {step:,}, which is no number of steps")
-    return step

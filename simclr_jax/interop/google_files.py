@@ -4,12 +4,18 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from simclr_jax.interop import google_names
 
+# What a file is that is no checkpoint, by its first bytes; nothing of it is run.
+_KINDS = {
+    b"PK": ": it is an archive; unpack it, or if it is PyTorch's: python -m simclr_jax import torch",
+    b"\x80": ": it is a pickle, which may run programs and is not read",
+    b"\x89HDF": ": it is an HDF5 file of Keras; restore it in TensorFlow and save it by tf.train.Checkpoint",
+    b"": ", which is a .index and a .data-00000-of-00001 file of one name",
+}
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # how TensorFlow 2 calls the entry that names all others
 
 
@@ -45,12 +51,21 @@ def open_checkpoint(path: str) -> File:
     Raises:
       ValueError: there is none, or it is damaged, or its objects are not SimCLR's.
     """
-    tf = _tensorflow()
-    prefix = _prefix(os.path.expanduser(path))
+    try:
+        import tensorflow as tf  # late: all else of this package runs without it
+    except ImportError as error:
+        raise ValueError(f"reading TensorFlow checkpoints needs TensorFlow: {error}") from error
+    prefix, data_files = _find(os.path.expanduser(path))
     try:
         reader = tf.train.load_checkpoint(prefix)
         sizes = {key: tuple(shape) for key, shape in reader.get_variable_to_shape_map().items()}
-        _check_size(prefix, sizes, reader.get_variable_to_dtype_map())
+        # What the files cannot hold is refused before memory is asked for; they are not compressed.
+        kinds, there = reader.get_variable_to_dtype_map(), sum(map(os.path.getsize, data_files))
+        claimed = sum(int(np.prod(shape, dtype=object)) * kinds[name].size for name, shape in sizes.items())
+        if claimed > there:
+            raise ValueError(
+                f"{prefix} is half-written: its variables take {claimed:,} bytes, its files hold {there:,}"
+            )
         graph = reader.get_tensor(_GRAPH) if sizes.pop(_GRAPH, None) is not None else None
         keys, called = ({key: key for key in sizes}, {}) if graph is None else _of_objects(graph, prefix)
     except ValueError:
@@ -69,80 +84,53 @@ def open_checkpoint(path: str) -> File:
     return File(prefix, 1 if graph is None else 2, keys, entries, sizes, read)
 
 
-def _prefix(path: str) -> str:
-    """Returns what the names of a checkpoint's files begin with."""
+def _find(path: str) -> tuple[str, list[str]]:
+    """Returns what the names of a checkpoint's files begin with, and its data files.
+
+    Raises:
+      ValueError: there is no checkpoint, then with what is there instead, or several, or one of its files is missing.
+    """
     if os.path.isdir(path):
-        if os.path.exists(os.path.join(path, "saved_model.pb")):
-            return _whole(os.path.join(path, "variables", "variables"))
-        names = sorted(name for name in os.listdir(path) if name.endswith(".index"))
-        if len(names) == 1:
-            return _whole(os.path.join(path, names[0].removesuffix(".index")))
-        if names:
-            raise ValueError(
-                f"{path} holds {len(names)} checkpoints; name one: {', '.join(n[:-6] for n in names[:10])}"
-            )
-        raise ValueError(f"{path} holds no TensorFlow checkpoint{_kind_of_folder(path)}")
-    prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)
-    if os.path.exists(f"{prefix}.index"):
-        return _whole(prefix)
-    if not os.path.exists(path):
-        raise ValueError(f"{path} does not exist, nor does {path}.index")
-    raise ValueError(f"{path} is no TensorFlow checkpoint{_kind_of_file(path)}")
-
-
-def _whole(prefix: str) -> str:
-    """Returns the prefix; raises ValueError unless all its files are there."""
+        names = sorted(os.listdir(path))
+        indices = [name.removesuffix(".index") for name in names if name.endswith(".index")]
+        if "saved_model.pb" in names:
+            prefix = os.path.join(path, "variables", "variables")
+        elif len(indices) == 1:
+            prefix = os.path.join(path, indices[0])
+        elif indices:
+            raise ValueError(f"{path} holds {len(indices)} checkpoints; name one: {', '.join(indices[:10])}")
+        else:
+            folders = [name for name in names if os.path.isdir(os.path.join(path, name))]
+            if {"config.json", "checkpoints"} <= set(names):
+                what = ": it is a run of this library already"
+            elif {"_CHECKPOINT_METADATA", "_METADATA"} & set(names):
+                what = ": it is an Orbax checkpoint, of another library on JAX"
+            else:
+                what = f"; does one of its folders? {', '.join(folders[:10])}" if folders else ""
+            raise ValueError(f"{path} holds no TensorFlow checkpoint{what}")
+    else:
+        prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)
+        if not os.path.exists(f"{prefix}.index"):
+            if not os.path.exists(path):
+                raise ValueError(f"{path} does not exist, nor does {path}.index")
+            what = ": it is no file"
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    head = file.read(8)
+                what = next(words for beginning, words in _KINDS.items() if head.startswith(beginning))
+            raise ValueError(f"{path} is no TensorFlow checkpoint{what}")
     folder, name = os.path.split(prefix)
-    parts = [part for part in os.listdir(folder or ".") if part.startswith(f"{name}.data-")]
-    counts = {part.rsplit("-", 1)[-1] for part in parts}
-    if not os.path.isfile(f"{prefix}.index") or len(counts) != 1 or len(parts) != _count(*counts):
-        there = ", ".join(sorted(parts)[:10]) or "no data file"
+    parts = sorted(part for part in os.listdir(folder or ".") if part.startswith(f"{name}.data-"))
+    counts = {part.rsplit("-", 1)[-1] for part in parts}  # "00002" of NAME.data-00000-of-00002
+    if not os.path.isfile(f"{prefix}.index") or counts != {f"{len(parts):05}"}:
+        there = ", ".join(parts[:10]) or "no data file"
         raise ValueError(f"{prefix} is half a checkpoint: of its .index and .data files there are {there}; copy all")
-    return prefix
-
-
-def _count(number: str) -> int:
-    return int(number) if number.isdecimal() else -1
-
-
-def _kind_of_folder(path: str) -> str:
-    names = set(os.listdir(path))
-    if "config.json" in names and "checkpoints" in names:
-        return ": it is a run of this library already"
-    if "_CHECKPOINT_METADATA" in names or "_METADATA" in names:
-        return ": it is an Orbax checkpoint, of another library on JAX"
-    folders = sorted(n for n in names if os.path.isdir(os.path.join(path, n)))
-    return f"; does one of its folders? {', '.join(folders[:10])}" if folders else ""
-
-
-def _kind_of_file(path: str) -> str:
-    """What a file is, by its first bytes; nothing of it is run."""
-    if not os.path.isfile(path):
-        return ": it is no file"
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if head.startswith(b"PK"):
-        return ": it is an archive; unpack it, or if it is PyTorch's: python -m simclr_jax import torch"
-    if head.startswith(b"\x80"):
-        return ": it is a pickle, which may run programs and is not read"
-    if head.startswith(b"\x89HDF"):
-        return ": it is an HDF5 file of Keras; restore it in TensorFlow and save it by tf.train.Checkpoint"
-    return ", which is a .index and a .data-00000-of-00001 file of one name"
+    return prefix, [os.path.join(folder, part) for part in parts]
 
 
 def _unreadable(prefix: str, error: Exception) -> ValueError:
     line = (getattr(error, "message", None) or str(error) or type(error).__name__).splitlines()[0]
     return ValueError(f"{prefix} cannot be read, it is damaged or half-written: {line[:300]}")
-
-
-def _check_size(prefix: str, shapes: dict[str, tuple[int, ...]], kinds: dict[str, Any]) -> None:
-    """Refuses what its files cannot hold, before memory is asked for; they are not compressed."""
-    folder, name = os.path.split(prefix)
-    files = [os.path.join(folder, part) for part in os.listdir(folder or ".") if part.startswith(f"{name}.data-")]
-    there = sum(os.path.getsize(file) for file in files)
-    claimed = sum(int(np.prod(shape, dtype=object)) * kinds[name].size for name, shape in shapes.items())
-    if claimed > there:
-        raise ValueError(f"{prefix} is half-written: its variables take {claimed:,} bytes, its files hold {there:,}")
 
 
 def _of_objects(graph: bytes, what: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -168,12 +156,3 @@ def _of_objects(graph: bytes, what: str) -> tuple[dict[str, str], dict[str, str]
         if node is not None and keys[node]:
             found[name] = keys[node]
     return found, called
-
-
-def _tensorflow():
-    """Imports TensorFlow late: all else of this package runs without it."""
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise ValueError(f"reading TensorFlow checkpoints needs TensorFlow: {error}") from error
-    return tensorflow

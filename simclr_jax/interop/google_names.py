@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterator
 
 from simclr_jax.models import ENCODERS
-from simclr_jax.models.resnet import BottleneckBlock
 
 # The end of a variable's name in both versions, and where its value is in ours.
 _LEAVES = {
@@ -46,7 +45,7 @@ class Layout:
     @property
     def bottleneck(self) -> bool:
         """Whether blocks have three convolutions."""
-        return ENCODERS[self.encoder].block is BottleneckBlock
+        return ENCODERS[self.encoder].bottleneck
 
 
 def layouts(version: int) -> Iterator[Layout]:
@@ -62,8 +61,42 @@ def layouts(version: int) -> Iterator[Layout]:
 
 def encoder_names(layout: Layout, version: int) -> dict[str, str]:
     """Returns {path of a leaf in our variables: name in theirs} of the encoder."""
+    # (name in ours, path in TensorFlow 2, its leaves) of all layers, in the order in which theirs are made.
+    layers: list[tuple[str, str, tuple[str, ...]]] = []
+    stem = ((1, 0, 1), (2, 2, 3), (3, 4, 6)) if layout.deep_stem else (("", 0, 2),)  # place 5 names a tensor
+    for index, conv, norm in stem:
+        layers += _conv_norm(f"stem_{{}}{index}", "initial_conv_relu_max_pool", conv, norm)
+    for stage, blocks in enumerate(ENCODERS[layout.encoder].stage_sizes):
+        for index in range(blocks):
+            ours, theirs = f"stage{stage + 1}_block{index + 1}/", f"block_groups/{stage}/layers/{index}"
+            if index == 0:
+                before = (1 if stage == 0 else 2) if layout.resnet_d else 0  # pooling, and padding where it strides
+                shortcut = "projection_layers" if layout.bottleneck else "shortcut_layers"
+                layers += _conv_norm(f"{ours}shortcut_{{}}", f"{theirs}/{shortcut}", before, before + 1)
+            if layout.bottleneck:
+                theirs = f"{theirs}/conv_relu_dropblock_layers"  # DropBlock is at the places that are left out
+                layers += _conv_norm(f"{ours}{{}}1", theirs, 0, 1)
+                if layout.resnet_d:
+                    selective, kernel = f"{theirs}/3", ("kernel",)
+                    layers.append((f"{ours}selective/conv", f"{selective}/conv2d_fixed_padding/conv2d", kernel))
+                    layers.append((f"{ours}selective/norm", f"{selective}/batch_norm_relu/bn", _NORM))
+                    layers.append((f"{ours}selective/squeeze", f"{selective}/conv2d_0", kernel))
+                    layers.append((f"{ours}selective/squeeze_norm", f"{selective}/batch_norm_relu_1/bn", _NORM))
+                    layers.append((f"{ours}selective/mixing", f"{selective}/conv2d_1", kernel))
+                else:
+                    layers += _conv_norm(f"{ours}{{}}2", theirs, 3, 4)
+                last = 5 if layout.resnet_d else 6
+                layers += _conv_norm(f"{ours}{{}}3", theirs, last, last + 1)
+                excitation = f"{theirs}/{last + 3}"
+            else:
+                layers += _conv_norm(f"{ours}{{}}1", f"{theirs}/conv2d_bn_layers", 0, 1)
+                layers += _conv_norm(f"{ours}{{}}2", f"{theirs}/conv2d_bn_layers", 2, 3)
+                excitation = f"{theirs}/se_layer"
+            if layout.excitation:
+                layers.append((f"{ours}excitation/squeeze", f"{excitation}/se_reduce", ("kernel", "bias")))
+                layers.append((f"{ours}excitation/excite", f"{excitation}/se_expand", ("kernel", "bias")))
     names, counts = {}, {"conv2d": 0, "batch_normalization": 0}
-    for ours, theirs, leaves in (*_stem(layout), *_blocks(layout)):
+    for ours, theirs, leaves in layers:
         if version == 1:
             kind = "batch_normalization" if leaves is _NORM else "conv2d"
             theirs = f"base_model/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
@@ -109,64 +142,9 @@ def _of_layer(ours: str, theirs: str, leaves: tuple[str, ...]) -> dict[str, str]
     return {f"{_LEAVES[leaf][0]}/{ours}/{_LEAVES[leaf][1]}": f"{theirs}/{leaf}" for leaf in leaves}
 
 
-def _conv(ours: str, theirs: str, bias: bool = False):
-    return ours, theirs, ("kernel", "bias") if bias else ("kernel",)
-
-
-def _conv_norm(folder: str, theirs: str, conv: int, norm: int, index: object = "", name: str = ""):
-    """A convolution and its norm, at two places of a list of layers."""
-    yield _conv(f"{folder}{name}conv{index}", f"{theirs}/{conv}/conv2d")
-    yield f"{folder}{name}norm{index}", f"{theirs}/{norm}/bn", _NORM
-
-
-def _stem(layout: Layout):
-    theirs = "initial_conv_relu_max_pool"
-    if not layout.deep_stem:
-        yield from _conv_norm("", theirs, 0, 2, name="stem_")
-        return
-    for index, conv, norm in ((1, 0, 1), (2, 2, 3), (3, 4, 6)):  # 5 names a tensor
-        yield from _conv_norm("", theirs, conv, norm, index, "stem_")
-
-
-def _blocks(layout: Layout):
-    for stage, blocks in enumerate(ENCODERS[layout.encoder].stage_sizes):
-        for index in range(blocks):
-            ours, theirs = f"stage{stage + 1}_block{index + 1}/", f"block_groups/{stage}/layers/{index}"
-            if index == 0:
-                before = (1 if stage == 0 else 2) if layout.resnet_d else 0  # pooling, and padding where it strides
-                shortcut = "projection_layers" if layout.bottleneck else "shortcut_layers"
-                yield from _conv_norm(ours, f"{theirs}/{shortcut}", before, before + 1, name="shortcut_")
-            yield from (_bottleneck if layout.bottleneck else _basic)(layout, ours, theirs)
-
-
-def _basic(layout: Layout, ours: str, theirs: str):
-    yield from _conv_norm(ours, f"{theirs}/conv2d_bn_layers", 0, 1, 1)
-    yield from _conv_norm(ours, f"{theirs}/conv2d_bn_layers", 2, 3, 2)
-    if layout.excitation:
-        yield from _excitation(ours, f"{theirs}/se_layer")
-
-
-def _bottleneck(layout: Layout, ours: str, theirs: str):
-    theirs = f"{theirs}/conv_relu_dropblock_layers"  # DropBlock is at the places that are left out
-    yield from _conv_norm(ours, theirs, 0, 1, 1)
-    if layout.resnet_d:
-        yield from _selective(f"{ours}selective/", f"{theirs}/3")
-    else:
-        yield from _conv_norm(ours, theirs, 3, 4, 2)
-    last = 5 if layout.resnet_d else 6
-    yield from _conv_norm(ours, theirs, last, last + 1, 3)
-    if layout.excitation:
-        yield from _excitation(ours, f"{theirs}/{last + 3}")
-
-
-def _selective(ours: str, theirs: str):
-    yield _conv(f"{ours}conv", f"{theirs}/conv2d_fixed_padding/conv2d")
-    yield f"{ours}norm", f"{theirs}/batch_norm_relu/bn", _NORM
-    yield _conv(f"{ours}squeeze", f"{theirs}/conv2d_0")
-    yield f"{ours}squeeze_norm", f"{theirs}/batch_norm_relu_1/bn", _NORM
-    yield _conv(f"{ours}mixing", f"{theirs}/conv2d_1")
-
-
-def _excitation(ours: str, theirs: str):
-    yield _conv(f"{ours}excitation/squeeze", f"{theirs}/se_reduce", bias=True)
-    yield _conv(f"{ours}excitation/excite", f"{theirs}/se_expand", bias=True)
+def _conv_norm(ours: str, theirs: str, conv: int, norm: int) -> list[tuple[str, str, tuple[str, ...]]]:
+    """A convolution and its norm, at two places of a list of layers; ``ours`` has braces for "conv" and "norm"."""
+    return [
+        (ours.format("conv"), f"{theirs}/{conv}/conv2d", ("kernel",)),
+        (ours.format("norm"), f"{theirs}/{norm}/bn", _NORM),
+    ]

@@ -9,11 +9,11 @@ is called is what the layer is called here: stage1_block1/conv1.
 
 from typing import Any
 
-import jax
 import numpy as np
 
+from simclr_jax.interop import tensors
+from simclr_jax.models import NORMALIZATIONS, ResNet
 from simclr_jax.models.norms import GROUP_SIZE
-from simclr_jax.models.resnet import NORMALIZATIONS, BottleneckBlock, ResNet
 
 INPUT, OUTPUT = "images", "h"
 _OPSET, _IR = 17, 8  # of 2022: every runtime of today reads them
@@ -35,7 +35,7 @@ def save(path: str, encoder: ResNet, variables: dict[str, Any], *, image_size: i
 
     Args:
       path: the file.
-      encoder: of `create_encoder`; whatever its dtype, the file computes in float32.
+      encoder: whatever its dtype, the file computes in float32.
       variables: {"params", "batch_stats"}.
       image_size: side of the images, pixels: input "images" is float32 [batch, image_size, image_size, 3] in [0, 1].
 
@@ -47,7 +47,30 @@ def save(path: str, encoder: ResNet, variables: dict[str, Any], *, image_size: i
     from onnx import TensorProto, helper
 
     graph = _Graph(variables)
-    _encode(graph, encoder, image_size)
+    network = encoder.network
+    x = graph.add("Transpose", "channels_first", INPUT, perm=[0, 3, 1, 2])
+    if network.normalize != "none":
+        for kind, name, values in zip(
+            ("Sub", "Div"), ("mean_colour", "deviation"), NORMALIZATIONS[network.normalize], strict=True
+        ):
+            per_channel = np.asarray(values, np.float32).reshape(-1, 1, 1)
+            x = graph.add(kind, f"normalize/{name}", x, graph.constant(f"{name}/{network.normalize}", per_channel))
+    # The stem; `side` is that of what its last convolution makes.
+    strides, side = (1,) if network.cifar_stem else _STRIDES_D if network.sk_ratio else (2,), image_size
+    for index, stride in enumerate(strides, start=1):
+        number = str(index) if len(strides) > 1 else ""
+        x = _relu(graph, _conv_norm(graph, network, x, "stem_{}" + number, stride))
+        side = -(-side // stride)
+    if not network.cifar_stem:
+        # TensorFlow's SAME, for a window of 3 and stride 2: of an odd number of pixels the last comes after.
+        around = 2 if network.pool == "symmetric" else max(0, 2 * (-(-side // 2) - 1) + 3 - side)
+        pads = [around // 2] * 2 + [around - around // 2] * 2
+        x = graph.add("MaxPool", "stem_pool", x, kernel_shape=[3, 3], strides=[2, 2], pads=pads)
+    for stage, blocks in enumerate(encoder.architecture.stage_sizes, start=1):
+        for index in range(1, blocks + 1):
+            stride = 2 if index == 1 and stage > 1 else 1
+            x = _block(graph, encoder, x, f"stage{stage}_block{index}", stride, project=index == 1)
+    graph.add("Flatten", OUTPUT, graph.add("GlobalAveragePool", "mean", x))
     if graph.left:
         raise ValueError(f"{len(graph.left)} variables have no place in the ONNX graph, such as {min(graph.left)}")
     shapes = {INPUT: ["batch", image_size, image_size, 3], OUTPUT: ["batch", encoder.feature_dim]}
@@ -81,8 +104,7 @@ class _Graph:
     """
 
     def __init__(self, variables: dict[str, Any]):
-        leaves = jax.tree_util.tree_leaves_with_path(variables)
-        self.left = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
+        self.left = {path: np.asarray(x) for path, x in tensors.flat(variables).items()}
         self.nodes, self.constants = [], []
 
     def add(self, kind: str, name: str, *inputs: str, **attributes: Any) -> str:
@@ -108,92 +130,38 @@ class _Graph:
         return self.constant(name, array if shape is None else array.reshape(shape))
 
 
-def _encode(graph: _Graph, encoder: ResNet, image_size: int) -> None:
-    x = _normalized(graph, graph.add("Transpose", "channels_first", INPUT, perm=[0, 3, 1, 2]), encoder.normalize)
-    x = _stem(graph, encoder, x, image_size)
-    for stage, blocks in enumerate(encoder.stage_sizes, start=1):
-        for index in range(1, blocks + 1):
-            first = index == 1
-            stride = 2 if first and stage > 1 else 1
-            x = _block(graph, encoder, x, f"stage{stage}_block{index}", stride, project=first)
-    graph.add("Flatten", OUTPUT, graph.add("GlobalAveragePool", "mean", x))
-
-
-def _normalized(graph, x, how):
-    if how == "none":
-        return x
-    for kind, name, values in zip(("Sub", "Div"), ("mean_colour", "deviation"), NORMALIZATIONS[how], strict=True):
-        x = graph.add(kind, f"normalize/{name}", x, graph.constant(f"{name}/{how}", _per_channel(values)))
-    return x
-
-
-def _per_channel(values) -> np.ndarray:
-    return np.asarray(values, np.float32).reshape(-1, 1, 1)
-
-
-def _stem(graph, encoder, x, side):
-    strides = (1,) if encoder.cifar_stem else _STRIDES_D if encoder.sk_ratio else (2,)
-    for index, stride in enumerate(strides, start=1):
-        number = str(index) if len(strides) > 1 else ""
-        x = _conv(graph, x, f"stem_conv{number}", stride)
-        x = _relu(graph, _norm(graph, encoder, x, f"stem_norm{number}"))
-        side = _strided(side, stride)
-    if encoder.cifar_stem:
-        return x
-    before, after = (1, 1) if encoder.pool == "symmetric" else _same_padding(side)
-    pads = [before, before, after, after]
-    return graph.add("MaxPool", "stem_pool", x, kernel_shape=[3, 3], strides=[2, 2], pads=pads)
-
-
-def _strided(side: int, stride: int) -> int:
-    """Side of what a convolution or SAME pool makes."""
-    return -(-side // stride)
-
-
-def _same_padding(side: int) -> tuple[int, int]:
-    """TensorFlow's SAME for a window of 3 and stride 2: an odd pixel comes after."""
-    total = max(0, 2 * (_strided(side, 2) - 1) + 3 - side)
-    return total // 2, total - total // 2
-
-
 def _block(graph, encoder, x, name, stride, project):
-    if encoder.block is BottleneckBlock:
-        y = _conv_norm_relu(graph, encoder, x, name, 1, 1)
-        if encoder.sk_ratio:
-            y = _selective(graph, encoder, y, f"{name}/selective", stride)
-        else:
-            y = _conv_norm_relu(graph, encoder, y, name, 2, stride)
-        last = 3
-    else:
-        y = _conv_norm_relu(graph, encoder, x, name, 1, stride)
-        last = 2
-    y = _norm(graph, encoder, _conv(graph, y, f"{name}/conv{last}", 1), f"{name}/norm{last}")
-    if encoder.se_ratio:
-        y = _excited(graph, y, f"{name}/excitation")
-    shortcut = _shortcut(graph, encoder, x, name, stride) if project else x
-    return graph.add("Relu", f"{name}/relu", graph.add("Add", f"{name}/sum", y, shortcut))
-
-
-def _conv_norm_relu(graph, encoder, x, name, index, stride):
-    x = _norm(graph, encoder, _conv(graph, x, f"{name}/conv{index}", stride), f"{name}/norm{index}")
-    return _relu(graph, x)
-
-
-def _shortcut(graph, encoder, x, name, stride):
-    if encoder.sk_ratio:
+    """A residual block: the branch, squeeze and excitation, the shortcut, and their sum."""
+    network, bottleneck = encoder.network, encoder.architecture.bottleneck
+    # Of a bottleneck the middle convolution has the stride, of two convolutions the first.
+    y = _relu(graph, _conv_norm(graph, network, x, f"{name}/{{}}1", 1 if bottleneck else stride))
+    if bottleneck and network.sk_ratio:
+        y = _selective(graph, network, y, f"{name}/selective", stride)
+    elif bottleneck:
+        y = _relu(graph, _conv_norm(graph, network, y, f"{name}/{{}}2", stride))
+    y = _conv_norm(graph, network, y, f"{name}/{{}}{3 if bottleneck else 2}", 1)
+    if network.se_ratio:
+        of = f"{name}/excitation"
+        factors = _conv(graph, graph.add("GlobalAveragePool", f"{of}/mean", y), f"{of}/squeeze", 1)
+        factors = _conv(graph, _relu(graph, factors), f"{of}/excite", 1)
+        y = graph.add("Mul", f"{of}/excited", y, graph.add("Sigmoid", f"{of}/sigmoid", factors))
+    if project and network.sk_ratio:
         window = {"kernel_shape": [2, 2], "strides": [stride, stride], "pads": [0, 0, 1, 1]}
         x = graph.add("AveragePool", f"{name}/shortcut_pool", x, count_include_pad=int(stride > 1), **window)
         stride = 1
-    return _norm(graph, encoder, _conv(graph, x, f"{name}/shortcut_conv", stride), f"{name}/shortcut_norm")
+    if project:
+        x = _conv_norm(graph, network, x, f"{name}/shortcut_{{}}", stride)
+    return graph.add("Relu", f"{name}/relu", graph.add("Add", f"{name}/sum", y, x))
 
 
-def _selective(graph, encoder, x, name, stride):
+def _selective(graph, network, x, name, stride):
     """Two streams of channels, mixed by weights that the image decides on."""
-    both = _relu(graph, _norm(graph, encoder, _conv(graph, x, f"{name}/conv", stride), f"{name}/norm"))
+    both = _relu(graph, _norm(graph, network, _conv(graph, x, f"{name}/conv", stride), f"{name}/norm"))
     streams = graph.add("Add", f"{name}/streams", *_halves(graph, both, f"{name}/of_both"))
     squeeze = _conv(graph, graph.add("GlobalAveragePool", f"{name}/mean", streams), f"{name}/squeeze", 1)
-    squeeze = _relu(graph, _norm(graph, encoder, squeeze, f"{name}/squeeze_norm"))
+    squeeze = _relu(graph, _norm(graph, network, squeeze, f"{name}/squeeze_norm"))
     mixing = _conv(graph, squeeze, f"{name}/mixing", 1)
+    # A softmax over the two streams of each channel: ONNX has no other way than to make them an axis of their own.
     pairs = graph.add("Reshape", f"{name}/pairs", mixing, graph.constant(f"{name}/pairs_shape", np.int64([0, 2, -1])))
     weights = graph.add("Softmax", f"{name}/softmax", pairs, axis=1)
     shape = graph.add("Shape", f"{name}/weights_shape", mixing)
@@ -205,10 +173,9 @@ def _halves(graph, x, name):
     return graph.add_several("Split", [f"{name}/1", f"{name}/2"], x, axis=1)
 
 
-def _excited(graph, x, name):
-    y = _conv(graph, graph.add("GlobalAveragePool", f"{name}/mean", x), f"{name}/squeeze", 1)
-    y = graph.add("Sigmoid", f"{name}/sigmoid", _conv(graph, _relu(graph, y), f"{name}/excite", 1))
-    return graph.add("Mul", f"{name}/excited", x, y)
+def _conv_norm(graph, network, x, name, stride):
+    """A convolution and its norm, called ``name`` with "conv" and "norm" in the place of the braces."""
+    return _norm(graph, network, _conv(graph, x, name.format("conv"), stride), name.format("norm"))
 
 
 def _conv(graph, x, name, stride):
@@ -220,27 +187,21 @@ def _conv(graph, x, name, stride):
     return graph.add("Conv", name, x, *taken, **around)
 
 
-def _norm(graph, encoder, x, name):
-    if encoder.norm == "group":
-        return _group_norm(graph, x, name)
-    learned = [graph.take("params", f"{name}/{kind}") for kind in ("scale", "bias")]
-    running = [graph.take("batch_stats", f"{name}/{kind}") for kind in ("mean", "var")]
-    return graph.add("BatchNormalization", name, x, *learned, *running, epsilon=_EPSILON)
-
-
-def _group_norm(graph, x, name):
-    """As an instance norm of the groups: ONNX has had its own since opset 18, with other scales until 21."""
+def _norm(graph, network, x, name):
+    if network.norm == "batch":
+        learned = [graph.take("params", f"{name}/{kind}") for kind in ("scale", "bias")]
+        running = [graph.take("batch_stats", f"{name}/{kind}") for kind in ("mean", "var")]
+        return graph.add("BatchNormalization", name, x, *learned, *running, epsilon=_EPSILON)
+    # A group norm is an instance norm of the groups: ONNX has had its own since opset 18, with other scales until 21.
     groups = len(graph.left[f"params/{name}/scale"]) // GROUP_SIZE
     shape = graph.constant(f"{name}/groups_shape", np.int64([0, groups, -1]))
-    plain = [graph.constant(f"{name}/{what}", fill(groups, np.float32)) for what, fill in _PLAIN.items()]
+    ones = graph.constant(f"{name}/ones", np.ones(groups, np.float32))
+    zeros = graph.constant(f"{name}/zeros", np.zeros(groups, np.float32))
     y = graph.add("Reshape", f"{name}/groups", x, shape)
-    y = graph.add("InstanceNormalization", f"{name}/normalized", y, *plain, epsilon=_EPSILON)
+    y = graph.add("InstanceNormalization", f"{name}/normalized", y, ones, zeros, epsilon=_EPSILON)
     y = graph.add("Reshape", f"{name}/channels", y, graph.add("Shape", f"{name}/shape", x))
     y = graph.add("Mul", f"{name}/scaled", y, graph.take("params", f"{name}/scale", (-1, 1, 1)))
     return graph.add("Add", name, y, graph.take("params", f"{name}/bias", (-1, 1, 1)))
-
-
-_PLAIN = {"ones": np.ones, "zeros": np.zeros}
 
 
 def _relu(graph, x):

@@ -15,13 +15,12 @@ import numpy as np
 import safetensors.numpy
 
 from simclr_jax.interop import tensors
-from simclr_jax.models import ENCODERS, create_encoder
-from simclr_jax.models.resnet import NORMALIZATIONS, BottleneckBlock
+from simclr_jax.models import ENCODERS, NORMALIZATIONS, Head, Network, ResNet
 
 _EPSILON = 1e-5  # of BatchNorm, in PyTorch and here
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# How the children of torchvision's ResNet are called by a Sequential that was made of them, as lightly does.
-_CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+# The children of torchvision's ResNet, by what a Sequential that was made of them calls them, as lightly does.
+_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _CONVERT = (
     "convert it where you trust it: python -c \"import torch, safetensors.torch as s; d = torch.load('FILE', "
     "weights_only=True); s.save_file({k: v.clone() for k, v in d.get('state_dict', d).items()}, 'FILE.safetensors')\""
@@ -34,13 +33,13 @@ class Weights:
 
     Attributes:
       variables: {"params", "batch_stats"} of the encoder, float32.
-      settings: the keyword arguments of `create_encoder`.
+      network: what network it is; it has no head.
       prefix: of the encoder's names in the file.
       left_out: names of tensors that are no part of the encoder.
     """
 
     variables: dict[str, Any]
-    settings: dict[str, Any]
+    network: Network
     prefix: str
     left_out: list[str]
 
@@ -50,7 +49,7 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
 
     Args:
       path: a .safetensors file.
-      pool, normalize: what the weights were trained with, see `create_encoder`. None takes what `save` wrote into the
+      pool, normalize: what the weights were trained with, see `Network`. None takes what `save` wrote into the
         file, and of others' files the pool of PyTorch's networks, "symmetric"; normalize must be said of them.
       prefix: of the encoder's names; None where there is one encoder, which is found.
 
@@ -65,61 +64,81 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
         raise ValueError(
             f"{path} does not tell what its images were normalised by; say it: --normalize, one of {known}"
         )
-    prefix, numbered = _prefix(path, shapes, prefix)
-    found = {_plain(name.removeprefix(prefix), numbered): name for name in shapes if name.startswith(prefix)}
+    # What the encoder's names begin with, and whether a Sequential numbers its children.
+    places = [
+        (name.removesuffix(end), numbered)
+        for end, numbered in (("layer1.0.conv1.weight", False), ("4.0.conv1.weight", True))
+        for name in shapes
+        if name == end or name.endswith(f".{end}")
+    ]
+    places = {beginning: numbered for beginning, numbered in places if prefix in (None, beginning)}
+    if len(places) != 1:
+        some = ", ".join(sorted(shapes)[:10]) if not places else ", ".join(map(repr, sorted(places)[:10]))
+        several = f"{len(places)} encoders; choose one by --prefix"
+        what = several if places else "no ResNet with torchvision's names; it has"
+        raise ValueError(f"{path} holds {what}: {some}")
+    ((prefix, numbered),) = places.items()
+    # {torchvision's name: name in the file} of the encoder's tensors.
+    found = {}
+    for name in shapes:
+        if name.startswith(prefix):
+            child, dot, rest = name.removeprefix(prefix).partition(".")
+            found[f"{_CHILDREN.get(child, '?') if numbered else child}{dot}{rest}"] = name
     found = {name: key for name, key in found.items() if re.match(r"(conv1|bn1|layer\d+)\.", name)}
-    counted = {name for name in found if name.endswith(".num_batches_tracked")}
-    sizes = {name: shapes[key] for name, key in found.items() if name not in counted}
-    settings = _settings(path, sizes) | {"pool": pool, "normalize": normalize}
-    ours = tensors.shapes(create_encoder(**settings))
+    sizes = {name: shapes[key] for name, key in found.items() if not name.endswith(".num_batches_tracked")}
+    network = dataclasses.replace(_network(path, sizes), pool=pool, normalize=normalize)
+    ours = tensors.shapes(ResNet(network.architecture, network))
     names = {leaf: _name(leaf) for leaf in ours}
-    identity = {} if any("layer1.0.downsample" in name for name in sizes) else _identity(settings, ours)
-    wanted = {names[leaf]: _turned(shape) for leaf, shape in ours.items() if leaf not in identity}
+    identity = {} if any("layer1.0.downsample" in name for name in sizes) else _identity(ours)
+    # PyTorch's kernels are [outputs, inputs, height, width], ours [height, width, inputs, outputs].
+    wanted = {
+        names[leaf]: (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
+        for leaf, shape in ours.items()
+        if leaf not in identity
+    }
     tensors.check(
-        wanted, sizes, surplus=sorted(sizes.keys() - wanted.keys()), what=f"{path} is nearest to {settings['name']}"
+        wanted, sizes, surplus=sorted(sizes.keys() - wanted.keys()), what=f"{path} is nearest to {network.encoder}"
     )
-    values = {leaf: _from_torch(arrays(found[names[leaf]])) for leaf in ours if leaf not in identity}
+    values = {leaf: arrays(found[names[leaf]]) for leaf in ours if leaf not in identity}
+    values = {leaf: x.transpose(2, 3, 1, 0) if x.ndim == 4 else x for leaf, x in values.items()}
+    variables = tensors.nested({leaf: np.ascontiguousarray(x) for leaf, x in values.items()} | identity)
     taken = {found[name] for name in wanted}
-    return Weights(tensors.nested(values | identity), settings, prefix, sorted(shapes.keys() - taken))
+    return Weights(variables, network, prefix, sorted(shapes.keys() - taken))
 
 
-def save(path: str, variables: dict[str, Any], settings: dict[str, Any]) -> None:
+def save(path: str, variables: dict[str, Any], network: Network) -> None:
     """Writes an encoder as a state dict, with what makes the network in the file's metadata.
 
     Args:
       path: the .safetensors file.
       variables: {"params", "batch_stats"} of the encoder.
-      settings: the keyword arguments of `create_encoder` that made it.
+      network: that it is the encoder of.
 
     Raises:
       ValueError: PyTorch's networks of these names have no such part.
     """
     for name, plain in (("sk_ratio", 0.0), ("se_ratio", 0.0), ("norm", "batch")):
-        if settings[name] != plain:
-            raise ValueError(
-                f"model.{name}={settings[name]} is nothing that torchvision's ResNets have; only {plain} is"
-            )
-    leaves = {f"{kind}/{path}": x for kind in ("params", "batch_stats") for path, x in _flat(variables[kind]).items()}
+        value = getattr(network, name)
+        if value != plain:
+            raise ValueError(f"model.{name}={value} is nothing that torchvision's ResNets have; only {plain} is")
+    leaves = tensors.flat(variables)
     shapes = {leaf: x.shape for leaf, x in leaves.items()}
-    identity = _identity(settings, shapes)
+    identity = _identity(shapes)
     if identity and all(np.array_equal(leaves[leaf], x) for leaf, x in identity.items()):
         leaves = {leaf: x for leaf, x in leaves.items() if leaf not in identity}
-    state = {_name(leaf): _to_torch(np.asarray(x)) for leaf, x in leaves.items()}
+    state = {_name(leaf): np.transpose(x, (3, 2, 0, 1)) if x.ndim == 4 else x for leaf, x in leaves.items()}
+    state = {name: np.ascontiguousarray(x) for name, x in state.items()}
     norms = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
     state |= {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in norms}
-    metadata = {"format": "pt", "simclr_jax": json.dumps(_described(settings))}
+    described = {
+        "stage_sizes": network.architecture.stage_sizes,
+        "bottleneck": network.architecture.bottleneck,
+        "filters": network.architecture.base_width * network.width,
+        **{name: getattr(network, name) for name in ("cifar_stem", "pool", "normalize")},
+    }
+    metadata = {"format": "pt", "simclr_jax": json.dumps(described)}
     # safetensors' own writing makes a file that its owner alone may read, and an error of its own of a full disk.
     pathlib.Path(path).write_bytes(safetensors.numpy.save(state, metadata))
-
-
-def _described(settings: dict[str, Any]) -> dict[str, Any]:
-    architecture = ENCODERS[settings["name"]]
-    return {
-        "stage_sizes": architecture.stage_sizes,
-        "bottleneck": architecture.block is BottleneckBlock,
-        "filters": architecture.base_width * settings["width"],
-        **{name: settings[name] for name in ("cifar_stem", "pool", "normalize")},
-    }
 
 
 def _open(path: str):
@@ -132,7 +151,12 @@ def _open(path: str):
         kinds = {name: file.get_slice(name).get_dtype() for name in shapes}
         stated = json.loads((file.metadata() or {}).get("simclr_jax", "{}"))
     except Exception as error:  # SafetensorError, OSError and others
-        raise _unreadable(path, error) from error
+        with open(path, "rb") as pickled:
+            if pickled.read(2).startswith((b"PK", b"\x80")):  # asked only now: a safetensors file may begin so, too
+                how = _CONVERT.replace("FILE", path)
+                raise ValueError(f"{path} is a pickle, which may run programs and is not read; {how}") from error
+        told = str(error).splitlines()[0][:200]
+        raise ValueError(f"{path} is no safetensors file, or damaged: {told}") from error
 
     def read(name: str) -> np.ndarray:
         if kinds[name] != "F32":
@@ -142,53 +166,19 @@ def _open(path: str):
     return shapes, read, stated if isinstance(stated, dict) else {}
 
 
-def _unreadable(path: str, error: Exception) -> ValueError:
-    with open(path, "rb") as file:
-        pickled = file.read(2).startswith((b"PK", b"\x80"))  # a safetensors file may begin with any byte
-    if pickled:
-        how = _CONVERT.replace("FILE", path)
-        return ValueError(f"{path} is a pickle, which may run programs and is not read; {how}")
-    return ValueError(f"{path} is no safetensors file, or damaged: {str(error).splitlines()[0][:200]}")
-
-
-def _prefix(path: str, shapes: dict[str, Any], asked: str | None) -> tuple[str, bool]:
-    """Returns what the encoder's names begin with, and whether a Sequential numbers them."""
-    places = [(end, numbered) for numbered, end in enumerate(("layer1.0.conv1.weight", "4.0.conv1.weight"))]
-    found = {
-        name.removesuffix(end): bool(numbered)
-        for end, numbered in places
-        for name in shapes
-        if name == end or name.endswith(f".{end}")
-    }
-    if asked is not None:
-        found = {prefix: numbered for prefix, numbered in found.items() if prefix == asked}
-    if len(found) != 1:
-        some = ", ".join(sorted(shapes)[:10]) if not found else ", ".join(map(repr, sorted(found)[:10]))
-        what = (
-            f"{len(found)} encoders; choose one by --prefix" if found else "no ResNet with torchvision's names; it has"
-        )
-        raise ValueError(f"{path} holds {what}: {some}")
-    return next(iter(found.items()))
-
-
-def _plain(name: str, numbered: bool) -> str:
-    first, _, rest = name.partition(".")
-    names = {number: child for child, number in _CHILDREN.items()}
-    return f"{names.get(first, '?')}.{rest}" if numbered else name
-
-
-def _settings(path: str, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Returns the arguments of `create_encoder` that shapes tell."""
+def _network(path: str, sizes: dict[str, tuple[int, ...]]) -> Network:
+    """Returns what shapes tell of the network."""
     places = {tuple(map(int, match.groups())) for name in sizes if (match := re.match(r"layer(\d+)\.(\d+)\.", name))}
     stages = sorted({stage for stage, _ in places})
     blocks = tuple(sum(place[0] == stage for place in places) for stage in stages)
     bottleneck = "layer1.0.conv3.weight" in sizes
     for encoder, known in ENCODERS.items():
         stem = sizes.get("conv1.weight", ())
-        if known.stage_sizes != blocks or (known.block is BottleneckBlock) != bottleneck or len(stem) != 4:
+        if known.stage_sizes != blocks or known.bottleneck != bottleneck or len(stem) != 4:
             continue
         if stem[0] % known.base_width == 0 and stem[0]:
-            return {"name": encoder, "width": stem[0] // known.base_width, "cifar_stem": stem[2] == 3}
+            width, headless = stem[0] // known.base_width, Head(kind="none", layers=1)
+            return Network(encoder=encoder, width=width, cifar_stem=stem[2] == 3, head=headless)
     kind = "three" if bottleneck else "two"
     raise ValueError(f"{path} has {list(blocks)} blocks of {kind} convolutions; known: {', '.join(ENCODERS)}")
 
@@ -203,7 +193,7 @@ def _name(leaf: str) -> str:
     return f"{place.replace('norm', 'bn')}.{_LEAVES[kind]}"
 
 
-def _identity(settings: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _identity(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Returns the first shortcut that does nothing: torchvision has none in blocks of two convolutions."""
     kernel = shapes["params/stage1_block1/shortcut_conv/kernel"]
     if kernel[2] != kernel[3]:
@@ -213,22 +203,3 @@ def _identity(settings: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> d
     norm |= {"batch_stats/{}/mean": 0 * ones, "batch_stats/{}/var": ones}
     eye = {"params/stage1_block1/shortcut_conv/kernel": np.eye(len(ones), dtype=np.float32)[None, None]}
     return eye | {path.format("stage1_block1/shortcut_norm"): x.astype(np.float32) for path, x in norm.items()}
-
-
-def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, child in tree.items():
-        flat |= _flat(child, f"{path}{name}/") if isinstance(child, dict) else {path + name: child}
-    return flat
-
-
-def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
-
-
-def _to_torch(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
-
-
-def _from_torch(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)

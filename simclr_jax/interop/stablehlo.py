@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from simclr_jax.models.resnet import ResNet
+from simclr_jax.models import ResNet
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -21,7 +21,7 @@ def save(path: str, encoder: ResNet, variables: dict[str, Any], *, image_size: i
 
     Args:
       path: the file.
-      encoder: of `create_encoder`; computes in its own dtype, as it does here.
+      encoder: computes in its own dtype, as it does here.
       variables: {"params", "batch_stats"}.
       image_size: side of the images, pixels; the program takes float32 [batch, image_size, image_size, 3] in [0, 1].
     """

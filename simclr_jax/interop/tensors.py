@@ -15,8 +15,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Returns {"params/encoder/stem_conv/kernel": shape} of all that a network consists of; nothing is made."""
     image = jnp.zeros((1, 32, 32, 3))  # no shape depends on its size
     tree = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    return {path: leaf.shape for path, leaf in flat(tree).items()}
 
 
 def check(
@@ -36,9 +35,18 @@ def check(
     ]
     missing = [name for name in wanted if name not in found]
     faults = {"missing": missing, "surplus": list(surplus), "misshapen": misshapen}
-    told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    told = []
+    for fault, names in faults.items():
+        some, rest = ", ".join(names[:_SHOWN]), len(names) - _SHOWN
+        told += [f"{len(names)} {fault}: {some}" + (f" and {rest} more" if rest > 0 else "")] * bool(names)
     if told:
         raise ValueError(f"{what}, but its tensors do not fit: {'; '.join(told)}")
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by their paths, "params/encoder/stem_conv/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -51,8 +59,3 @@ def nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
             node = node.setdefault(folder, {})
         node[name] = array
     return tree
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

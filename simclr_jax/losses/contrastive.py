@@ -1,17 +1,15 @@
 """NT-Xent, the contrastive loss of SimCLR, and the two metrics that show whether it is learning.
 
 Knows vectors and, through `axis_name`, that some of them live on other devices. Where the vectors come from, and
-the pmean over devices of what is returned here, belong to `steps`.
+the pmean over devices of what is returned here, belong to `training.step`.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from simclr_jax.losses.gather import GATHERS, all_rows
-from simclr_jax.losses.streaming import How, streaming_nt_xent
+from simclr_jax.losses.streaming import LossSettings, streaming_nt_xent
 from simclr_jax.losses.stripes import ENTROPY_EPSILON
 
 # Bytes of the largest similarity matrix that is held: 512 images on one device. A dense step needs three to four times
@@ -66,66 +64,6 @@ def nt_xent(
     Reference:
       Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", section 2.1.
     """
-    _check(z1, z2, temperature, chunk_size, gather)
-    z1_nxD, z2_nxD = _l2_normalize(z1), _l2_normalize(z2)
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    if chunk_size is None and gather == "all" and is_dense(len(z1), devices):
-        loss, accuracy, entropy = _dense(z1_nxD, z2_nxD, temperature, axis_name)
-    else:
-        how = How(temperature, chunk_size or _stripe(len(z1) * devices), axis_name, gather)
-        loss, accuracy, entropy = streaming_nt_xent(z1_nxD, z2_nxD, how)
-    return loss, {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy}
-
-
-def is_dense(n: int, devices: int) -> bool:
-    """Tells whether all similarities of n images on each of some devices are held, where nobody says otherwise."""
-    return 4 * 2 * n * 2 * n * devices <= DENSE_BYTES
-
-
-def _stripe(n_all: int) -> int:
-    return max(1, min(STRIPE_ANCHORS, STRIPE_BYTES // (4 * 2 * n_all)))
-
-
-def _dense(z1_nxD, z2_nxD, temperature, axis_name):
-    """Mean loss, accuracy and entropy from whole rows of similarities, differentiated by jax."""
-    z1_NxD, z2_NxD = all_rows(z1_nxD, axis_name), all_rows(z2_nxD, axis_name)
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * len(z1_nxD)
-    rows_n = first + jnp.arange(len(z1_nxD))
-
-    def score(anchors_nxD, candidates_MxD):
-        return jax.vmap(functools.partial(_score_anchor, candidates_MxD=candidates_MxD, temperature=temperature))(
-            anchors_nxD, rows_n
-        )
-
-    loss1_n, accuracy_n, entropy_n = score(z1_nxD, jnp.concatenate([z1_NxD, z2_NxD]))
-    loss2_n, _, _ = score(z2_nxD, jnp.concatenate([z2_NxD, z1_NxD]))
-    return (jnp.mean(loss1_n) + jnp.mean(loss2_n)) / 2, jnp.mean(accuracy_n), jnp.mean(entropy_n)
-
-
-def _score_anchor(anchor_D, row, *, candidates_MxD, temperature):
-    """Loss, accuracy and entropy of one anchor. Of the M = 2N candidates, its own view's come first: candidate `row` is
-    itself, candidate N + `row` its match.
-    """
-    logits_M = jnp.dot(anchor_D, candidates_MxD.T, precision=lax.Precision.HIGHEST) / temperature
-    candidate_M = jnp.arange(len(candidates_MxD))
-    n_per_view = len(candidates_MxD) // 2
-    # Picked by a mask, not by an index: its gradient is a product too, and not a scatter.
-    match = jnp.sum(logits_M, where=candidate_M == n_per_view + row)
-    loss = jax.nn.logsumexp(logits_M, where=candidate_M != row) - match
-
-    across_N = lax.stop_gradient(logits_M[n_per_view:])
-    p_N = jax.nn.softmax(across_N)
-    entropy = -jnp.sum(p_N * jnp.log(p_N + ENTROPY_EPSILON))
-    return loss, (jnp.argmax(across_N) == row).astype(jnp.float32), entropy
-
-
-def _l2_normalize(z_nxD):
-    z_nxD = z_nxD.astype(jnp.float32)
-    squared_norm_nx1 = jnp.sum(jnp.square(z_nxD), axis=1, keepdims=True)
-    return z_nxD * lax.rsqrt(jnp.maximum(squared_norm_nx1, _NORM_EPSILON))
-
-
-def _check(z1, z2, temperature, chunk_size, gather):
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError(
             f"z1 {list(z1.shape)} and z2 {list(z2.shape)} must have one shape [batch, dim]; row i of both is image i"
@@ -136,3 +74,54 @@ def _check(z1, z2, temperature, chunk_size, gather):
         raise ValueError(f"chunk_size {chunk_size} must be at least 1, up to {len(z1)}; None chooses by the batch")
     if gather not in GATHERS:
         raise ValueError(f"gather {gather!r} must be {' or '.join(GATHERS)}")
+    z1_nxD, z2_nxD = _l2_normalize(z1), _l2_normalize(z2)
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    if chunk_size is None and gather == "all" and is_dense(len(z1), devices):
+        loss, accuracy, entropy = _dense(z1_nxD, z2_nxD, temperature, axis_name)
+    else:
+        row_bytes = 4 * 2 * len(z1) * devices
+        stripe = chunk_size or max(1, min(STRIPE_ANCHORS, STRIPE_BYTES // row_bytes))
+        settings = LossSettings(temperature, stripe, axis_name, gather)
+        loss, accuracy, entropy = streaming_nt_xent(z1_nxD, z2_nxD, settings)
+    return loss, {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy}
+
+
+def is_dense(n: int, devices: int) -> bool:
+    """Tells whether all similarities of n images on each of some devices are held, where nobody says otherwise."""
+    return 4 * 2 * n * 2 * n * devices <= DENSE_BYTES
+
+
+def _dense(z1_nxD, z2_nxD, temperature, axis_name):
+    """Mean loss, accuracy and entropy from whole rows of similarities, differentiated by jax."""
+    z1_NxD, z2_NxD = all_rows(z1_nxD, axis_name), all_rows(z2_nxD, axis_name)
+    n_all = len(z1_NxD)
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * len(z1_nxD)
+    rows_n = first + jnp.arange(len(z1_nxD))
+
+    def score(anchors_nxD, candidates_MxD):
+        """Of the M = 2N candidates those of the anchors' own view come first: candidate `row` is the anchor itself,
+        candidate N + `row` its match.
+        """
+        candidate_M = jnp.arange(len(candidates_MxD))
+
+        def of_anchor(anchor_D, row):
+            logits_M = jnp.dot(anchor_D, candidates_MxD.T, precision=lax.Precision.HIGHEST) / temperature
+            # Picked by a mask, not by an index: its gradient is a product too, and not a scatter.
+            match = jnp.sum(logits_M, where=candidate_M == n_all + row)
+            loss = jax.nn.logsumexp(logits_M, where=candidate_M != row) - match
+            across_N = lax.stop_gradient(logits_M[n_all:])
+            p_N = jax.nn.softmax(across_N)
+            entropy = -jnp.sum(p_N * jnp.log(p_N + ENTROPY_EPSILON))
+            return loss, (jnp.argmax(across_N) == row).astype(jnp.float32), entropy
+
+        return jax.vmap(of_anchor)(anchors_nxD, rows_n)
+
+    loss1_n, accuracy_n, entropy_n = score(z1_nxD, jnp.concatenate([z1_NxD, z2_NxD]))
+    loss2_n, _, _ = score(z2_nxD, jnp.concatenate([z2_NxD, z1_NxD]))
+    return (jnp.mean(loss1_n) + jnp.mean(loss2_n)) / 2, jnp.mean(accuracy_n), jnp.mean(entropy_n)
+
+
+def _l2_normalize(z_nxD):
+    z_nxD = z_nxD.astype(jnp.float32)
+    squared_norm_nx1 = jnp.sum(jnp.square(z_nxD), axis=1, keepdims=True)
+    return z_nxD * lax.rsqrt(jnp.maximum(squared_norm_nx1, _NORM_EPSILON))

@@ -15,14 +15,14 @@ from simclr_jax.losses import stripes
 from simclr_jax.losses.gather import over_others
 
 
-class How(NamedTuple):
-    """How the loss is computed; but for the temperature, none of it changes the result.
+class LossSettings(NamedTuple):
+    """LossSettings the loss is computed; but for the temperature, none of it changes the result.
 
     Attributes:
       temperature: divides the similarities.
       chunk_size: anchors in a stripe, at most.
       axis_name: mapped axis whose devices share their vectors, or None.
-      gather: "all" or "ring", see `exchange`.
+      gather: "all" or "ring", see `gather`.
     """
 
     temperature: float
@@ -32,68 +32,77 @@ class How(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def streaming_nt_xent(z1: jax.Array, z2: jax.Array, how: How) -> tuple[jax.Array, jax.Array, jax.Array]:
+def streaming_nt_xent(z1: jax.Array, z2: jax.Array, settings: LossSettings) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns loss, accuracy and entropy, means over this device's anchors, the last two without gradient.
 
     Args:
       z1, z2: l2-normalised float32 `[n, d]`.
-      how: see `How`.
+      settings: see `LossSettings`.
     """
-    return _forward(z1, z2, how)[0]
+    return _forward(z1, z2, settings)[0]
 
 
-def _forward(z1, z2, how):
-    """Each anchor's log-sum-exp is complete for a block of candidates, and runs on over the blocks."""
-    across, across_of_2, match = stripes.lse_of_both(z1, z2, how)
-    own = stripes.lse_within(z1, how), across, jnp.logaddexp(stripes.lse_within(z2, how), across_of_2)
+def _forward(z1, z2, settings):
+    """Each anchor's log-sum-exp is complete for a block of candidates, and runs on over the blocks.
+
+    That of first views is kept in two parts, over the vectors of their own view and, across, over those of the other:
+    the metrics need the second alone.
+    """
+    across, across_of_2, match = stripes.lse_of_both(z1, z2, settings)
+    own = stripes.lse_within(z1, settings), across, jnp.logaddexp(stripes.lse_within(z2, settings), across_of_2)
 
     def add_others(lse, others, _):
         same, other = others
         both = jnp.concatenate(others)
-        found = stripes.lse(z1, same, how), stripes.lse(z1, other, how), stripes.lse(z2, both, how)
+        found = stripes.lse(z1, same, settings), stripes.lse(z1, other, settings), stripes.lse(z2, both, settings)
         return jax.tree.map(jnp.logaddexp, lse, found)
 
-    same, across, lse2 = over_others(add_others, own, (z1, z2), axis_name=how.axis_name, gather=how.gather)
+    same, across, lse2 = over_others(add_others, own, (z1, z2), axis_name=settings.axis_name, gather=settings.gather)
     lse1 = jnp.logaddexp(same, across)
     loss = (jnp.mean(lse1 - match) + jnp.mean(lse2 - match)) / 2
-    accuracy, entropy = _metrics(z1, z2, across, how)
+    accuracy, entropy = _metrics(z1, z2, across, settings)
     return (loss, accuracy, entropy), (z1, z2, lse1, lse2)
 
 
-def _backward(how, residuals, cotangents):
+def _backward(settings, residuals, cotangents):
     """Σ_j (g_i p_i(j) + g_j p_j(i)) z_j - 2 g_i z_match, for vector i as an anchor and as a candidate of every other.
 
     p_i is anchor i's softmax. g_i, the loss's cotangent on the device of anchor i over 2nτ, is 1 / 2nτ on all devices
     where each differentiates its own loss.
     """
     z1, z2, lse1, lse2 = residuals
-    weight = jnp.full(2 * len(z1), cotangents[0] / (2 * len(z1) * how.temperature))
-    dz1, dz2 = stripes.pull_of_both(z1, lse1, z2, lse2, how)
-    dz1 += stripes.pull_within(z1, lse1, how)
-    dz2 += stripes.pull_within(z2, lse2, how)
+    # Of this device's own block each similarity serves both its anchors at once, at weight 1, and is scaled at the end.
+    weight = jnp.full(2 * len(z1), cotangents[0] / (2 * len(z1) * settings.temperature))
+    dz1, dz2 = stripes.pull_of_both(z1, lse1, z2, lse2, settings)
+    dz1 += stripes.pull_within(z1, lse1, settings)
+    dz2 += stripes.pull_within(z2, lse2, settings)
     own = jnp.concatenate([dz1 - 2 * z2, dz2 - 2 * z1]) * weight[:, None]
     held = jnp.concatenate([z1, z2]), jnp.concatenate([lse1, lse2]), weight
 
+    # A vector is a negative of the anchors of other devices too. Their log-sum-exps, and the cotangents that weigh
+    # them, travel with their vectors, so that no gradient has to travel back.
     def add_others(gradient, others, _):
-        return gradient + stripes.pull(held, others, how)
+        return gradient + stripes.pull(held, others, settings)
 
-    gradient = over_others(add_others, own, held, axis_name=how.axis_name, gather=how.gather)
+    gradient = over_others(add_others, own, held, axis_name=settings.axis_name, gather=settings.gather)
     return tuple(jnp.split(gradient, 2))
 
 
 streaming_nt_xent.defvjp(_forward, _backward)
 
 
-def _metrics(z1, z2, across, how):
+def _metrics(z1, z2, across, settings):
     """A second look at the similarities of the two views: the entropy needs `across` [n], their complete log-sum-exp.
 
     It costs a ninth of a step's products on one device. XLA leaves it out where nothing reads the metrics.
     """
-    entropy, beaten, match = stripes.look_across(z1, across, z2, how)
+    entropy, beaten, match = stripes.look_across(z1, across, z2, settings)
 
     def add_others(found, other, earlier):
-        added = stripes.look_across(z1, across, other, how, match=match, earlier=earlier)
+        added = stripes.look_across(z1, across, other, settings, match=match, earlier=earlier)
         return found[0] + added[0], found[1] | added[1]
 
-    entropy, beaten = over_others(add_others, (entropy, beaten), z2, axis_name=how.axis_name, gather=how.gather)
+    entropy, beaten = over_others(
+        add_others, (entropy, beaten), z2, axis_name=settings.axis_name, gather=settings.gather
+    )
     return jnp.mean(1.0 - beaten), jnp.mean(entropy)

@@ -1,6 +1,6 @@
 """Sweeps over a block of similarities, a stripe of rows at a time: log-sum-exps, what gradients need, and metrics.
 
-x and y are blocks of l2-normalised vectors, [m, d] and [k, d]; a stripe is [c, k]. Arguments called `how` have a
+x and y are blocks of l2-normalised vectors, [m, d] and [k, d]; a stripe is [c, k]. Arguments called `settings` have a
 `chunk_size`, the largest c, and a `temperature`.
 """
 
@@ -15,33 +15,36 @@ ENTROPY_EPSILON = 1e-8  # Google's tf2 code; keeps log(0) out of the entropy
 _MASKED = -1e30  # instead of -inf, whose difference from itself is not a number
 
 
-def lse(x: jax.Array, y: jax.Array, how: Any) -> jax.Array:
+def lse(x: jax.Array, y: jax.Array, settings: Any) -> jax.Array:
     """Returns [m]: each row's log-sum-exp over y."""
-    return _sweep(lambda _, x, row: (None, _log_sum_exp(_scores(x, y, how), 1)), None, x, how)[1]
+    return _sweep(lambda _, x, row: (None, _log_sum_exp(_scores(x, y, settings), 1)), None, x, settings)[1]
 
 
-def lse_of_both(x: jax.Array, y: jax.Array, how: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def lse_of_both(x: jax.Array, y: jax.Array, settings: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns [n] three times: the rows' log-sum-exps over y, the columns' over x, and the scores of the matches."""
 
     def visit(columns, x, row):
-        scores = _scores(x, y, how)
+        scores = _scores(x, y, settings)
+        # The last stripe ends in rows of zeros, which must not count among the columns' candidates.
         outside = jnp.where(row < len(y), 0.0, _MASKED)[:, None]
         columns = jnp.logaddexp(columns, _log_sum_exp(scores + outside, 0))
         return columns, (_log_sum_exp(scores, 1), _matches(scores, row))
 
-    columns, (rows, match) = _sweep(visit, jnp.full(len(y), _MASKED, x.dtype), x, how)
+    columns, (rows, match) = _sweep(visit, jnp.full(len(y), _MASKED, x.dtype), x, settings)
     return rows, columns, match
 
 
-def lse_within(x: jax.Array, how: Any) -> jax.Array:
+def lse_within(x: jax.Array, settings: Any) -> jax.Array:
     """Returns [n]: each vector's log-sum-exp over all others of the block; very small for one that is alone."""
-    circle = _Circle.of(len(x), how.chunk_size)
+    circle = _Circle.of(len(x), settings.chunk_size)
     xs = circle.around(x)
     outside = circle.around(jnp.zeros(len(x), x.dtype), fill=_MASKED)
 
     def visit(lse, index):
         window, mask = circle.window(xs, index), circle.window(outside, index)
-        scores = _scores(circle.head(window), window, how)
+        scores = _scores(circle.head(window), window, settings)
+        # The stripe's own square holds each of its pairs twice, so that it serves as rows alone; what follows it in the
+        # window holds each pair once, which serves the stripe as rows and the others as columns.
         rows = _log_sum_exp(jnp.where(circle.itself, _MASKED, scores + mask), 1)
         columns = _log_sum_exp(circle.tail(scores, 1) + circle.head(mask)[:, None], 0)
         found = jnp.concatenate([rows, columns])
@@ -51,48 +54,48 @@ def lse_within(x: jax.Array, how: Any) -> jax.Array:
     return circle.fold(lse, jnp.logaddexp)[: len(x)]
 
 
-def pull(one: tuple, other: tuple, how: Any) -> jax.Array:
+def pull(one: tuple, other: tuple, settings: Any) -> jax.Array:
     """Returns [m, d]: how the vectors of one block are pulled by those of another, as anchors and as candidates.
 
     Args:
       one, other: a block's vectors [m, d], and their log-sum-exps over all candidates and weights as anchors, [m].
-      how: see above.
+      settings: see above.
     """
     y, lse_y, weight_y = other
 
     def visit(_, rows, row):
         x, lse_x, weight_x = rows
-        scores = _scores(x, y, how)
+        scores = _scores(x, y, settings)
         weights = weight_x[:, None] * jnp.exp(scores - lse_x[:, None]) + weight_y * jnp.exp(scores - lse_y)
         return None, _product(weights, y)
 
-    return _sweep(visit, None, one, how)[1]
+    return _sweep(visit, None, one, settings)[1]
 
 
 def pull_of_both(
-    x: jax.Array, lse_x: jax.Array, y: jax.Array, lse_y: jax.Array, how: Any
+    x: jax.Array, lse_x: jax.Array, y: jax.Array, lse_y: jax.Array, settings: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Returns [n, d] twice: `pull` of x by y and of y by x at weight 1, from one sweep."""
 
     def visit(dy, rows, row):
         x, lse_x = rows
-        scores = _scores(x, y, how)
+        scores = _scores(x, y, settings)
         weights = jnp.exp(scores - lse_x[:, None]) + jnp.exp(scores - lse_y)
         weights = jnp.where((row < len(y))[:, None], weights, 0.0)
         return dy + _product(weights.T, x), _product(weights, y)
 
-    dy, dx = _sweep(visit, jnp.zeros_like(y), (x, lse_x), how)
+    dy, dx = _sweep(visit, jnp.zeros_like(y), (x, lse_x), settings)
     return dx, dy
 
 
-def pull_within(x: jax.Array, lse: jax.Array, how: Any) -> jax.Array:
+def pull_within(x: jax.Array, lse: jax.Array, settings: Any) -> jax.Array:
     """Returns [n, d]: `pull` of each vector by all others of its block at weight 1."""
-    circle = _Circle.of(len(x), how.chunk_size)
+    circle = _Circle.of(len(x), settings.chunk_size)
     xs, lses = circle.around(x), circle.around(lse, fill=-_MASKED)  # exp(score - lse) is 0 outside
 
     def visit(dx, index):
         window, lse_of_window = circle.window(xs, index), circle.window(lses, index)
-        scores = _scores(circle.head(window), window, how)
+        scores = _scores(circle.head(window), window, settings)
         weights = jnp.exp(scores - circle.head(lse_of_window)[:, None]) + jnp.exp(scores - lse_of_window)
         weights = jnp.where(circle.itself, 0.0, weights)
         found = [_product(weights, window), _product(circle.tail(weights, 1).T, circle.head(window))]
@@ -103,7 +106,7 @@ def pull_within(x: jax.Array, lse: jax.Array, how: Any) -> jax.Array:
 
 
 def look_across(
-    x: jax.Array, lse: jax.Array, y: jax.Array, how: Any, *, match: jax.Array | None = None, earlier: Any = None
+    x: jax.Array, lse: jax.Array, y: jax.Array, settings: Any, *, match: jax.Array | None = None, earlier: Any = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns [n] three times: y's part of each row's entropy, whether one of y is chosen before the match, the match.
 
@@ -113,14 +116,14 @@ def look_across(
       x: first views.
       lse: their log-sum-exps over the second views of all devices.
       y: second views; without ``match``, those of the same images.
-      how: see above.
+      settings: see above.
       match: the scores of the matches, where y does not hold them.
       earlier: which of y then precede the match among all candidates, bool [k].
     """
 
     def visit(_, rows, row):
         x, lse, match_of_rows = rows
-        scores, column = _scores(x, y, how), jnp.arange(len(y))
+        scores, column = _scores(x, y, settings), jnp.arange(len(y))
         if match is None:
             match_of_rows = _matches(scores, row)
             before, other = column < row[:, None], column != row[:, None]
@@ -130,11 +133,11 @@ def look_across(
         p = jnp.exp(scores - lse[:, None])
         return None, (-jnp.sum(p * jnp.log(p + ENTROPY_EPSILON), 1), jnp.any(chosen, 1), match_of_rows)
 
-    return _sweep(visit, None, (x, lse, lse if match is None else match), how)[1]
+    return _sweep(visit, None, (x, lse, lse if match is None else match), settings)[1]
 
 
-def _scores(x, y, how):
-    x = x / how.temperature
+def _scores(x, y, settings):
+    x = x / settings.temperature
     return lax.dot_general(x, y, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
 
 
@@ -152,13 +155,13 @@ def _matches(scores, row):
     return jnp.take_along_axis(scores, column, axis=1)[:, 0]
 
 
-def _sweep(visit: Callable, carry: Any, rows: Any, how: Any) -> tuple[Any, Any]:
+def _sweep(visit: Callable, carry: Any, rows: Any, settings: Any) -> tuple[Any, Any]:
     """Folds ``visit(carry, stripe of rows, their numbers) -> carry, values [c, …]`` over arrays [m, …].
 
     The last stripe may end in rows of zeros, numbered from m on, whose values are cut off.
     """
     m = len(jax.tree.leaves(rows)[0])
-    stripes = -(-m // how.chunk_size)
+    stripes = -(-m // settings.chunk_size)
     c = -(-m // stripes)
     cut = jax.tree.map(lambda x: _pad(x, stripes * c).reshape(stripes, c, *x.shape[1:]), rows)
     carry, values = lax.scan(
@@ -174,7 +177,9 @@ def _pad(x, length, fill=0.0):
 class _Circle(NamedTuple):
     """An odd number of stripes in a circle, each of which faces itself and the half that follows: its window.
 
-    So every two different stripes meet once, and a stripe meets itself.
+    So every two different stripes meet once, and a stripe meets itself. Of three stripes, 0 faces 0 and 1, 1 faces 1
+    and 2, 2 faces 2 and 0: all pairs of a symmetric matrix in little more than half of its entries, in pieces of one
+    shape, as a loop that is compiled once needs them.
     """
 
     stripes: int

@@ -2,13 +2,18 @@
 
 from simclr_jax.models.classifier import Classifier, create_classifier
 from simclr_jax.models.heads import ProjectionHead
-from simclr_jax.models.resnet import ENCODERS, create_encoder
+from simclr_jax.models.network import ENCODERS, NORMALIZATIONS, Head, Network
+from simclr_jax.models.resnet import ResNet, create_encoder
 from simclr_jax.models.simclr import SimCLR, create_model
 
 __all__ = [
     "ENCODERS",
+    "NORMALIZATIONS",
     "Classifier",
+    "Head",
+    "Network",
     "ProjectionHead",
+    "ResNet",
     "SimCLR",
     "create_classifier",
     "create_encoder",

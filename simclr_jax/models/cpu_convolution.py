@@ -1,15 +1,18 @@
-"""Convolutions that are differentiated, and their gradients, as a CPU computes them quickly.
+"""Convolutions whose values and gradients are written in the form that is quick on the platform they are compiled for.
 
-XLA's CPU compiler hands a convolution to its fast kernels if batch comes first and channels last. It brings others to
-that order, but not inside loops, and jax's gradients are convolutions in another order: there they took 25 times as
-long. Here they are written in that order, or as matrix products of groups of images, small enough to stay in a cache
-from one operation to the next:
+Elsewhere than on a CPU that form is lax's. XLA's CPU compiler hands a convolution to its fast kernels if batch comes
+first and channels last. It brings others to that order, but not inside loops, and jax's gradients are convolutions in
+another order: there they took 25 times as long. So on a CPU they are written in that order, or as matrix products of
+groups of images, small enough to stay in a cache from one operation to the next:
 
-- 1×1 kernels as matrix products, 3×3 kernels at a stride as products with columns of all that an output sees, and
-  other 3×3 kernels of many channels by :mod:`winograd`;
-- the input's gradient at a stride as one product of the gradient with all of the kernel, whose parts are then added
-  where they belong: XLA's convolution would multiply the zeros between them;
-- the kernel's gradient as the sum of the groups', which are transposed in the cache.
+- 1×1 kernels as matrix products, 3×3 kernels at a stride by im2col (a matrix of all that an output sees, times the
+  kernel), and other 3×3 kernels of many channels by :mod:`cpu_winograd`;
+- dgrad, the input's gradient, at a stride as one product of the gradient with all of the kernel, whose parts are then
+  added where they belong (col2im): XLA's convolution would multiply the zeros between them;
+- wgrad, the kernel's gradient, as the sum of the groups', which are transposed in the cache.
+
+The platform is the one that a program is lowered for, which need not be that of the machine that lowers it: with a
+CPU's forms XLA's GPU compiler aborts.
 """
 
 import functools
@@ -20,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from simclr_jax.models import cpu_winograd as winograd
+from simclr_jax.models import cpu_winograd
 
 _ORDER = ("NHWC", "HWIO", "NHWC")
 _CACHE = 2**21  # bytes of a group
@@ -28,13 +31,8 @@ _LEAST = 4  # images of a group, if they divide the batch: fewer make slow convo
 _CHANNELS = (64, 512)  # for which Winograd's form was quicker: below, transforms outweigh products
 
 
-def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **others: Any) -> jax.Array:
-    """What flax's Conv takes in the place of lax's, for square kernels, one stride and symmetric padding.
-
-    Elsewhere than on a CPU it is lax's.
-    """
-    if jax.default_backend() != "cpu":
-        return lax.conv_general_dilated(x, kernel, strides, padding, **others)
+def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: Any) -> jax.Array:
+    """What flax's Conv takes in the place of lax's, for square kernels, one stride and symmetric padding."""
     return convolve(x, kernel, strides[0], padding[0][0])
 
 
@@ -44,41 +42,50 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Arra
 
     Where nothing is differentiated it is lax's: of any number of images, on any device that a program is exported for.
     """
-    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
+    return _plain(x, kernel, stride, pad)
 
 
 def _forward(x, kernel, stride, pad):
-    return _value(x, kernel, stride, pad), (x, kernel)
+    def on_cpu(x, kernel):
+        if len(kernel) == 1:
+            return _pointwise(x, kernel, stride)
+        if _suits_im2col(x, kernel, stride):
+            matrix = kernel.reshape(-1, kernel.shape[-1])
+            return _in_groups(lambda part: cpu_winograd.product(_im2col(part, len(kernel), stride, pad), matrix), x)
+        if _suits_winograd(x, kernel, stride, pad):
+            return _winograd(x, cpu_winograd.of_kernel(kernel))
+        return _plain(x, kernel, stride, pad)
 
-
-def _value(x, kernel, stride, pad):
-    if len(kernel) == 1:
-        return _pointwise(x, kernel, stride)
-    if _suits_columns(x, kernel, stride):
-        matrix = kernel.reshape(-1, kernel.shape[-1])
-        return _in_groups(lambda part: winograd.product(_columns(part, len(kernel), stride, pad), matrix), x)
-    if _suits_winograd(x, kernel, stride, pad):
-        return _winograd(x, winograd.of_kernel(kernel))
-    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
+    elsewhere = functools.partial(_plain, stride=stride, pad=pad)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere), (x, kernel)
 
 
 def _backward(stride, pad, residuals, gradient):
-    x, kernel = residuals
-    if len(kernel) == 1:
-        return jax.vjp(functools.partial(_pointwise, stride=stride), x, kernel)[1](gradient)
-    return _of_input(x, kernel, gradient, stride, pad), _of_kernel(x, kernel, gradient, stride, pad)
+    def on_cpu(x, kernel, gradient):
+        if len(kernel) == 1:
+            return jax.vjp(functools.partial(_pointwise, stride=stride), x, kernel)[1](gradient)
+        return _dgrad(x, kernel, gradient, stride, pad), _wgrad(x, kernel, gradient, stride, pad)
+
+    def elsewhere(x, kernel, gradient):
+        return jax.vjp(functools.partial(_plain, stride=stride, pad=pad), x, kernel)[1](gradient)
+
+    return lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=elsewhere)
 
 
-def _winograd(x, transformed):
-    return _in_groups(lambda part: winograd.convolve(part, transformed), x)
+def _plain(x, kernel, stride, pad):
+    return _in_order(x, kernel, (stride, stride), [(pad, pad)] * 2)
 
 
 def _pointwise(x, kernel, stride):
     """A 1×1 convolution, x not padded."""
-    return winograd.product(x[:, ::stride, ::stride], kernel[0, 0])
+    return cpu_winograd.product(x[:, ::stride, ::stride], kernel[0, 0])
 
 
-def _columns(x, k, stride, pad):
+def _winograd(x, transformed):
+    return _in_groups(lambda part: cpu_winograd.convolve(part, transformed), x)
+
+
+def _im2col(x, k, stride, pad):
     """[n, H, W, I] → [n, H', W', k k I], beside each other what one output is made of."""
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     rows, columns = ((side - k) // stride * stride + 1 for side in x.shape[1:3])
@@ -89,19 +96,25 @@ def _columns(x, k, stride, pad):
     return jnp.concatenate(seen, -1)
 
 
-def _of_input(x, kernel, gradient, stride, pad):
+def _dgrad(x, kernel, gradient, stride, pad):
+    """The gradient of x: a convolution of the output's gradient with the kernel turned round."""
     k = len(kernel)
     if stride > 1:
-        sides = x.shape[1:3]
-        return _in_groups(lambda part: _spread(part, kernel, sides, stride, pad), gradient)
+        return _in_groups(lambda part: _dgrad_at_a_stride(part, kernel, x.shape[1:3], stride, pad), gradient)
     if _suits_winograd(x, kernel, stride, pad):
-        return _winograd(gradient, winograd.of_flipped(winograd.of_kernel(kernel)))
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _in_order(gradient, flipped, (1, 1), [(k - 1 - pad,) * 2] * 2)
+        # The turned kernel's transform is a permutation of the kernel's own, which XLA computes once for both passes.
+        return _winograd(gradient, cpu_winograd.of_flipped(cpu_winograd.of_kernel(kernel)))
+    return _in_order(gradient, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), [(k - 1 - pad,) * 2] * 2)
 
 
-def _spread(gradient, kernel, sides, stride, pad):
-    """[n, H', W', O] → [n, H, W, I]: what each entry gives to each of the k × k inputs that it came from."""
+def _dgrad_at_a_stride(gradient, kernel, sides, stride, pad):
+    """[n, H', W', O] → [n, H, W, I]: what each entry gives to each of the k × k inputs that it came from.
+
+    As a convolution the gradient would be dilated by stride - 1 zeros, three quarters of it at stride 2. Here one
+    product makes all k × k parts of all entries, and col2im adds them up: of the inputs only those whose place modulo
+    the stride is that of a tap receive from it, so that each of the stride × stride phases is a sum of shifted parts,
+    and the phases are interleaved at the end.
+    """
     n, h, w, outputs = gradient.shape
     k, _, inputs, _ = kernel.shape
     to_all = kernel.transpose(3, 0, 1, 2).reshape(outputs, -1)
@@ -130,18 +143,36 @@ def _moved(x, start, length, axis):
     return lax.pad(x, jnp.zeros((), x.dtype), around)
 
 
-def _of_kernel(x, kernel, gradient, stride, pad):
+def _wgrad(x, kernel, gradient, stride, pad):
+    """The gradient of the kernel: a correlation of x with the output's gradient, summed over the images in float32."""
+    k = len(kernel)
     if _suits_winograd(x, kernel, stride, pad):
-        return winograd.to_kernel(_sum_of_groups(winograd.correlate, x, gradient))
-    if _suits_columns(x, kernel, stride):
-        correlate = functools.partial(_correlation_of_columns, k=len(kernel), stride=stride, pad=pad)
-        return _sum_of_groups(correlate, x, gradient).reshape(kernel.shape).astype(kernel.dtype)
-    around = [(pad, pad - rest) for rest in _unreached(x, len(kernel), gradient, stride, pad)]
-    correlate = functools.partial(_correlation, around=around, stride=stride)
-    return _sum_of_groups(correlate, x, gradient).astype(kernel.dtype)
+        return cpu_winograd.to_kernel(_sum_of_groups(cpu_winograd.correlate, x, gradient))
+
+    def by_columns(x, gradient):
+        """[n, H, W, I], [n, H', W', O] → [k k I, O]."""
+        columns = _im2col(x, k, stride, pad)
+        # The barrier keeps XLA from folding the transposition into the product, of a form that it has no fast one for.
+        transposed = lax.optimization_barrier(columns.reshape(-1, columns.shape[-1]).T)
+        return jnp.matmul(transposed, gradient.reshape(-1, gradient.shape[-1]), preferred_element_type=jnp.float32)
+
+    if _suits_im2col(x, kernel, stride):
+        return _sum_of_groups(by_columns, x, gradient).reshape(kernel.shape).astype(kernel.dtype)
+
+    # Rows and columns at the end, padding included, that the last stride does not reach, are cut off.
+    unreached = (x.shape[axis] + 2 * pad - k - (gradient.shape[axis] - 1) * stride for axis in (1, 2))
+    around = [(pad, pad - rest) for rest in unreached]
+
+    def as_convolution(x, gradient):
+        """[n, H, W, I], [n, H', W', O] → [k, k, I, O]: channels take the place of the batch, the batch of channels."""
+        x, gradient, dilation = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (stride, stride)
+        found = _in_order(x, gradient, (1, 1), around, rhs_dilation=dilation, preferred_element_type=jnp.float32)
+        return found.transpose(1, 2, 0, 3)
+
+    return _sum_of_groups(as_convolution, x, gradient).astype(kernel.dtype)
 
 
-def _suits_columns(x, kernel, stride):
+def _suits_im2col(x, kernel, stride):
     return len(kernel) == 3 and stride > 1 and _is_large(x)
 
 
@@ -182,25 +213,6 @@ def _sum_of_groups(of_images: Callable, x: jax.Array, gradient: jax.Array) -> An
 
     shapes = jax.eval_shape(of_images, x[:size], gradient[:size])
     return lax.fori_loop(0, len(x) // size, add, jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), shapes))
-
-
-def _correlation(x, gradient, around, stride):
-    """[n, H, W, I], [n, H', W', O] → [k, k, I, O], as a convolution: channels as batch, batch as channels."""
-    x, gradient = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    result = _in_order(x, gradient, (1, 1), around, rhs_dilation=(stride, stride), preferred_element_type=jnp.float32)
-    return result.transpose(1, 2, 0, 3)
-
-
-def _correlation_of_columns(x, gradient, k, stride, pad):
-    """[n, H, W, I], [n, H', W', O] → [k k I, O]."""
-    columns = _columns(x, k, stride, pad)
-    transposed = lax.optimization_barrier(columns.reshape(-1, columns.shape[-1]).T)  # or XLA would use a slow product
-    return jnp.matmul(transposed, gradient.reshape(-1, gradient.shape[-1]), preferred_element_type=jnp.float32)
-
-
-def _unreached(x, k, gradient, stride, pad):
-    """Rows and columns at the end, padding included, that the last stride does not reach."""
-    return [x.shape[i] + 2 * pad - k - (gradient.shape[i] - 1) * stride for i in (1, 2)]
 
 
 def _in_order(x, kernel, strides, padding, **others):

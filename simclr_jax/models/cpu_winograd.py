@@ -1,8 +1,16 @@
 """3×3 convolutions with fewer products: Winograd's F(2×2, 3×3) (Lavin and Gray 2015, arXiv 1509.09308, section 4.1).
 
-Four neighbouring outputs take 16 products a pair of channels in the place of 36. The transforms of images and results
-only add, so that in float32 the result is that of the plain convolution but for the order of rounding. All of it is
-written for a group of images small enough to stay in a CPU's cache between the transforms and the products.
+A tile d of 4×4 inputs and a kernel g give 2×2 outputs, Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, with
+
+         1  0 -1  0          1   0   0
+    Bᵀ = 0  1  1  0      G = ½   ½   ½      Aᵀ = 1  1  1  0
+         0 -1  1  0          ½  -½   ½           0  1 -1 -1
+         0  1  0 -1          0   0   1
+
+Four outputs take 16 products a pair of channels in the place of 36: ⊙ becomes 16 matrix products over the channels of
+all tiles. Bᵀ and Aᵀ only add, so that in float32 the result is that of the plain convolution but for the order of
+rounding. All of it is written for a group of images small enough to stay in a CPU's cache between the transforms and
+the products; a `Grid` holds the 16 places of all tiles as separate arrays, because a slice of each is contiguous then.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +39,17 @@ def convolve(x: jax.Array, transformed: Grid) -> jax.Array:
 
 
 def of_flipped(transformed: Grid) -> Grid:
-    """Returns `of_kernel` of the kernel that takes gradients of outputs to those of inputs, of that of the kernel."""
+    """Returns `of_kernel` of the kernel of dgrad, turned round and with its channels swapped, from `of_kernel`'s.
+
+    Turning a kernel round swaps its outer taps, and with them the first and the last row of G g; the sums in between
+    stay. So the transform of one is a permutation of that of the other, and is not computed twice.
+    """
     ends_swapped = (3, 1, 2, 0)
     return [[transformed[row][column].T for column in ends_swapped] for row in ends_swapped]
 
 
 def correlate(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
-    """Returns 4 arrays [3 I, O] of x [n, H, W, I] and the gradient [n, H, W, O] of its convolution.
+    """Returns 4 arrays [3 I, O], wgrad before `to_kernel`, of x [n, H, W, I] and the gradient [n, H, W, O].
 
     F(2, 3) along the height alone: three taps of the width make a larger product of each transform, which is quicker.
     So is a product that sums over the columns of its left side and the rows of its right one.

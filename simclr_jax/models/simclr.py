@@ -4,14 +4,15 @@ import flax.linen as nn
 import jax
 
 from simclr_jax.models.heads import ProjectionHead
-from simclr_jax.models.resnet import create_encoder
+from simclr_jax.models.network import Network
+from simclr_jax.models.resnet import ResNet
 
 
 class SimCLR(nn.Module):
     """Images to the layers of the head; parameters and statistics live under "encoder" and "head".
 
     Attributes:
-      encoder: from `create_encoder`.
+      encoder: a `ResNet`.
       head: a `ProjectionHead`.
     """
 
@@ -23,50 +24,12 @@ class SimCLR(nn.Module):
         return self.head(self.encoder(images, train), train)
 
 
-def create_model(
-    *,
-    encoder: str,
-    width: int,
-    cifar_stem: bool,
-    dtype: str,
-    head_kind: str,
-    head_layers: int,
-    head_dim: int,
-    sk_ratio: float = 0.0,
-    se_ratio: float = 0.0,
-    pool: str = "same",
-    normalize: str = "none",
-    norm: str = "batch",
-    remat: bool = False,
-    axis_name: str | None = None,
-) -> SimCLR:
-    """Returns the model that these settings describe.
+def create_model(network: Network, *, axis_name: str | None = None) -> SimCLR:
+    """Returns the model that a network describes.
 
     Args:
-      encoder, width, cifar_stem: see `create_encoder`.
-      dtype: of the computation, for both.
-      head_kind, head_layers, head_dim: see `ProjectionHead`.
-      sk_ratio, se_ratio, pool, normalize: see `create_encoder`.
-      norm: of both, see `norms`.
-      remat: see `create_encoder`.
+      network: encoder and head.
       axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
-
-    Raises:
-      ValueError: a setting is unknown or out of range.
     """
-    return SimCLR(
-        encoder=create_encoder(
-            encoder,
-            width=width,
-            cifar_stem=cifar_stem,
-            sk_ratio=sk_ratio,
-            se_ratio=se_ratio,
-            pool=pool,
-            normalize=normalize,
-            norm=norm,
-            dtype=dtype,
-            remat=remat,
-            axis_name=axis_name,
-        ),
-        head=ProjectionHead(head_kind, head_layers, head_dim, dtype, axis_name, norm),
-    )
+    encoder = ResNet(network.architecture, network, axis_name)
+    return SimCLR(encoder, ProjectionHead(network, axis_name))

@@ -11,8 +11,7 @@ Orbax is given NumPy arrays: with jax's it would write down devices and slices t
 
 import contextlib
 import logging
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -43,6 +42,9 @@ class Checkpoints:
       workdir: RUN, which nobody else writes to.
       keep: newest checkpoints that are kept. An older one is removed only when the newest has been read back whole.
       owner: whether this process removes and moves what is on disk; of several processes one does.
+
+    Attributes:
+      failed: whether a checkpoint could not be written.
     """
 
     def __init__(self, workdir: str, *, keep: int, owner: bool = True):
@@ -52,10 +54,12 @@ class Checkpoints:
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._writing: tuple[int, Future] | None = None
         self._last_good: int | None = None
-        self._failed = False
-        self._unraisable, sys.unraisablehook = sys.unraisablehook, _without_closed_loops(sys.unraisablehook)
+        self.failed = False
         if owner:
-            _prepare(self._directory)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for child in self._directory.iterdir():
+                if _UNFINISHED in child.name:  # what a killed process was writing
+                    child.rmtree()
 
     def save(self, step: int, state: Any) -> None:
         """Starts writing a checkpoint; the state may be donated as soon as this returns.
@@ -109,29 +113,32 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints, and all are damaged.
         """
-        if agree is None:
-            return self._newest(lambda path: _restore(path, shapes), on_damage)
-        step = agree(self._newest(_read, on_damage)[0] if self._owner else 0)
-        return (step, _restore(self._directory / str(step), shapes)) if step else (0, None)
+        steps = _steps(self._directory)
 
-    def _newest(self, read: Callable[[epath.Path], Any], on_damage: Callable[[str], None]) -> tuple[int, Any]:
-        """Returns the newest step that can be read, and what was read; sets aside what cannot."""
-        faults = []
-        for step in reversed(_steps(self._directory)):
-            try:
-                restored = read(self._directory / str(step))
-            except Damaged as damage:
-                faults.append(f"{damage}; moved to {self._set_aside(step)}")
-                on_damage(faults[-1])
-                continue
-            self._last_good = step
-            return step, restored
-        if faults:
-            raise ValueError(
-                f"all {len(faults)} checkpoints of {self._workdir} are damaged and lie in {self._workdir}/damaged now; "
-                "the same command starts from the beginning"
-            )
-        return 0, None
+        def set_aside(step: int, damage: Damaged) -> None:
+            parent = self._directory.parent / "damaged"
+            names = [str(step), *(f"{step}.{again}" for again in range(2, 1000))]
+            place = next(parent / name for name in names if not (parent / name).exists())
+            if self._owner:
+                parent.mkdir(exist_ok=True)
+                (self._directory / str(step)).rename(place)
+            on_damage(f"{damage}; moved to {place}")
+
+        step, state, onto_devices = 0, None, {"shapes": shapes, "on_devices": True}
+        if agree is None or self._owner:
+            found = _newest(self._directory, steps, set_aside, **(onto_devices if agree is None else {}))
+            if steps and not found:
+                raise ValueError(
+                    f"all {len(steps)} checkpoints of {self._workdir} are damaged and lie in {self._workdir}/damaged "
+                    "now; the same command starts from the beginning"
+                )
+            if found:
+                step, state = found
+                self._last_good = step
+        if agree is None:
+            return step, state
+        step = agree(step)
+        return (step, _read(self._directory / str(step), **onto_devices)) if step else (0, None)
 
     def last_good(self) -> str:
         """Returns the path of the newest checkpoint that was read back whole, or "none yet"."""
@@ -143,10 +150,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._background.shutdown()
-            with contextlib.suppress(*[Exception] * self._failed):  # Orbax tells once more what has been told
+            with contextlib.suppress(*[Exception] * self.failed):  # Orbax tells once more what has been told
                 self._orbax.close()
-            if not self._failed:  # else callbacks of its other writes may come yet
-                sys.unraisablehook = self._unraisable
 
     def _finish(self, step: int, shapes: Any) -> None:
         """Waits for a checkpoint, reads it back, and removes the older ones that need not be kept."""
@@ -158,20 +163,11 @@ class Checkpoints:
                 (self._directory / str(old)).rmtree()
 
     def _not_written(self, step: int, error: Exception) -> ValueError:
-        self._failed = True
+        self.failed = True
         return ValueError(
             f"the checkpoint of step {step} cannot be written: {_reason(error)}; last good checkpoint: "
             f"{self.last_good()}; make room or mend the disk, and the same command goes on from there"
         )
-
-    def _set_aside(self, step: int) -> epath.Path:
-        parent = self._directory.parent / "damaged"
-        names = [str(step), *(f"{step}.{again}" for again in range(2, 1000))]
-        place = next(parent / name for name in names if not (parent / name).exists())
-        if self._owner:
-            parent.mkdir(exist_ok=True)
-            (self._directory / str(step)).rename(place)
-        return place
 
 
 def latest_step(workdir: str) -> int | None:
@@ -212,95 +208,76 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
         raise ValueError(f"{run_or_checkpoint} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     wanted = ("params", "batch_stats")
     if step is not None:
-        return config, step, _read(directory / str(step), wanted)
-    step, variables = _newest(directory, reversed(steps), wanted)
-    return config, step, variables
-
-
-def _newest(directory: epath.Path, steps: Iterable[int], wanted: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
+        return config, step, _read(directory / str(step), names=wanted)
     damages = []
-    for step in steps:
+    found = _newest(directory, steps, lambda _, damage: damages.append(damage), names=wanted)
+    if found is None:
+        raise damages[0]
+    for damage in damages:
+        _log.warning("%s; passed over for step %d", damage, found[0])
+    return config, *found
+
+
+def without_closed_loops(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Returns a `sys.unraisablehook` that leaves out what Python prints of Orbax after a write has failed.
+
+    Callbacks of its other writes find their event loop closed. A command sets the hook in its process, a library never.
+    """
+    return lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
+
+
+def _newest(
+    directory: epath.Path, steps: list[int], on_damage: Callable[[int, Damaged], None], **how: Any
+) -> tuple[int, Any] | None:
+    """Returns the newest of some steps that can be read, and what `_read` reads of it; None where none can."""
+    for step in reversed(steps):
         try:
-            found = _read(directory / str(step), wanted)
+            return step, _read(directory / str(step), **how)
         except Damaged as damage:
-            damages.append(damage)
-            continue
-        for damage in damages:
-            _log.warning("%s; passed over for step %d", damage, step)
-        return step, found
-    raise damages[0]
+            on_damage(step, damage)
+    return None
 
 
-def _restore(path: epath.Path, shapes: Any) -> Any:
-    """Reads a checkpoint onto devices; raises Damaged."""
-    try:
-        checksums.check_files(path)
-        noted = _stored_checksums(path)
-        restored = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(
-            path, args=ocp.args.StandardRestore(shapes)
-        )
-        checksums.compare(checksums.of_arrays(restored), noted)
-    except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
-        raise Damaged(f"{path} is damaged: {_reason(error)}") from error
-    return restored
-
-
-def _read(path: epath.Path, names: tuple[str, ...] | None = None, *, shapes: Any = None) -> Any:
-    """Reads these parts of a checkpoint, or all, as NumPy arrays; raises Damaged.
+def _read(
+    path: epath.Path, *, names: tuple[str, ...] | None = None, shapes: Any = None, on_devices: bool = False
+) -> Any:
+    """Reads these parts of a checkpoint, or all; as NumPy arrays, or onto devices as ``shapes`` say; raises Damaged.
 
     What is known to be there, as shapes, need not be asked for, which would take as long as reading it.
     """
-    handler = ocp.PyTreeCheckpointHandler()
     try:
-        checksums.check_files(path)
-        noted = _stored_checksums(path)
-        stored = handler.metadata(path).tree if shapes is None else shapes
-        wanted = stored if names is None else {name: stored[name] for name in names}
-        _check_size(path, stored)
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
-        values = handler.restore(path, args=arguments)
+        checksums.check_files(path)  # first: of damaged files, Orbax answers with pages of logs, or notices nothing
+        if not (path / _METADATA).exists():
+            raise ValueError(f"it has no {_METADATA}")
+        noted = (ocp.metadata.get_step_metadata(path).custom_metadata or {}).get(_CHECKSUMS)
+        if not noted:
+            raise ValueError("it has no checksums")
+        if on_devices:
+            orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+            values = orbax.restore(path, args=ocp.args.StandardRestore(shapes))
+        else:
+            handler = ocp.PyTreeCheckpointHandler()
+            stored = handler.metadata(path).tree if shapes is None else shapes
+            # Arrays that a few bytes on disk could not hold are refused before memory is asked for.
+            claimed = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(stored))
+            on_disk = sum((path / name).stat().length for name in checksums.files(path))
+            if claimed > _MAX_RATIO * on_disk + 2**20:
+                raise ValueError(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
+            wanted = stored if names is None else {name: stored[name] for name in names}
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
+            values = handler.restore(path, args=arguments)
         found = checksums.of_arrays(values)
         checksums.compare(found, {name: noted.get(name) for name in (noted if names is None else found)})
-    except Exception as error:
+    except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
         raise Damaged(f"{path} is damaged: {_reason(error)}") from error
     return values
-
-
-def _stored_checksums(path: epath.Path) -> dict[str, int]:
-    if not (path / _METADATA).exists():
-        raise ValueError(f"it has no {_METADATA}")
-    noted = (ocp.metadata.get_step_metadata(path).custom_metadata or {}).get(_CHECKSUMS)
-    if not noted:
-        raise ValueError("it has no checksums")
-    return noted
-
-
-def _check_size(path: epath.Path, stored: Any) -> None:
-    """Refuses arrays that a few bytes on disk could not hold, before memory is asked for."""
-    claimed = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(stored))
-    on_disk = sum((path / name).stat().length for name in checksums.files(path))
-    if claimed > _MAX_RATIO * on_disk + 2**20:
-        raise ValueError(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
-
-
-def _without_closed_loops(hook: Callable) -> Callable:
-    """Leaves out what is printed when Orbax fails to write: callbacks of its other writes find their loop closed."""
-    return lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
 
 
 def _reason(error: Exception) -> str:
     """What went wrong in a line: its first, and of a long one the end, where tensorstore tells the cause."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= _REASON else f"{line[: _REASON // 2]} … {line[-_REASON // 2 :]}"
-
-
-def _prepare(directory: epath.Path) -> None:
-    """Makes the folder, and clears what a killed process was writing."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for child in directory.iterdir():
-        if _UNFINISHED in child.name:
-            child.rmtree()
 
 
 def _directory(workdir: str) -> epath.Path:

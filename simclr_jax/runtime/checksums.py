@@ -22,17 +22,13 @@ def on_host(tree: Any) -> Any:
 
 def of_arrays(tree: Any) -> dict[str, int]:
     """Returns {path: CRC-32} of the arrays of a tree, whether their containers are named or not."""
-    leaves = jax.tree_util.tree_leaves_with_path(on_host(tree))
-    return {_name(path): _checksum(np.asarray(array)) for path, array in leaves}
-
-
-def _checksum(array: np.ndarray) -> int:
-    kind = zlib.crc32(f"{array.dtype}{array.shape}".encode())
-    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), kind)
-
-
-def _name(path: tuple) -> str:
-    return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
+    found = {}
+    for path, array in jax.tree_util.tree_leaves_with_path(on_host(tree)):
+        array = np.asarray(array)
+        name = "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
+        kind = zlib.crc32(f"{array.dtype}{array.shape}".encode())
+        found[name] = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), kind)
+    return found
 
 
 def compare(found: dict[str, int], wanted: dict[str, int]) -> None:
@@ -66,12 +62,8 @@ def files(path: epath.Path, inside: str = "") -> list[str]:
     """Returns the names of all files in a folder, at any depth; raises ValueError for links, pipes and devices."""
     found = []
     for child in path.iterdir():
-        if run_folder.is_local(child) and not _is_plain(child):
+        mode = os.lstat(child).st_mode if run_folder.is_local(child) else stat.S_IFREG
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ValueError(f"its {inside}{child.name} is neither a file nor a folder")
         found += files(child, f"{inside}{child.name}/") if child.is_dir() else [inside + child.name]
     return found
-
-
-def _is_plain(path: epath.Path) -> bool:
-    mode = os.lstat(path).st_mode
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)

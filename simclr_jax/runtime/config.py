@@ -1,10 +1,13 @@
-"""The config's keys: which there are, what each may hold, and what it means that one has changed.
+"""The user's values: which keys there are, what each may hold, what the sections of a config become.
 
-How keys together make a run belongs to :mod:`simclr_jax.schedule`.
+A config may be somebody else's, or hold a zero too many: what a value must be is asked before anything is made of it.
+What the keys of a network or a view's recipe may hold is declared in `models.network` and `augment.recipe`.
 """
 
 import dataclasses
 import difflib
+import math
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,8 +15,16 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.runtime import bounds
-from simclr_jax.runtime.bounds import check_type, shown
+from simclr_jax.models import network as networks
+from simclr_jax.models.network import Bound, Head, Network, at_most, one_of
+
+LARGEST_WHOLE = 2**31 - 1  # steps, ids and seeds are int32 on the devices
+LARGEST_REAL = 3e38  # float32 holds no more
+LONGEST_TEXT = 4096  # characters; the longest path that Linux opens
+MOST_VALUES = 64  # of a tuple
+
+# Keys that are declared where they are used: their fields, with bounds and defaults.
+_DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in dataclasses.fields(Recipe)}
 
 # Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
 # does, not the result.
@@ -21,7 +32,6 @@ NOT_MATHEMATICS = (
     "data.dir",
     "data.cache",
     "data.max_corrupt_fraction",
-    "model.remat",
     "loss.chunk_size",
     "loss.gather",
     "train.on_nonfinite",
@@ -30,20 +40,44 @@ NOT_MATHEMATICS = (
     "checkpoint.every_steps",
     "checkpoint.keep",
     "log.every_steps",
+    *(key for key, field in _DECLARED.items() if field.metadata.get("same_result")),
 )
 
-# The largest values that make sense, with the reason; nothing is allocated before these have held.
-_LARGEST = {
-    "augment.image_size": (4096, "one view takes 192 MiB then"),
-    "model.width": (16, "the papers' widest has 4"),
-    "head.layers": (16, "the papers have 2 and 3"),
-    "head.dim": (65_536, "the papers have 128"),
-    "train.batch_size": (2**20, "the papers' largest is 8,192"),
-    "train.epochs": (10**6, "the papers' most are 3,200"),
+_NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
+_POSITIVE = Bound(lambda value: value > 0, "above 0")
+_BOUNDS: dict[str, tuple[Bound, ...]] = {
+    "seed": (_NOT_NEGATIVE,),
+    "data.cache": (one_of(("host", "device")),),
+    "data.max_corrupt_fraction": (Bound(lambda value: 0 <= value < 1, "0 (no image may be unreadable) to below 1"),),
+    "augment.placement": (one_of(("host", "device")),),
+    "augment.image_size": (
+        Bound(lambda value: value >= 1, "a number of pixels, 1 or more"),
+        at_most(4096, "one view takes 192 MiB then"),
+    ),
+    "loss.temperature": (Bound(lambda value: value >= 1e-4, "above 0, at least 1e-4; 0.1 to 0.5 is usual"),),
+    "loss.chunk_size": (Bound(lambda value: value >= 0, "0 (chosen by the batch) or more"),),
+    "loss.gather": (one_of(("all", "ring")),),
+    "optimizer.learning_rate": (_POSITIVE,),
+    "optimizer.weight_decay": (_NOT_NEGATIVE,),
+    "optimizer.warmup_epochs": (_NOT_NEGATIVE,),
+    "train.batch_size": (
+        Bound(lambda value: value >= 2, "at least 2: the negatives are the other images"),
+        at_most(2**20, "the papers' largest is 8,192"),
+    ),
+    "train.epochs": (_POSITIVE, at_most(10**6, "the papers' most are 3,200")),
+    "train.microbatch_size": (Bound(lambda value: value >= 0, "0 (the whole batch at once) or more"),),
+    "train.on_nonfinite": (one_of(("stop", "skip")),),
+    "train.max_skipped": (_NOT_NEGATIVE,),
+    "online_probe.learning_rate": (Bound(lambda value: value >= 0, "0 (no online probe) or more"),),
+    "checkpoint.every_epochs": (Bound(lambda value: value >= 0, "0 (only the last) or more"),),
+    "checkpoint.every_steps": (Bound(lambda value: value >= 0, "0 (every_epochs counts) or more"),),
+    "checkpoint.keep": (_POSITIVE,),
+    "log.every_steps": (_POSITIVE,),
+    **{key: field.metadata.get("bounds", ()) for key, field in networks.KEYS.items()},
 }
 
 # The part of a run's config that its readers need: the network, the data and the seed that cut the hold-outs, each with
-# an example of its type. A key under model or head that is not here would make another network.
+# an example of its type.
 _OF_A_RUN = {
     "seed": 0,
     "data.source": "",
@@ -54,67 +88,44 @@ _OF_A_RUN = {
     "data.holdout_fraction": 0.0,
     "data.limit": 0,
     "augment.image_size": 0,
-    "model.encoder": "",
-    "model.width": 0,
-    "model.cifar_stem": False,
-    "model.sk_ratio": 0.0,
-    "model.se_ratio": 0.0,
-    "model.pool": "",
-    "model.normalize": "",
-    "model.dtype": "",
-    "model.norm": "",
-    "model.global_batch_norm": False,
-    "model.remat": False,
-    "head.kind": "",
-    "head.layers": 0,
-    "head.dim": 0,
+    **{key: field.default for key, field in networks.KEYS.items()},
 }
-_NETWORK = ("model", "head")
 
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
-_CAME_LATER = {"model.sk_ratio": 0.0, "model.se_ratio": 0.0, "model.pool": "same", "model.normalize": "none"}
+_CAME_LATER = {key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata}
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
-    **{f"augment.{field.name}": field.default for field in dataclasses.fields(Recipe) if field.name != "image_size"},
+    **{key: field.default for key, field in _DECLARED.items() if key not in _OF_A_RUN},
     "augment.placement": "",
     "loss.temperature": 0.0,
     "train.batch_size": 0,
 }
 
-_NOT_NEGATIVE = (lambda value: value >= 0, "must be 0 or more")
-_POSITIVE = (lambda value: value > 0, "must be above 0")
-_RATIO = (lambda value: 0 <= value <= 1, "must be 0 (off) to 1; 0.0625 is usual")
-_CHOICES = {
-    "augment.placement": ("host", "device"),
-    "data.cache": ("host", "device"),
-    "model.pool": ("same", "symmetric"),
-    "model.normalize": ("none", "imagenet", "cifar10"),
-    "model.norm": ("batch", "group"),
-    "loss.gather": ("all", "ring"),
-    "train.on_nonfinite": ("stop", "skip"),
-}
-_RULES = {
-    "seed": _NOT_NEGATIVE,
-    "data.max_corrupt_fraction": (lambda value: 0 <= value < 1, "must be 0 (no image may be unreadable) to below 1"),
-    "augment.image_size": (lambda value: value >= 1, "must be a number of pixels, 1 or more"),
-    "model.sk_ratio": _RATIO,
-    "model.se_ratio": _RATIO,
-    "loss.temperature": (lambda value: value >= 1e-4, "must be above 0, at least 1e-4; 0.1 to 0.5 is usual"),
-    "loss.chunk_size": (lambda value: value >= 0, "must be 0 (chosen by the batch) or more"),
-    "optimizer.learning_rate": _POSITIVE,
-    "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.warmup_epochs": _NOT_NEGATIVE,
-    "train.batch_size": (lambda value: value >= 2, "must be at least 2: the negatives are the other images"),
-    "train.epochs": _POSITIVE,
-    "train.microbatch_size": (lambda value: value >= 0, "must be 0 (the whole batch at once) or more"),
-    "train.max_skipped": _NOT_NEGATIVE,
-    "online_probe.learning_rate": (lambda value: value >= 0, "must be 0 (no online probe) or more"),
-    "checkpoint.every_epochs": (lambda value: value >= 0, "must be 0 (only the last) or more"),
-    "checkpoint.every_steps": (lambda value: value >= 0, "must be 0 (every_epochs counts) or more"),
-    "checkpoint.keep": _POSITIVE,
-    "log.every_steps": _POSITIVE,
-}
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 120
+
+
+def recipe_of(config: ConfigDict) -> Recipe:
+    """Returns the recipe of a config's views; raises ValueError for a value that is out of its range."""
+    return Recipe(**{name: value for name, value in config.augment.items() if name != "placement"})
+
+
+def network_of(config: ConfigDict) -> Network:
+    """Returns the network that a config describes; raises ValueError for a value that is out of its range."""
+    return Network(**config.model, head=Head(**config.head))
+
+
+def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
+    """Returns the keyword arguments that a data section gives to :class:`simclr_jax.data.sources.Splits`."""
+    return {
+        "train": data.train_split,
+        "validation": data.validation_split,
+        "test": data.test_split,
+        "holdout_fraction": data.holdout_fraction,
+        "limit": data.limit,
+        "seed": seed,
+    }
 
 
 def check_key(key: str, known: Iterable[str]) -> None:
@@ -136,18 +147,46 @@ def check_keys(config: ConfigDict, known: ConfigDict) -> None:
         check_type(key, value, want[key])
 
 
+def check_type(key: str, value: Any, example: Any) -> None:
+    """Raises ValueError unless a key's value is of the type of an example; whole numbers may stand for real ones."""
+    allowed = {float: (int, float), tuple: (tuple, list)}.get(type(example), type(example))
+    if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(example, bool)):
+        raise ValueError(f"config.{key}={shown(value)} must be {type(example).__name__}, like {example!r}")
+
+
 def check_value(key: str, value: Any) -> None:
-    """Raises ValueError for a value that is out of its key's bounds; it is of the right type."""
-    bounds.check_size(key, value)
-    if key in _RULES and not _RULES[key][0](value):
-        raise ValueError(f"config.{key}={value} {_RULES[key][1]}")
-    if key in _LARGEST and value > _LARGEST[key][0]:
-        raise ValueError(f"config.{key}={value} must be at most {_LARGEST[key][0]:,}: {_LARGEST[key][1]}")
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise ValueError(f"config.{key}={value!r} must be {' or '.join(_CHOICES[key])}")
+    """Raises ValueError for a value of the right type that is out of its key's bounds, or that no key may hold.
+
+    No number may be infinite or more than 32 bits hold, no text longer than a path.
+    """
+    if isinstance(value, str):
+        good, rule = (
+            len(value) <= LONGEST_TEXT and "\0" not in value,
+            f"up to {LONGEST_TEXT:,} characters, none of them NUL",
+        )
+    elif isinstance(value, tuple | list):
+        good, rule = len(value) <= MOST_VALUES, f"up to {MOST_VALUES} values"
+    elif not isinstance(value, int | float):
+        good, rule = False, "a number, a text or several of them"
+    elif isinstance(value, int):
+        good, rule = abs(value) <= LARGEST_WHOLE, f"up to {LARGEST_WHOLE:,}"
+    else:
+        good, rule = math.isfinite(value) and abs(value) <= LARGEST_REAL, f"finite, and up to {LARGEST_REAL:g}"
+    if not good:
+        raise ValueError(f"config.{key}={shown(value)} must be {rule}")
+    for part in value if isinstance(value, tuple | list) else ():
+        check_value(key, part)
+    for bound in _BOUNDS.get(key, ()):
+        if not bound.holds(value):
+            raise ValueError(f"config.{key}={value!r} must be {bound.words}")
 
 
-def of_run(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
+def shown(value: Any) -> str:
+    """Returns a value as text that is short and in one line, whatever it is."""
+    return _repr.repr(value)
+
+
+def run_config(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
     """Returns the part of a run's config that its readers need: seed, data, image size, model and head.
 
     The file may come from anybody, so that it is read as data: keys that are needed must be there, of their types and
@@ -163,7 +202,11 @@ def of_run(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
     """
     found = {}
     try:
-        _check_network(stored)
+        # A key that this version does not know would make another network.
+        for section in ("model", "head"):
+            for name in _section(stored, section):
+                if f"{section}.{name}" not in networks.KEYS:
+                    raise ValueError(f"config.{section} has the key {shown(name)}, which this version does not know")
         for key, example in (_OF_A_RUN | (_OF_ITS_VIEWS if views else {})).items():
             section, _, name = key.rpartition(".")
             values = _section(stored, section)
@@ -178,7 +221,7 @@ def of_run(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
     return ConfigDict(found.pop("") | found)
 
 
-def completed(stored: dict[str, Any], known: ConfigDict, run: str) -> ConfigDict:
+def whole_config(stored: dict[str, Any], known: ConfigDict, run: str) -> ConfigDict:
     """Returns a run's whole config; keys that came after it have the values of ``known``.
 
     Raises:
@@ -195,7 +238,7 @@ def completed(stored: dict[str, Any], known: ConfigDict, run: str) -> ConfigDict
     return config
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Returns "key: old → new" for each key by which two configs give different results."""
     old, new = _CAME_LATER | flatten(old), _CAME_LATER | flatten(new)
     keys = [key for key in {**old, **new} if key not in NOT_MATHEMATICS]
@@ -206,10 +249,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def extended_from(old: dict[str, Any], new: dict[str, Any]) -> int | None:
+def epochs_extended_from(old: dict[str, Any], new: dict[str, Any]) -> int | None:
     """Returns the epochs of the old config where the new one asks for more of them and nothing else; None elsewhere."""
     before, now = flatten(old).get("train.epochs"), flatten(new)["train.epochs"]
-    only = [line.split(":")[0] for line in differences(old, new)] == ["train.epochs"]
+    only = [line.split(":")[0] for line in config_differences(old, new)] == ["train.epochs"]
     return before if only and isinstance(before, int) and before < now else None
 
 
@@ -224,14 +267,6 @@ def flatten(config: Any) -> dict[str, Any]:
         else:
             found[key] = value
     return found
-
-
-def _check_network(stored: Any) -> None:
-    """Raises ValueError for a key that would make another network than this version can."""
-    for section in _NETWORK:
-        for name in _section(stored, section):
-            if f"{section}.{name}" not in _OF_A_RUN:
-                raise ValueError(f"config.{section} has the key {shown(name)}, which this version does not know")
 
 
 def _section(stored: Any, name: str) -> dict[str, Any]:

@@ -1,44 +1,15 @@
-"""Devices and processes: the only module that names pmap, device counts and jax.distributed."""
+"""Devices: what lies on them, and how a step is mapped over them. The only module that names pmap."""
 
-import atexit
-import contextlib
 import functools
-import logging
-import os
-import socket
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import psutil
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from simclr_jax.runtime import heartbeat as peers
-from simclr_jax.runtime import launcher
-
 AXIS = "batch"
-PATIENCE = 300.0  # seconds that a process waits at its start for the others
-
-_log = logging.getLogger(__name__)
-
-
-def process() -> tuple[int, int]:
-    """Returns this process's index and the number of processes."""
-    return jax.process_index(), jax.process_count()
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes."""
-    return jax.process_index() == 0
-
-
-def agree(value: int) -> int:
-    """Returns what process 0 gives here, in every process. All have to call it; below 2³¹."""
-    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def device_count() -> int:
@@ -170,123 +141,3 @@ def first(values: Any) -> dict[str, float]:
 def first_arrays(tree: Any) -> Any:
     """Reads arrays that every device holds alike, [devices, …] over all of them, as NumPy arrays […]."""
     return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
-
-
-class Company:
-    """The processes of a run, among them this one, while it is entered.
-
-    An error that leaves it is told to the other processes, which end then; and this one ends without waiting for them,
-    which jax would do. All but process 0 print errors only. On a single process it does nothing.
-    """
-
-    def __init__(self):
-        self._watch: peers.Watch | None = None
-        self._exits = contextlib.ExitStack()
-
-    def __enter__(self) -> "Company":
-        return self
-
-    def join(self, processes: launcher.Processes | None, *, patience: float = PATIENCE) -> None:
-        """Joins the other processes, before any device is touched.
-
-        Args:
-          processes: who they are; None where there are none.
-          patience: seconds to wait for them, after which this process ends with exit code 69.
-
-        Raises:
-          ValueError: they cannot be joined, or have unequal numbers of devices.
-        """
-        if processes is None:
-            return
-        _initialize(processes, patience)
-        if jax.process_count() == 1:
-            return
-        self._watch = _watch(processes)
-        if not is_first():
-            nowhere = self._exits.enter_context(open(os.devnull, "w"))  # noqa: SIM115 - closed with the others
-            self._exits.enter_context(contextlib.redirect_stdout(nowhere))
-        if jax.local_device_count() * jax.process_count() != jax.device_count():
-            raise ValueError(
-                f"process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} devices of "
-                f"{jax.process_count()} processes; give every process the same number"
-            )
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        self._exits.close()
-        if self._watch is None:
-            return
-        if isinstance(error, RuntimeError):  # of jax, maybe because another process is gone
-            self._watch.wait()
-        self._watch.leave("" if error is None else _in_a_line(error))
-        if error is not None:
-            atexit.register(_end_alone, self._watch, error)
-
-
-def _initialize(processes: launcher.Processes, patience: float) -> None:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    with contextlib.suppress(AttributeError):  # signals are preemption's; jax would take SIGTERM for itself
-        jax.config.update("jax_enable_preemption_service", False)
-    if processes.coordinator and processes.index == 0:
-        _check_free(processes.coordinator)
-    # jax would end the process with a page of C++; it gets the longer time, so that this line comes first.
-    alarm = threading.Timer(patience, lambda: peers.end(_who_is_missing(processes, patience)))
-    alarm.daemon = True
-    alarm.start()
-    try:
-        jax.distributed.initialize(
-            processes.coordinator, processes.count, processes.index, initialization_timeout=round(2 * patience) + 60
-        )
-        jax.devices()
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{processes.launcher}: jax cannot join the processes: {_in_a_line(error)}") from error
-    finally:
-        alarm.cancel()
-
-
-def _check_free(coordinator: str) -> None:
-    """Raises ValueError where jax would crash."""
-    port = int(coordinator.rpartition(":")[2])
-    try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        raise ValueError(f"--coordinator={coordinator}: port {port} of this host: {error.strerror}") from error
-
-
-def _who_is_missing(processes: launcher.Processes, patience: float) -> str:
-    waited = f"waited {patience:.0f} s for {processes.count or 'the other'} processes ({processes.launcher})"
-    if processes.index != 0 and processes.coordinator:
-        host, _, port = processes.coordinator.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=5.0).close()
-        except OSError as error:
-            return f"{waited}; no process 0 answers at {processes.coordinator}: {error.strerror or error}"
-    return f"{waited}, and not all of them came"
-
-
-def _watch(processes: launcher.Processes) -> peers.Watch:
-    """Connects the processes, all of which call this, so that each notices when another is gone."""
-    known = [processes.coordinator.rpartition(":")[0]] if processes.coordinator else []
-    door = peers.Door([*known, socket.gethostname()]) if is_first() else None
-    line = np.zeros(1024, np.uint8)
-    if door:
-        line[: len(door.address)] = np.frombuffer(door.address.encode(), np.uint8)
-    address = bytes(np.asarray(multihost_utils.broadcast_one_to_all(line))).rstrip(b"\0").decode()
-    try:
-        links = door.admit(jax.process_count() - 1) if door else {0: peers.knock(address, jax.process_index())}
-    except OSError as error:
-        links = {}
-        _log.warning("%s: that a process is gone will be noticed by jax alone, later", error)
-    return peers.Watch(links)
-
-
-def _in_a_line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:500].removeprefix("error: ")
-
-
-def _end_alone(watch: peers.Watch, error: BaseException) -> None:
-    """Ends the process after its error has been printed. Without this, jax would wait for the other processes."""
-    watch.wait()
-    code = error.code if isinstance(error, SystemExit) else 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)

@@ -27,11 +27,11 @@ _ADMISSION = 30.0  # seconds for the connections at the start, when all processe
 AGAIN = "start the same command again on all hosts; it goes on from the last checkpoint"
 
 
-class Door:
-    """Where process 0 waits for the others.
+class Server:
+    """Where process 0 waits for the connections of the others.
 
     Attributes:
-      address: what they need to know, in a line.
+      address: what they need to know to connect, in a line.
     """
 
     def __init__(self, hosts: list[str]):
@@ -47,27 +47,21 @@ class Door:
         with self._socket:
             while len(links) < count and (left := deadline - time.monotonic()) > 0:
                 self._socket.settimeout(left)
-                with contextlib.suppress(OSError, ValueError, TypeError):  # whoever else may knock at a port
-                    connection, _ = self._socket.accept()
-                    index, link = self._greet(connection, left)
-                    links[index] = link
+                # Whoever else scans the ports of a cluster may connect too, and say anything or nothing: a stranger
+                # costs 5 seconds at most, and never the run.
+                with contextlib.suppress(OSError, ValueError, TypeError), contextlib.ExitStack() as to_close:
+                    connection = to_close.enter_context(self._socket.accept()[0])
+                    connection.settimeout(min(left, 5.0))
+                    with connection.makefile("rb") as lines:
+                        secret, index, host = json.loads(lines.readline(4096))
+                    if secrets.compare_digest(str(secret).encode(), self._secret.encode()):
+                        links[int(index)] = Link(connection, f"process {int(index)} ({host})")
+                        to_close.pop_all()
         return links
 
-    def _greet(self, connection: socket.socket, seconds: float) -> tuple[int, "Link"]:
-        connection.settimeout(min(seconds, 5.0))
-        try:
-            with connection.makefile("rb") as lines:
-                secret, index, host = json.loads(lines.readline(4096))
-            if not secrets.compare_digest(str(secret).encode(), self._secret.encode()):
-                raise ValueError("a stranger")
-            return int(index), Link(connection, f"process {int(index)} ({host})")
-        except (OSError, ValueError, TypeError):
-            connection.close()
-            raise
 
-
-def knock(address: str, index: int) -> "Link":
-    """Returns process ``index``'s link to process 0, at the address of its door; raises OSError."""
+def connect(address: str, index: int) -> "Link":
+    """Returns process ``index``'s link to process 0, at the address of its server; raises OSError."""
     hosts, port, secret = json.loads(address)
     errors = []
     for host in hosts:
@@ -110,8 +104,8 @@ class Link:
         return [json.loads(line) for line in lines if line]
 
 
-class Watch:
-    """Watches the links of this process in a thread, until it leaves or another one is gone.
+class Heartbeat:
+    """Gives signs of life to other processes and waits for theirs, in a thread, until this one leaves or one is gone.
 
     Args:
       links: by the index of the other process: all of them for process 0, that to process 0 for the others.
@@ -131,7 +125,7 @@ class Watch:
         self._links, self._on_gone = links, on_gone or end
         self._beat, self._silence, self._grace = beat, silence, grace
         self._first = 0 not in links
-        self._finished: list[Link] = []  # kept open
+        self._finished: list[Link] = []  # kept open: to close one with something unheard in it would reset it
         self._left, self._failed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
         self._thread.start()
@@ -152,7 +146,7 @@ class Watch:
             line, grace = found
             if self._first:
                 self._tell({"gone": found})
-            self._left.wait(grace)
+            self._left.wait(grace)  # this process may be about to end by an error of its own, which says more
         if self._left.is_set() and not self._failed:
             self._listen_on()
         elif self._first:  # with process 0 ends jax's service, and by that the others at once: they go first
@@ -169,27 +163,23 @@ class Watch:
             if time.monotonic() - beaten >= self._beat:
                 beaten = time.monotonic()
                 self._tell({})
-            for index in self._heard(self._beat / 4):
-                if found := self._hear(index):
-                    return found
+            for index in self._heard(self._beat / 4):  # often, so that to leave does not take a whole beat
+                link = self._links[index]
+                silent, messages = time.monotonic() - link.heard, link.listen()
+                if messages is None:
+                    del self._links[index]
+                    return f"{link.name} is gone, last heard of {silent:.1f} s before", 0.0
+                for message in messages:
+                    if "gone" in message:
+                        return tuple(message["gone"])
+                    if message.get("left"):
+                        return f"{link.name} ended by an error: {message['left']}", self._grace
+                    if "left" in message:  # it has finished; what comes after, even a closed connection, is no fault
+                        self._finished.append(self._links.pop(index))
             for link in self._links.values():
+                # A host without power or network closes nothing: only its silence tells.
                 if time.monotonic() - link.heard > self._silence:
                     return f"{link.name} has not been heard of for {self._silence:g} s", 0.0
-        return None
-
-    def _hear(self, index: int) -> tuple[str, float] | None:
-        link = self._links[index]
-        silent, messages = time.monotonic() - link.heard, link.listen()
-        if messages is None:
-            del self._links[index]
-            return f"{link.name} is gone, last heard of {silent:.1f} s before", 0.0
-        for message in messages:
-            if "gone" in message:
-                return tuple(message["gone"])
-            if message.get("left"):
-                return f"{link.name} ended by an error: {message['left']}", self._grace
-            if "left" in message:
-                self._finished.append(self._links.pop(index))
         return None
 
     def _listen_on(self, seconds: float = math.inf) -> None:

@@ -60,7 +60,15 @@ def find(
         return launched
     if launched and coordinator and (count, index) == (None, None):
         return launched._replace(coordinator=_address(coordinator))
-    return _explicit(coordinator, count, index)
+    given = {"--coordinator=HOST:PORT": coordinator, "--num_processes=N": count, "--process_id=I": index}
+    missing = [flag for flag, value in given.items() if value is None]
+    if missing:
+        raise ValueError(f"several processes need --coordinator, --num_processes and --process_id; add {missing[0]}")
+    if count < 1:
+        raise ValueError(f"--num_processes={count} must be 1 or more")
+    if not 0 <= index < count:
+        raise ValueError(f"--process_id={index} must be 0 to {count - 1}: --num_processes={count}")
+    return Processes("flags", _address(coordinator), count, index) if count > 1 else None
 
 
 def _launched(environment: Mapping[str, str]) -> Processes | None:
@@ -72,18 +80,6 @@ def _launched(environment: Mapping[str, str]) -> Processes | None:
     if "," in hosts or (not hosts and "TPU_ML_PLATFORM" in environment and "TPU_SKIP_MDS_QUERY" not in environment):
         return Processes("a TPU slice", None, None, None)
     return None
-
-
-def _explicit(coordinator: str | None, count: int | None, index: int | None) -> Processes | None:
-    given = {"--coordinator=HOST:PORT": coordinator, "--num_processes=N": count, "--process_id=I": index}
-    missing = [flag for flag, value in given.items() if value is None]
-    if missing:
-        raise ValueError(f"several processes need --coordinator, --num_processes and --process_id; add {missing[0]}")
-    if count < 1:
-        raise ValueError(f"--num_processes={count} must be 1 or more")
-    if not 0 <= index < count:
-        raise ValueError(f"--process_id={index} must be 0 to {count - 1}: --num_processes={count}")
-    return Processes("flags", _address(coordinator), count, index) if count > 1 else None
 
 
 def _address(coordinator: str) -> str:

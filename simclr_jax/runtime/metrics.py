@@ -1,35 +1,22 @@
-"""Screen and logs: the progress bar, the console, metrics.jsonl and TensorBoard."""
+"""What a training run writes of itself: metrics.jsonl and TensorBoard files."""
 
 import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
 from simclr_jax.runtime import run_folder
+from simclr_jax.runtime.console import progress, say
 
 _LAST_STEP = 2**31 - 1
-_LONG_SILENCE = 30.0  # seconds between two lines of a progress bar that goes to a file
 
 
-def progress(iterable: Iterable | None = None, **options) -> tqdm:
-    """Returns a progress bar; one that goes to a file instead of a screen prints a line now and then."""
-    interval = 0.2 if sys.stderr.isatty() else _LONG_SILENCE
-    return tqdm(iterable, mininterval=interval, dynamic_ncols=True, **options)
-
-
-def say(text: str) -> None:
-    """Prints a line without tearing a progress bar."""
-    tqdm.write(text)
-    sys.stdout.flush()
-
-
-class Writer:
+class MetricsWriter:
     """Writes what a training run says of itself.
 
     A run that resumes keeps the rows up to its checkpoint and writes the later ones anew, so that metrics.jsonl holds
@@ -47,7 +34,11 @@ class Writer:
         self._rows = _rows_up_to(self._metrics, first_step)
         self._before = tuple(self._rows)
         run_folder.replace_text(self._metrics, "".join(self._rows))
-        self._tensorboard = _tensorboard(self._folder / "tensorboard", first_step)
+        self._tensorboard = None
+        if run_folder.is_local(self._folder):
+            self._tensorboard = _TensorBoard(self._folder / "tensorboard", first_step)
+        else:
+            say("no TensorBoard files in an object store; metrics.jsonl holds the same")
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
         self._views_per_step, self._first_step = views_per_step, first_step
         self._start = time.monotonic()
@@ -62,17 +53,15 @@ class Writer:
     def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Appends one row to metrics.jsonl and TensorBoard."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
-        self._add(json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n")
+        row = json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n"
+        if run_folder.is_local(self._metrics):
+            with _named(self._metrics), self._metrics.open("a") as file:
+                file.write(row)
+        else:
+            self._rows.append(row)
         if self._tensorboard:
             with _named(self._folder / "tensorboard"):
                 self._tensorboard.write(step, values)
-
-    def _add(self, row: str) -> None:
-        if not run_folder.is_local(self._metrics):
-            self._rows.append(row)
-            return
-        with _named(self._metrics), self._metrics.open("a") as file:
-            file.write(row)
 
     def rows(self) -> list[dict[str, float]]:
         """Returns the rows of before the start, which are those of a resumed run up to its checkpoint."""
@@ -104,13 +93,6 @@ def _named(path: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def _tensorboard(folder: epath.Path, first_step: int) -> "_TensorBoard | None":
-    if run_folder.is_local(folder):
-        return _TensorBoard(folder, first_step)
-    say("no TensorBoard files in an object store; metrics.jsonl holds the same")
-    return None
-
-
 class _TensorBoard:
     """A file of events, written when it is asked for: a thread, as tensorboardX has, would block on a full disk.
 
@@ -119,9 +101,11 @@ class _TensorBoard:
 
     def __init__(self, folder: epath.Path, first_step: int):
         folder.mkdir(exist_ok=True)
-        self._kinds, summary, files = _tensorboardx()
-        self._scalar = summary.scalar
-        self._file = files.EventsWriter(str(folder / "events"), f".{first_step}")
+        from tensorboardX import event_file_writer, summary  # here, because it imports PyTorch where that is installed
+        from tensorboardX.proto import event_pb2
+
+        self._kinds, self._scalar = event_pb2, summary.scalar
+        self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{first_step}")
         start = self._kinds.SessionLog(status=self._kinds.SessionLog.START)
         self._add(first_step + 1, session_log=start)
 
@@ -140,19 +124,20 @@ class _TensorBoard:
         self._file.write_event(self._kinds.Event(wall_time=time.time(), step=step, **content))
 
 
-def _tensorboardx() -> tuple[Any, Any, Any]:
-    """Imports tensorboardX, and not PyTorch with it, which would take seconds where that is installed."""
+def import_tensorboardx_without_torch() -> None:
+    """Imports what `MetricsWriter` needs of tensorboardX without the PyTorch that it would import, which takes seconds.
+
+    Meanwhile PyTorch counts as not installed in the whole process: for a command, not for a library.
+    """
     hidden = sys.modules.setdefault("torch", None) is None
     try:
-        from tensorboardX import event_file_writer, summary
-        from tensorboardX.proto import event_pb2
+        from tensorboardX import event_file_writer, summary  # noqa: F401
     finally:
         if hidden:
             del sys.modules["torch"]
-    return event_pb2, summary, event_file_writer
 
 
-class Silent:
+class NoWriter:
     """Stands where a process has nothing to write: one of several writes for all."""
 
     def advance(self, step: int, loss: float) -> None:
@@ -177,11 +162,17 @@ def _rows_up_to(path: epath.Path, step: int) -> list[str]:
     if not path.exists():
         return []
     lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
-    rows = [(_step_of(line), line) for line in lines]
-    for number, (found, _) in enumerate(rows[:-1], 1):
-        if found is None:
+    kept = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found = int(json.loads(line)["step"]) if line.endswith("\n") else None
+        except (ValueError, TypeError, KeyError):
+            found = None
+        if found is None and number < len(lines):
             say(f"line {number} of {path} cannot be read and is left out")
-    return [line for found, line in rows if found is not None and found <= step]
+        if found is not None and found <= step:
+            kept.append(line)
+    return kept
 
 
 def read_rows(workdir: str) -> list[dict[str, float]]:
@@ -193,10 +184,3 @@ def read_rows(workdir: str) -> list[dict[str, float]]:
 def _numbers(line: str) -> dict[str, float]:
     row = json.loads(line)
     return {name: x for name, x in row.items() if type(x) in (int, float) and math.isfinite(x)}
-
-
-def _step_of(line: str) -> int | None:
-    try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else None
-    except (ValueError, TypeError, KeyError):
-        return None

@@ -9,9 +9,8 @@ import signal
 import sys
 import threading
 
-STOPPED = (
-    75  # exit code: stopped by a signal with everything saved; the same command goes on. EX_TEMPFAIL of sysexits.h
-)
+# Exit code: stopped by a signal with everything saved; the same command goes on. EX_TEMPFAIL of sysexits.h
+STOPPED = 75
 _AT_ONCE = 130  # exit code of a second Ctrl-C, the shell's for a program that it stopped
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -20,10 +19,11 @@ class Stopped(Exception):
     """The run was told to stop, and has saved everything."""
 
 
-class Watch:
-    """Takes signals while it is entered. A thread reads them, so that none waits for a compilation to end.
+class StopRequest:
+    """Whether a signal has asked the run to stop; signals are taken while this is entered.
 
-    Only the main thread can take signals; entered in another thread it does nothing.
+    A thread reads them, so that none waits for a compilation to end. Only the main thread can take signals; entered in
+    another thread it does nothing.
 
     Attributes:
       requested: whether to stop after this step.
@@ -34,7 +34,7 @@ class Watch:
         self._steps_run = False
         self._handlers, self._pipe, self._wakeup = {}, (), -1
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             self._pipe = os.pipe()
             os.set_blocking(self._pipe[1], False)
@@ -57,19 +57,17 @@ class Watch:
 
     def _read(self, pipe: int) -> None:
         while number := os.read(pipe, 1):
-            if number[0] in _SIGNALS:
-                self._take(signal.Signals(number[0]).name)
-        os.close(pipe)
-
-    def _take(self, name: str) -> None:
-        if self.requested:
-            if name == "SIGINT":
+            if number[0] not in _SIGNALS:
+                continue
+            name = signal.Signals(number[0]).name
+            if self.requested and name == "SIGINT":
                 _leave("left at once; the same command goes on from the last checkpoint", _AT_ONCE)
-            return
-        if not self._steps_run:
-            _leave(f"{name}: stopped before the first step; the same command starts it again", STOPPED)
-        self.requested = True
-        _tell(f"{name}: writing a checkpoint after this step; Ctrl-C leaves at once")
+            elif not self.requested and not self._steps_run:
+                _leave(f"{name}: stopped before the first step; the same command starts it again", STOPPED)
+            elif not self.requested:
+                self.requested = True
+                _tell(f"{name}: writing a checkpoint after this step; Ctrl-C leaves at once")
+        os.close(pipe)
 
 
 def _leave(text: str, code: int) -> None:

@@ -86,8 +86,17 @@ def hold(workdir: str) -> Iterator[None]:
     path = folder(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _check_links(path)
-        lock = _lock(path)
+        # RUN may come from others, and must not have something outside of it written or removed.
+        inside = os.path.join(os.path.realpath(path), "")
+        for child in path.iterdir() if is_local(path) else ():
+            place = os.path.realpath(child)
+            if not place.startswith(inside):
+                raise ValueError(f"{child} leads out of the workdir, to {place}: let the workdir itself lie there")
+        lock = contextlib.nullcontext()
+        if is_local(path):
+            with contextlib.suppress(NotImplementedError):  # a network disk without locks
+                # The operating system lets go of it when the process ends, however it ends.
+                lock = filelock.FileLock(str(path / ".lock"), timeout=0).acquire()
     except filelock.Timeout:
         raise ValueError(
             f"{workdir} is in use: {_last_start(path)}; wait for its end, or give another --workdir"
@@ -100,26 +109,6 @@ def hold(workdir: str) -> Iterator[None]:
         ) from error
     with lock:
         yield
-
-
-def _check_links(path: epath.Path) -> None:
-    """Refuses a RUN, which may come from others, that has something outside of it written or removed."""
-    inside = os.path.join(os.path.realpath(path), "")
-    for child in path.iterdir() if is_local(path) else ():
-        place = os.path.realpath(child)
-        if not place.startswith(inside):
-            raise ValueError(f"{child} leads out of the workdir, to {place}: let the workdir itself lie there")
-
-
-def _lock(path: epath.Path) -> contextlib.AbstractContextManager:
-    """Takes the lock. The operating system lets go of it when the process ends, however it ends."""
-    if not is_local(path):
-        return contextlib.nullcontext()
-    lock = filelock.FileLock(str(path / ".lock"), timeout=0)
-    try:
-        return lock.acquire()
-    except NotImplementedError:  # a network disk without locks
-        return contextlib.nullcontext()
 
 
 def _last_start(path: epath.Path) -> str:
@@ -159,7 +148,7 @@ def write_config(workdir: str, config: dict[str, Any]) -> None:
 
 def note_start(workdir: str, step: int, devices: str) -> None:
     """Appends a line to RUN/versions.jsonl: when, where and with what the run started or went on."""
-    packages = {name: metadata.version(name) for name in _PACKAGES if _is_installed(name)}
+    packages = {name: metadata.version(name) for name in _PACKAGES if any(metadata.distributions(name=name))}
     facts = {
         "step": step,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -173,7 +162,3 @@ def note_start(workdir: str, step: int, devices: str) -> None:
     path = folder(workdir) / "versions.jsonl"
     before = path.read_text() if path.exists() else ""
     replace_text(path, before + json.dumps(facts) + "\n")
-
-
-def _is_installed(package: str) -> bool:
-    return any(metadata.distributions(name=package))

@@ -1,9 +1,9 @@
-"""How a batch passes through the model: at once, or in micro-batches, which take the memory of one of them.
+"""Loss and gradient of a batch: in one pass, or in micro-batches by GradCache, which take the memory of one of them.
 
-The gradient in micro-batches is found as by Gao et al. 2021 ("Scaling Deep Contrastive Learning Batch Size under Memory
-Limited Setup"): every micro-batch is embedded and nothing but z and h is kept; the loss and its gradient are taken over
-the z of the whole batch, so that the negatives are the same; then each micro-batch passes again and carries its part
-of that gradient back to the parameters. It costs a forward pass more.
+GradCache (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup") embeds every
+micro-batch and keeps nothing but z and h; takes the loss and its gradient over the z of the whole batch, so that the
+negatives are the same; then each micro-batch passes again and carries its part of that gradient back to the
+parameters. It costs a forward pass more.
 
 BatchNorm takes its statistics over a micro-batch, as it must. Its running statistics move once a step, by the mean over
 the micro-batches, so that their momentum means what it means in one pass. Without BatchNorm the gradient is that of
@@ -21,8 +21,8 @@ Loss = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Views = Callable[[Any], dict[str, jax.Array]]
 
 
-class Found(NamedTuple):
-    """What a pass over a batch of n images finds.
+class BatchResult(NamedTuple):
+    """What the forward pass of a batch of n images gives.
 
     Attributes:
       loss, metrics: the loss's.
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 
 def in_one_pass(params: Any, batch_stats: Any, batch: Any, *, views_of: Views, model: nn.Module, loss: Loss):
-    """Returns what a batch gives, a `Found`, and the gradient of the parameters.
+    """Returns what a batch gives, a `BatchResult`, and the gradient of the parameters.
 
     Args:
       params, batch_stats: of the model.
@@ -53,16 +53,19 @@ def in_one_pass(params: Any, batch_stats: Any, batch: Any, *, views_of: Views, m
     def loss_fn(params):
         h, z, stats = _embed(params, batch_stats, batch["views"], model)
         value, metrics = loss(*jnp.split(z, 2))
-        return value, Found(value, metrics, stats, h, batch["labels"])
+        return value, BatchResult(value, metrics, stats, h, batch["labels"])
 
-    gradients, found = jax.grad(loss_fn, has_aux=True)(params)
-    return found, gradients
+    gradients, result = jax.grad(loss_fn, has_aux=True)(params)
+    return result, gradients
 
 
 def in_micro_batches(
     params: Any, batch_stats: Any, batch: Any, *, count: int, views_of: Views, model: nn.Module, loss: Loss
 ):
-    """Returns what `in_one_pass` returns; ``count`` micro-batches divide n. Views are made anew in either pass."""
+    """Returns what `in_one_pass` returns, by GradCache; ``count`` micro-batches divide n.
+
+    Views are made anew in either pass: to keep them would take the memory that micro-batches save.
+    """
     parts = _cut(batch, count)
 
     def embed(mean_stats, part):
@@ -71,6 +74,7 @@ def in_micro_batches(
         return jax.tree.map(lambda mean, new: mean + new / count, mean_stats, stats), (h, z, part["labels"])
 
     stats, (h, z, labels) = jax.lax.scan(embed, jax.tree.map(jnp.zeros_like, batch_stats), parts)
+    # The one place where the whole batch is seen: dz [count, 2n / count, dim], the gradient of the loss by each z.
     (value, metrics), dz = jax.value_and_grad(lambda z: loss(*jnp.split(_whole(z), 2)), has_aux=True)(z)
 
     def pull(gradients, part_and_dz):
@@ -80,11 +84,14 @@ def in_micro_batches(
         return jax.tree.map(jnp.add, gradients, pull_back(dz)[0]), None
 
     gradients, _ = jax.lax.scan(pull, jax.tree.map(jnp.zeros_like, params), (parts, dz))
-    return Found(value, metrics, stats, _whole(h), labels.reshape(-1)), gradients
+    return BatchResult(value, metrics, stats, _whole(h), labels.reshape(-1)), gradients
 
 
 def in_evaluation(variables: Any, batch: Any, *, count: int, views_of: Views, model: nn.Module):
-    """Returns h, z, both [2n, …] as in `Found`, and labels [n], BatchNorm in evaluation mode, in ``count`` parts."""
+    """Returns h and z, [2n, …] as in `BatchResult`, and labels [n], with BatchNorm in evaluation mode.
+
+    The batch passes in ``count`` parts; views and model as of `in_one_pass`.
+    """
 
     def embed(part):
         part = views_of(part)
@@ -93,6 +100,16 @@ def in_evaluation(variables: Any, batch: Any, *, count: int, views_of: Views, mo
 
     h, z, labels = jax.lax.map(embed, _cut(batch, count))
     return _whole(h), _whole(z), labels.reshape(-1)
+
+
+def pmean(tree: Any, axis_name: str | None) -> Any:
+    """Returns the mean over the shards of a batch; the tree itself where no axis is mapped."""
+    return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+
+def psum(tree: Any, axis_name: str | None) -> Any:
+    """Returns the sum over the shards of a batch; the tree itself where no axis is mapped."""
+    return jax.lax.psum(tree, axis_name) if axis_name else tree
 
 
 def _cut(batch, count):

@@ -44,22 +44,22 @@ def lars(
     return optax.lars(
         learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=_kernel_mask,
+        weight_decay_mask=_leaves(_is_kernel),
         trust_coefficient=trust_coefficient,
-        trust_ratio_mask=_adapted_mask,
+        trust_ratio_mask=_leaves(lambda path: _is_kernel(path) and not path.startswith("classifier/")),
         momentum=momentum,
     )
 
 
 def sgd(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
     """SGD with Nesterov momentum 0.9; only kernels decay, and the decay joins the gradient."""
-    decay = optax.add_decayed_weights(weight_decay, mask=_kernel_mask)
+    decay = optax.add_decayed_weights(weight_decay, mask=_leaves(_is_kernel))
     return optax.chain(decay, optax.sgd(learning_rate, momentum=0.9, nesterov=True))
 
 
 def adamw(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
     """AdamW with optax's moments (0.9, 0.999); only kernels decay, by learning rate times `weight_decay`."""
-    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=_kernel_mask)
+    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=_leaves(_is_kernel))
 
 
 OPTIMIZERS = {"lars": lars, "sgd": sgd, "adamw": adamw}
@@ -138,15 +138,9 @@ def excluded_from_decay(params) -> list[str]:
     return [path for path in paths if not _is_kernel(path)]
 
 
-def _kernel_mask(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: _is_kernel(_path_name(path)), params)
-
-
-def _adapted_mask(params):
-    def adapted(path):
-        return _is_kernel(path) and not path.startswith("classifier/")
-
-    return jax.tree_util.tree_map_with_path(lambda path, _: adapted(_path_name(path)), params)
+def _leaves(chosen: Callable[[str], bool]) -> Callable:
+    """Returns the mask of the leaves whose paths are chosen, as optax takes it."""
+    return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: chosen(_path_name(path)), params)
 
 
 def _path_name(path) -> str:

@@ -1,17 +1,11 @@
-"""From the user's config to plain numbers: turns epochs into steps, and a config's sections into arguments.
-
-ConfigDicts stop here and in the drivers; everything below takes explicit keyword arguments.
-"""
+"""The lengths of a run: epochs and images of the user's config become steps, batches and micro-batches."""
 
 import dataclasses
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from simclr_jax.augment.recipe import Recipe
-from simclr_jax.runtime import bounds
-from simclr_jax.runtime import config as keys
-from simclr_jax.training import optimizers as optim
+from simclr_jax.runtime.config import LARGEST_WHOLE, check_value, flatten, recipe_of
+from simclr_jax.training import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +42,12 @@ class Schedule:
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for a value that no data set and no machine could make right."""
-    for key, value in keys.flatten(config).items():
-        keys.check_value(key, value)
+    for key, value in flatten(config).items():
+        check_value(key, value)
     warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
     if warmup >= epochs:
         raise ValueError(f"config.optimizer.warmup_epochs={warmup} must be below config.train.epochs={epochs}")
-    recipe(config)
+    recipe_of(config)
 
 
 def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devices: int) -> Schedule:
@@ -78,7 +72,15 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
         raise ValueError(
             f"train.batch_size={batch} is larger than the {num_train} training images; use {largest} or less"
         )
-    micro = _microbatch_size(config, num_devices)
+    micro = config.train.microbatch_size or batch
+    if batch % micro or micro % num_devices:
+        right = [size for size in range(num_devices, batch + 1, num_devices) if batch % size == 0]
+        near = [*[size for size in right if size < micro][-1:], *[size for size in right if size > micro][:1]]
+        shared = f" and be divisible by {num_devices} devices" if num_devices > 1 else ""
+        raise ValueError(
+            f"train.microbatch_size={micro} must divide train.batch_size={batch}{shared}; "
+            f"use {' or '.join(map(str, near))}, or 0 for one pass"
+        )
     largest = batch // num_devices
     if config.loss.chunk_size > largest:
         raise ValueError(
@@ -88,8 +90,8 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
     unit = micro if num_validation >= micro else num_devices  # fewer images than a micro-batch pass at once
     validation_batch = min(batch, num_validation // unit * unit)
     steps_per_epoch = num_train // batch
-    if steps_per_epoch * config.train.epochs > bounds.LARGEST_WHOLE:
-        most = bounds.LARGEST_WHOLE // steps_per_epoch
+    if steps_per_epoch * config.train.epochs > LARGEST_WHOLE:
+        most = LARGEST_WHOLE // steps_per_epoch
         raise ValueError(
             f"config.train.epochs={config.train.epochs} is too long to count its steps; use {most} or less"
         )
@@ -102,7 +104,7 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
         steps_per_epoch=steps_per_epoch,
         total_steps=steps_per_epoch * config.train.epochs,
         warmup_steps=round(optimizer.warmup_epochs * num_train / batch),
-        peak_learning_rate=optim.scaled_learning_rate(
+        peak_learning_rate=optimizers.scaled_learning_rate(
             optimizer.learning_rate, batch_size=batch, scaling=optimizer.scaling
         ),
         checkpoint_every=config.checkpoint.every_steps or config.checkpoint.every_epochs * steps_per_epoch,
@@ -118,40 +120,3 @@ def check_chunk(config: ConfigDict, *, free_bytes: int) -> None:
             f"loss.chunk_size={chunk}: its similarities to all vectors take {taken}, and a device has {free} for them; "
             f"use {max(1, free_bytes // row)} or less, or 0 to let the batch choose"
         )
-
-
-def _microbatch_size(config: ConfigDict, num_devices: int) -> int:
-    """Returns the images that pass at once, over all devices; refuses what does not divide."""
-    batch, micro = config.train.batch_size, config.train.microbatch_size or config.train.batch_size
-    if batch % micro == 0 and micro % num_devices == 0:
-        return micro
-    right = [size for size in range(num_devices, batch + 1, num_devices) if batch % size == 0]
-    near = [*[size for size in right if size < micro][-1:], *[size for size in right if size > micro][:1]]
-    nearest = " or ".join(map(str, near))
-    shared = f" and be divisible by {num_devices} devices" if num_devices > 1 else ""
-    raise ValueError(
-        f"train.microbatch_size={micro} must divide train.batch_size={batch}{shared}; use {nearest}, or 0 for one pass"
-    )
-
-
-def recipe(config: ConfigDict) -> Recipe:
-    """Returns the views' recipe."""
-    return Recipe(**{name: value for name, value in config.augment.items() if name != "placement"})
-
-
-def model_arguments(config: ConfigDict) -> dict[str, Any]:
-    """Returns the keyword arguments of :func:`simclr_jax.models.create_model`, but for the mapped axis."""
-    names = ("encoder", "width", "cifar_stem", "sk_ratio", "se_ratio", "pool", "normalize", "norm", "dtype", "remat")
-    return {name: config.model[name] for name in names} | {f"head_{name}": value for name, value in config.head.items()}
-
-
-def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
-    """Returns the keyword arguments that a data section gives to :class:`simclr_jax.data.sources.Splits`."""
-    return {
-        "train": data.train_split,
-        "validation": data.validation_split,
-        "test": data.test_split,
-        "holdout_fraction": data.holdout_fraction,
-        "limit": data.limit,
-        "seed": seed,
-    }

@@ -13,17 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from simclr_jax import losses
-from simclr_jax.training import geometry
-from simclr_jax.training import gradients as passes
+from simclr_jax.training import collapse
+from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass, pmean, psum
 from simclr_jax.training.state import TrainState
 
 ViewsOf = Callable[[Any, Any], dict[str, jax.Array]]
-
-
-def given(batch: Any, resident: Any) -> Any:
-    """Returns a batch whose views the host has made."""
-    return batch
+Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]  # (z1, z2, *, axis_name) → loss, metrics
 
 
 def pretrain_step(
@@ -31,15 +26,15 @@ def pretrain_step(
     batch: Any,
     resident: Any = None,
     *,
-    views_of: ViewsOf = given,
     model: nn.Module,
+    loss: Loss,
     optimizer: optax.GradientTransformation,
     probe: nn.Module | None,
     probe_optimizer: optax.GradientTransformation,
+    views_of: ViewsOf = lambda batch, resident: batch,
     microbatches: int = 1,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
-    **loss: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step of SimCLR (Algorithm 1 of the paper) and one of the online probe.
 
@@ -50,13 +45,13 @@ def pretrain_step(
       state: the run.
       batch, resident: one shard of a batch and what the device holds, which ``views_of`` makes into
         {"views": float [n, 2, size, size, 3], "labels": int [n], -1 where there is none}.
-      views_of: makes the views on the device; by default the batch holds them.
       model, optimizer: what is pretrained, and how.
+      loss: (z1, z2, *, axis_name) → loss, metrics: :func:`simclr_jax.losses.nt_xent` with its settings.
       probe, probe_optimizer: the online probe; None without labels.
+      views_of: makes the views on the device; by default the batch holds them.
       microbatches: parts that the shard passes in, see :mod:`simclr_jax.training.gradients`; 1 is one pass.
       skip_nonfinite: drop an update that is not finite, all but its step number.
       axis_name: mapped axis over which the batch is sharded.
-      **loss: keyword arguments of :func:`simclr_jax.losses.nt_xent`.
 
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
@@ -64,28 +59,32 @@ def pretrain_step(
       and, with labels, "online_loss" and "online_top1"; with ``skip_nonfinite`` "skipped", the newest steps in a row
       whose updates were dropped.
     """
-
     how = {
         "views_of": functools.partial(views_of, resident=resident),
         "model": model,
-        "loss": functools.partial(losses.nt_xent, axis_name=axis_name, **loss),
+        "loss": functools.partial(loss, axis_name=axis_name),
     }
     if microbatches == 1:
-        found, gradients = passes.in_one_pass(state.params, state.batch_stats, batch, **how)
+        result, gradients = in_one_pass(state.params, state.batch_stats, batch, **how)
     else:
-        found, gradients = passes.in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
-    gradients, batch_stats = _mean((gradients, found.batch_stats), axis_name)
+        result, gradients = in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
+    gradients, batch_stats = pmean((gradients, result.batch_stats), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    metrics = _mean({"loss": found.loss, **found.metrics}, axis_name) | {"gradient_norm": optax.tree.norm(gradients)}
+    metrics = pmean({"loss": result.loss, **result.metrics}, axis_name) | {"gradient_norm": optax.tree.norm(gradients)}
     if probe is not None:
-        updated, probe_metrics = _probe_step(updated, found.h, found.labels, probe, probe_optimizer, axis_name)
-        metrics |= probe_metrics
-    finite = _all_finite((metrics["loss"], metrics["gradient_norm"], updated.params))
+        h, params = jax.lax.stop_gradient(result.h), state.probe_params
+        gradients, online = jax.grad(_probe_loss, has_aux=True)(params, h, result.labels, probe, axis_name)
+        updates, opt_state = probe_optimizer.update(psum(gradients, axis_name), state.probe_opt_state, params)
+        updated = updated.replace(probe_params=optax.apply_updates(params, updates), probe_opt_state=opt_state)
+        metrics |= online
+    # A finite gradient times a large learning rate may be too large for float32, so the parameters are asked too.
+    asked = jax.tree.leaves((metrics["loss"], metrics["gradient_norm"], updated.params))
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in asked]).all()
     metrics |= {"finite": finite.astype(jnp.float32)}
     if skip_nonfinite:
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
@@ -99,25 +98,26 @@ def validation_step(
     batch: Any,
     resident: Any = None,
     *,
-    views_of: ViewsOf = given,
     model: nn.Module,
+    loss: Loss,
     probe: nn.Module | None,
+    views_of: ViewsOf = lambda batch, resident: batch,
     microbatches: int = 1,
     axis_name: str | None = None,
-    **loss: Any,
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Measures a state on held-out views, BatchNorm in evaluation mode.
 
     Returns:
-      :func:`pretrain_step`'s loss and accuracies, and the :func:`simclr_jax.training.geometry.sums` of h and z.
+      :func:`pretrain_step`'s loss and accuracies, and the :func:`simclr_jax.training.collapse.sums` of h and z.
     """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
     views_of = functools.partial(views_of, resident=resident)
-    h, z, labels = passes.in_evaluation(_variables(state), batch, count=microbatches, views_of=views_of, model=model)
-    value, metrics = losses.nt_xent(*jnp.split(z, 2), axis_name=axis_name, **loss)
-    metrics = _mean({"loss": value, **metrics}, axis_name)
+    h, z, labels = in_evaluation(variables, batch, count=microbatches, views_of=views_of, model=model)
+    value, metrics = loss(*jnp.split(z, 2), axis_name=axis_name)
+    metrics = pmean({"loss": value, **metrics}, axis_name)
     if probe is not None:
         metrics |= _probe_loss(state.probe_params, h, labels, probe, axis_name)[1]
-    return metrics, geometry.sums(h, z, axis_name)
+    return metrics, collapse.sums(h, z, axis_name)
 
 
 def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: int) -> jax.Array:
@@ -125,38 +125,12 @@ def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: i
     return model.apply(variables, images, train=False)[layer].astype(jnp.float32)
 
 
-def _all_finite(tree: Any) -> jax.Array:
-    """A finite gradient times a large learning rate may still be too large for float32, so parameters are asked too."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-def _probe_step(state: TrainState, h, labels, probe, probe_optimizer, axis_name):
-    gradient_fn = jax.grad(_probe_loss, has_aux=True)
-    gradients, metrics = gradient_fn(state.probe_params, jax.lax.stop_gradient(h), labels, probe, axis_name)
-    gradients = _sum(gradients, axis_name)
-    updates, probe_opt_state = probe_optimizer.update(gradients, state.probe_opt_state, state.probe_params)
-    probe_params = optax.apply_updates(state.probe_params, updates)
-    return state.replace(probe_params=probe_params, probe_opt_state=probe_opt_state), metrics
-
-
 def _probe_loss(params, h, labels, probe, axis_name):
     """Returns this shard's part of the mean cross-entropy over labelled views, and the metrics over all of them."""
     labels = jnp.concatenate([labels, labels])
     weights = (labels >= 0).astype(jnp.float32)
-    weights = weights / jnp.maximum(_sum(weights.sum(), axis_name), 1.0)
+    weights = weights / jnp.maximum(psum(weights.sum(), axis_name), 1.0)
     logits = probe.apply({"params": params}, h)
     loss = jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0)))
     top1 = jnp.sum(weights * (logits.argmax(-1) == labels))
-    return loss, _sum({"online_loss": loss, "online_top1": top1}, axis_name)
-
-
-def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def _mean(tree, axis_name: str | None):
-    return jax.lax.pmean(tree, axis_name) if axis_name else tree
-
-
-def _sum(tree, axis_name: str | None):
-    return jax.lax.psum(tree, axis_name) if axis_name else tree
+    return loss, psum({"online_loss": loss, "online_top1": top1}, axis_name)

@@ -1,4 +1,4 @@
-"""The supervised training loop: images and a network in, a trained classifier out."""
+"""Supervised training: images and a network in, a trained classifier out."""
 
 import dataclasses
 import functools
@@ -10,18 +10,14 @@ import numpy as np
 import optax
 
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed as placement
+from simclr_jax.data import feed
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.models import Classifier
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.runtime.metrics import progress
-from simclr_jax.training import optimizers as optim
+from simclr_jax.runtime import devices
+from simclr_jax.runtime.console import progress
+from simclr_jax.training import loop, optimizers
 from simclr_jax.training import supervised_step as supervised
 from simclr_jax.training.supervised_step import SupervisedState
-
-
-class NonFinite(ArithmeticError):
-    """A loss or a parameter is not finite any more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Fitted:
     curve: tuple[float, ...]
 
 
-class Trainer:
+class SupervisedTrainer:
     """Trains one network on one set of images, from whatever weights, with one program for each weight decay.
 
     The learning rate begins at its peak and falls along half a cosine to 0, as in Google's code.
@@ -51,12 +47,12 @@ class Trainer:
       model: what is trained.
       recipe: of the training views.
       train, validation: the images, each with a label.
-      optimizer: a name of `optim.OPTIMIZERS`.
-      scaling: of learning rates by the batch, a name of `optim.SCALINGS`.
+      optimizer: a name of `optimizers.OPTIMIZERS`.
+      scaling: of learning rates by the batch, a name of `optimizers.SCALINGS`.
       batch_size: images a step over all devices; fewer where there are fewer.
       epochs: passes over ``train``.
       max_corrupt_fraction: of the images of each split that may be unreadable.
-      devices: how many share a batch.
+      num_devices: how many share a batch.
 
     Raises:
       ValueError: the batch does not divide by the devices, or there are fewer images than devices.
@@ -74,24 +70,26 @@ class Trainer:
         batch_size: int,
         epochs: int,
         max_corrupt_fraction: float,
-        devices: int,
+        num_devices: int,
     ):
         self._model, self._recipe, self._train, self._validation = model, recipe, train, validation
         self._optimizer_name, self._scaling, self._epochs = optimizer, scaling, epochs
         self._max_corrupt_fraction = max_corrupt_fraction
-        if batch_size % devices:
-            raise ValueError(f"config.batch_size={batch_size} is not divisible by {devices} devices")
+        if batch_size % num_devices:
+            raise ValueError(f"config.batch_size={batch_size} is not divisible by {num_devices} devices")
         self._evaluated_at_once = batch_size
-        self.batch_size = min(batch_size, len(train) // devices * devices)
+        self.batch_size = min(batch_size, len(train) // num_devices * num_devices)
         if not self.batch_size:
-            raise ValueError(f"{len(train)} training images are fewer than the {devices} devices that share a batch")
+            raise ValueError(
+                f"{len(train)} training images are fewer than the {num_devices} devices that share a batch"
+            )
         self.steps_per_epoch = len(train) // self.batch_size
         self.total_steps = epochs * self.steps_per_epoch
-        self._logits_step = parallel.map_step(supervised.logits_step, model=model)
+        self._logits_step = devices.map_step(supervised.logits_step, model=model)
 
     def scaled(self, learning_rate: float) -> float:
         """Returns the peak learning rate that a rate of the config means for this batch."""
-        return optim.scaled_learning_rate(learning_rate, batch_size=self.batch_size, scaling=self._scaling)
+        return optimizers.scaled_learning_rate(learning_rate, batch_size=self.batch_size, scaling=self._scaling)
 
     def fit(
         self, variables: dict[str, Any], *, learning_rate: float, weight_decay: float, seed: int, name: str
@@ -110,22 +108,38 @@ class Trainer:
         """
         optimizer, step = self._compiled(weight_decay)
         peak = self.scaled(learning_rate)
-        state = parallel.replicate(
+        state = devices.replicate(
             supervised.initial_state(variables, model=self._model, optimizer=optimizer, learning_rate=peak, seed=seed)
         )
+        batches = feed.single_views(
+            self._train,
+            self._recipe,
+            batch_size=self.batch_size,
+            seed=seed,
+            steps=self.total_steps,
+            unreadable=self._unreadable(self._train),
+        )
+        curve, newest = [], {}
         bar = progress(total=self.total_steps, desc=f"{name}, learning rate {learning_rate:g}", unit="step")
-        curve, before = [], None
+
+        def on_step(number: int, metrics: dict[str, float]) -> None:
+            if not metrics["finite"]:
+                raise loop.NonFinite(
+                    f"step {number:,} with learning rate {learning_rate:g} is not finite (loss {metrics['loss']:.3g}, "
+                    "or a parameter that it changes); give smaller ones: --config.learning_rates=…"
+                )
+            newest.update(metrics)
+            bar.update()
+
+        def on_epoch(_: int, state: SupervisedState) -> None:
+            curve.append(self.top1(state))
+            trained = f"loss {newest['loss']:.3f}, top-1 {100 * newest['top1']:.1f} %"
+            bar.set_postfix_str(f"{trained}, validation {100 * curve[-1]:.1f} %", refresh=False)
+
         with bar:
-            for number, batch in enumerate(self._batches(seed), 1):
-                state, metrics = step(state, parallel.shard(batch), None, False)
-                if before is not None:  # read one step late, so that the host does not wait for the devices
-                    _check(parallel.first(before), number - 1, learning_rate)
-                before = metrics
-                if number % self.steps_per_epoch == 0:
-                    curve.append(self.top1(state))
-                    bar.set_postfix_str(_progress(parallel.first(metrics), curve[-1]), refresh=False)
-                bar.update()
-        _check(parallel.first(before), self.total_steps, learning_rate)
+            _, state = loop.train(
+                step, state, batches, steps_per_epoch=self.steps_per_epoch, on_step=on_step, on_epoch=on_epoch
+            )
         return Fitted(jax.device_get(state), learning_rate, weight_decay, curve[-1], tuple(curve))
 
     def top1(self, state: SupervisedState) -> float:
@@ -137,46 +151,23 @@ class Trainer:
         """Returns logits [n, classes] and labels [n] of all images of a split that can be read, by central views."""
         size, unreadable = self._evaluated_at_once, self._unreadable(split)
         found, labels = [], []
-        for batch in placement.central_views(split, self._recipe.image_size, batch_size=size, unreadable=unreadable):
+        for batch in feed.central_views(split, self._recipe.image_size, batch_size=size, unreadable=unreadable):
             n = len(batch["labels"])
             padded = np.pad(batch["images"], [(0, size - n), (0, 0), (0, 0), (0, 0)])
-            made = np.asarray(self._logits_step(state, parallel.shard(padded), None))
+            made = np.asarray(self._logits_step(state, devices.shard(padded), None))
             found.append(made.reshape(size, -1)[:n])
             labels.append(batch["labels"])
         return np.concatenate(found), np.concatenate(labels)
-
-    def _batches(self, seed: int) -> placement.Batches:
-        return placement.single_views(
-            self._train,
-            self._recipe,
-            batch_size=self.batch_size,
-            seed=seed,
-            steps=self.total_steps,
-            unreadable=self._unreadable(self._train),
-        )
 
     def _unreadable(self, split: Any) -> Unreadable:
         return Unreadable(len(split), self._max_corrupt_fraction)
 
     @functools.cache  # noqa: B019 - a trainer lives as long as its program
     def _compiled(self, weight_decay: float) -> tuple[optax.GradientTransformation, Callable]:
-        schedule = optim.warmup_cosine(1.0, warmup_steps=0, total_steps=self.total_steps)
-        optimizer = optim.create_optimizer(self._optimizer_name, schedule, weight_decay=weight_decay)
-        images_of = functools.partial(placement.view_of, self._recipe)
-        step = parallel.map_train_step(
+        schedule = optimizers.warmup_cosine(1.0, warmup_steps=0, total_steps=self.total_steps)
+        optimizer = optimizers.create_optimizer(self._optimizer_name, schedule, weight_decay=weight_decay)
+        images_of = functools.partial(feed.view_of, self._recipe)
+        step = devices.map_train_step(
             supervised.supervised_step, images_of=images_of, model=self._model, optimizer=optimizer
         )
         return optimizer, step
-
-
-def _progress(metrics: dict[str, float], validation_top1: float) -> str:
-    trained = f"loss {metrics['loss']:.3f}, top-1 {100 * metrics['top1']:.1f} %"
-    return f"{trained}, validation {100 * validation_top1:.1f} %"
-
-
-def _check(metrics: dict[str, float], step: int, learning_rate: float) -> None:
-    if not metrics["finite"]:
-        raise NonFinite(
-            f"step {step:,} with learning rate {learning_rate:g} is not finite (loss {metrics['loss']:.3g}, or a "
-            "parameter that it changes); give smaller ones: --config.learning_rates=…"
-        )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from simclr_jax.models import Classifier
+from simclr_jax.training.gradients import pmean
 
 Flat = dict[str, jax.Array]  # by path, "encoder/stem_conv/kernel"
 ImagesOf = Callable[[Any, jax.Array], dict[str, jax.Array]]
@@ -112,7 +113,7 @@ def supervised_step(
         return losses.mean(), ({"loss": losses.mean(), "top1": top1}, changed.get("batch_stats", {}))
 
     gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    gradients, metrics, batch_stats = _mean((gradients, metrics, batch_stats), axis_name)
+    gradients, metrics, batch_stats = pmean((gradients, metrics, batch_stats), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(lambda p, update: p + state.learning_rate * update, state.params, updates)
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in (metrics["loss"], *params.values())]).all()
@@ -137,7 +138,3 @@ def _flat(tree: Any) -> Flat:
 
 def _nested(flat: Flat) -> Any:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _mean(tree: Any, axis_name: str | None) -> Any:
-    return jax.lax.pmean(tree, axis_name) if axis_name else tree

@@ -1,166 +1,197 @@
-"""What a run is wired from: its data, model, optimiser and compiled step, made from the config alone.
+"""What a run is wired from: its data, model, loss, optimiser and compiled steps, made from the config alone.
 
-The drivers decide what happens with them and in which order.
+The loop and the commands decide what happens with them and in which order.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed as placement
+from simclr_jax import losses
+from simclr_jax.data import feed as feeds
 from simclr_jax.data import sources
 from simclr_jax.models import SimCLR, create_model
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.training import optimizers as optim
-from simclr_jax.training import schedule, state
+from simclr_jax.runtime import devices, processes
+from simclr_jax.runtime.config import network_of, recipe_of, split_arguments
+from simclr_jax.training import collapse, optimizers, schedule, state
 from simclr_jax.training import step as steps
-
-_TRAINED = ("model", "optimizer", "probe", "probe_optimizer")  # what a state and a step are made of
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """Everything a run is wired from, made from its config alone and checked."""
+class Trainer:
+    """Everything that a pretraining run is wired from, checked. Of a Trainer that is only made, nothing is compiled."""
 
     config: ConfigDict
     splits: sources.Splits
     train: Any
     validation: Any
-    feed: placement.Feed
-    plan: schedule.Schedule
+    feed: feeds.Feed
+    schedule: schedule.Schedule
     model: SimCLR
+    loss: steps.Loss
     learning_rate: Callable
     optimizer: optax.GradientTransformation
     probe: nn.Module | None
     probe_optimizer: optax.GradientTransformation
 
-    @property
-    def loss(self) -> dict[str, Any]:
-        """The loss's keyword arguments."""
-        loss = self.config.loss
-        return {"temperature": loss.temperature, "chunk_size": loss.chunk_size or None, "gather": loss.gather}
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> "Trainer":
+        """Checks a config and wires a run from it. Writes and compiles nothing; raises ValueError."""
+        splits = open_splits(config)
+        model = _model(config)  # before any image is read: a wrong model is told at once
+        train, validation = splits.load("train"), splits.load("validation")
+        lengths = _schedule(config, train, validation)
+        schedule.check_chunk(config, free_bytes=devices.free_bytes())
+        views = {"placement": config.augment.placement, "cache": config.data.cache}
+        feeds.check(train, **views, free_bytes=devices.free_bytes())
+        learning_rate = optimizers.warmup_cosine(
+            lengths.peak_learning_rate, warmup_steps=lengths.warmup_steps, total_steps=lengths.total_steps
+        )
+        watched = train.labelled and config.online_probe.learning_rate > 0
+        return cls(
+            config=config,
+            splits=splits,
+            train=train,
+            validation=validation,
+            feed=_feed(config, lengths, train, validation),
+            schedule=lengths,
+            model=model,
+            loss=_loss(config),
+            learning_rate=learning_rate,
+            optimizer=optimizers.create_optimizer(
+                config.optimizer.name, learning_rate, weight_decay=config.optimizer.weight_decay
+            ),
+            probe=nn.Dense(len(splits.source.class_names)) if watched else None,
+            probe_optimizer=optax.adam(config.online_probe.learning_rate),
+        )
+
+    def with_changes(self, changes: dict[str, Any]) -> "Trainer":
+        """Returns a Trainer with other values of config keys of the model, the loss and the micro-batches."""
+        config = self.config.copy_and_resolve_references()
+        config.update_from_flattened_dict(changes)
+        lengths = _schedule(config, self.train, self.validation)
+        return dataclasses.replace(self, config=config, model=_model(config), loss=_loss(config), schedule=lengths)
 
     @property
     def devices(self) -> int:
         """How many share a batch."""
-        return parallel.device_count()
+        return devices.device_count()
+
+    def initial_state(self) -> state.TrainState:
+        """Returns the state that a new run begins with."""
+        return state.create(jax.random.key(self.config.seed), self.config.augment.image_size, **self._trained)
+
+    def state_shapes(self) -> state.TrainState:
+        """Returns the shapes and types of a run's state, without making it."""
+        return state.shapes(self.config.augment.image_size, **self._trained)
+
+    def batch_shapes(self) -> tuple[Any, Any]:
+        """Returns the shapes of a device's share of a batch, and of what the device holds. Reads an image a process."""
+        smallest = dataclasses.replace(self.schedule, batch_size=processes.process()[1])
+        example = next(iter(_feed(self.config, smallest, self.train, self.validation).training(0, 1)))
+        n = self.schedule.batch_size // self.devices
+
+        def shape(x, leading):
+            return jax.ShapeDtypeStruct((*leading, *x.shape[len(leading) :]), jax.dtypes.canonicalize_dtype(x.dtype))
+
+        resident = jax.tree.map(lambda x: shape(x, ()), self.feed.resident)
+        return jax.tree.map(lambda x: shape(x, (n,)), example), resident
+
+    def map_train_step(self) -> Callable:
+        """Returns the mapped training step, which compiles when it is first called."""
+        return devices.map_train_step(steps.pretrain_step, **self._step_arguments)
+
+    def lower_train_step(self) -> jax.stages.Lowered:
+        """Returns the program of the mapped training step, for a compiler; nothing is computed."""
+        shapes = self.state_shapes(), *self.batch_shapes()
+        return devices.lower_train_step(steps.pretrain_step, *shapes, **self._step_arguments)
+
+    def validate(self, train_state: state.TrainState) -> dict[str, float]:
+        """Returns what a state makes of the held-out images, {"validation_loss", …}; {} where there are too few."""
+        if not self.schedule.validation_batch_size:
+            return {}
+        rows, sums = [], []
+        for batch in self.feed.validation():
+            metrics, batch_sums = self._validation_step(train_state, devices.shard(batch), None)
+            rows.append(devices.first(metrics))
+            sums.append(devices.first_arrays(batch_sums))
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        measures = means | collapse.of_batches(sums, self.schedule.validation_batch_size)
+        return {f"validation_{name}": value for name, value in measures.items()}
+
+    def alarm(self) -> collapse.Alarm:
+        """Returns what says that the run has collapsed, from what `validate` finds epoch by epoch."""
+        config = self.config
+        warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
+        return collapse.Alarm(temperature=config.loss.temperature, warmup_epochs=warmup, epochs=epochs)
+
+    @property
+    def _trained(self) -> dict[str, Any]:
+        """What a state is made of."""
+        return {name: getattr(self, name) for name in ("model", "optimizer", "probe", "probe_optimizer")}
+
+    @property
+    def _step_arguments(self) -> dict[str, Any]:
+        return self._trained | {
+            "loss": self.loss,
+            "views_of": self.feed.views_of,
+            "microbatches": self.schedule.microbatches,
+            "skip_nonfinite": self.config.train.on_nonfinite == "skip",
+        }
+
+    @functools.cached_property
+    def _validation_step(self) -> Callable:
+        return devices.map_step(
+            steps.validation_step,
+            model=self.model,
+            loss=self.loss,
+            probe=self.probe,
+            views_of=self.feed.views_of,
+            microbatches=self.schedule.validation_microbatches,
+        )
 
 
-def prepare(config: ConfigDict) -> Parts:
-    """Checks a config and makes a run's parts from it. Writes and compiles nothing; raises ValueError."""
+def open_splits(config: ConfigDict) -> sources.Splits:
+    """Checks a config and opens its images; raises ValueError."""
     schedule.check(config)
     source = sources.open_source(config.data.source, directory=config.data.dir)
-    splits = sources.Splits(source, **schedule.split_arguments(config.data, config.seed))
-    model = _model(config)
-    train, validation = splits.load("train"), splits.load("validation")
-    plan = _schedule(config, train, validation)
-    schedule.check_chunk(config, free_bytes=parallel.free_bytes())
-    views = {"placement": config.augment.placement, "cache": config.data.cache}
-    placement.check(train, **views, free_bytes=parallel.free_bytes())
-    feed = _feed(config, plan, train, validation)
-    learning_rate = optim.warmup_cosine(
-        plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps
-    )
-    watched = train.labelled and config.online_probe.learning_rate > 0
-    return Parts(
-        config=config,
-        splits=splits,
-        train=train,
-        validation=validation,
-        feed=feed,
-        plan=plan,
-        model=model,
-        learning_rate=learning_rate,
-        optimizer=optim.create_optimizer(
-            config.optimizer.name, learning_rate, weight_decay=config.optimizer.weight_decay
-        ),
-        probe=nn.Dense(len(source.class_names)) if watched else None,
-        probe_optimizer=optax.adam(config.online_probe.learning_rate),
-    )
-
-
-def with_changes(parts: Parts, changes: dict[str, Any]) -> Parts:
-    """Returns parts with other values of config keys of the model, the loss and the micro-batches."""
-    config = parts.config.copy_and_resolve_references()
-    config.update_from_flattened_dict(changes)
-    plan = _schedule(config, parts.train, parts.validation)
-    return dataclasses.replace(parts, config=config, model=_model(config), plan=plan)
+    return sources.Splits(source, **split_arguments(config.data, config.seed))
 
 
 def _model(config: ConfigDict) -> SimCLR:
-    batch_norm_axis = parallel.AXIS if config.model.global_batch_norm else None
-    return create_model(**schedule.model_arguments(config), axis_name=batch_norm_axis)
+    batch_norm_axis = devices.AXIS if config.model.global_batch_norm else None
+    return create_model(network_of(config), axis_name=batch_norm_axis)
+
+
+def _loss(config: ConfigDict) -> steps.Loss:
+    loss = config.loss
+    return functools.partial(
+        losses.nt_xent, temperature=loss.temperature, chunk_size=loss.chunk_size or None, gather=loss.gather
+    )
 
 
 def _schedule(config: ConfigDict, train: Any, validation: Any) -> schedule.Schedule:
-    sizes = {"num_train": len(train), "num_validation": len(validation), "num_devices": parallel.device_count()}
+    sizes = {"num_train": len(train), "num_validation": len(validation), "num_devices": devices.device_count()}
     return schedule.resolve(config, **sizes)
 
 
-def _feed(config: ConfigDict, plan: schedule.Schedule, train: Any, validation: Any) -> placement.Feed:
-    return placement.create(
+def _feed(config: ConfigDict, lengths: schedule.Schedule, train: Any, validation: Any) -> feeds.Feed:
+    return feeds.Feed(
         train,
         validation,
-        schedule.recipe(config),
+        recipe_of(config),
         placement=config.augment.placement,
         cache=config.data.cache,
-        batch_size=plan.batch_size,
-        validation_batch_size=plan.validation_batch_size,
+        batch_size=lengths.batch_size,
+        validation_batch_size=lengths.validation_batch_size,
         seed=config.seed,
-        shard=parallel.process(),
+        shard=processes.process(),
         max_corrupt_fraction=config.data.max_corrupt_fraction,
     )
-
-
-def initial_state(parts: Parts) -> state.TrainState:
-    """Returns the state that a new run begins with."""
-    return state.create(jax.random.key(parts.config.seed), **_of_state(parts))
-
-
-def state_shapes(parts: Parts) -> state.TrainState:
-    """Returns the shapes and types of a run's state, without making it."""
-    return state.shapes(**_of_state(parts))
-
-
-def _of_state(parts: Parts) -> dict[str, Any]:
-    return {name: getattr(parts, name) for name in _TRAINED} | {"image_size": parts.config.augment.image_size}
-
-
-def batch_shapes(parts: Parts) -> tuple[Any, Any]:
-    """Returns the shapes of a device's share of a batch, and of what the device holds. Reads an image a process."""
-    smallest = dataclasses.replace(parts.plan, batch_size=parallel.process()[1])
-    example = next(iter(_feed(parts.config, smallest, parts.train, parts.validation).training(0, 1)))
-    n = parts.plan.batch_size // parts.devices
-
-    def shape(x, leading):
-        return jax.ShapeDtypeStruct((*leading, *x.shape[len(leading) :]), jax.dtypes.canonicalize_dtype(x.dtype))
-
-    resident = jax.tree.map(lambda x: shape(x, ()), parts.feed.resident)
-    return jax.tree.map(lambda x: shape(x, (n,)), example), resident
-
-
-def map_train_step(parts: Parts) -> Callable:
-    """Returns the mapped training step, which compiles when it is first called."""
-    return parallel.map_train_step(steps.pretrain_step, **_step_arguments(parts))
-
-
-def lower_train_step(parts: Parts) -> jax.stages.Lowered:
-    """Returns the program of the mapped training step, for a compiler; nothing is computed."""
-    return parallel.lower_train_step(
-        steps.pretrain_step, state_shapes(parts), *batch_shapes(parts), **_step_arguments(parts)
-    )
-
-
-def _step_arguments(parts: Parts) -> dict[str, Any]:
-    return {
-        **{name: getattr(parts, name) for name in _TRAINED},
-        "views_of": parts.feed.views_of,
-        "microbatches": parts.plan.microbatches,
-        "skip_nonfinite": parts.config.train.on_nonfinite == "skip",
-        **parts.loss,
-    }

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from configs import ablation, lbfgs
 from simclr_jax.commands import ablate
 from simclr_jax.commands.studies import Claim, Study, Variant
-from simclr_jax.runtime import config as keys
 from simclr_jax.runtime import preemption
+from simclr_jax.runtime.config import flatten
 from support.runs import write_run
 from support.smallest import NAME
 
@@ -50,7 +50,7 @@ class Pretraining:
         self.seen.append((config.head.kind, config.seed))
         if len(self.seen) == self.stops:
             raise preemption.Stopped("told to")
-        write_run(run, **keys.flatten(config))
+        write_run(run, **flatten(config))
         row = {"step": 7, "epoch": 1, "loss": 3.5, "contrastive_accuracy": 0.25}
         with open(f"{run}/metrics.jsonl", "w") as file:
             file.write(json.dumps(row) + "\n" + json.dumps({"step": 7, "epoch": 1, "validation_loss": 3}) + "\n")

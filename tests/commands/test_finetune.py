@@ -13,11 +13,11 @@ from configs import linear_augmented, quickstart
 from simclr_jax.augment import device
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.commands import finetune, pretrain
-from simclr_jax.data import feed as placement
+from simclr_jax.data import feed
 from simclr_jax.data.split import Split
-from simclr_jax.models import create_classifier, create_model
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.training import optimizers as optim
+from simclr_jax.models import Head, Network, create_classifier, create_model
+from simclr_jax.runtime import devices
+from simclr_jax.training import optimizers
 from simclr_jax.training import supervised as fitting
 from simclr_jax.training import supervised_step as supervised
 from support.samples import assert_one_line, noise
@@ -28,17 +28,8 @@ PARTS = ("all", "stem", "stage1", "stage1_block1", "stage2", "stage3", "head", "
 
 
 def network(*, layers=2, norm="batch", axis_name=None):
-    return create_model(
-        encoder="resnet_tiny",
-        width=1,
-        cifar_stem=True,
-        dtype="float32",
-        head_kind="nonlinear",
-        head_layers=layers,
-        head_dim=16,
-        norm=norm,
-        axis_name=axis_name,
-    )
+    described = Network(encoder="resnet_tiny", cifar_stem=True, norm=norm, head=Head(layers=layers, dim=16))
+    return create_model(described, axis_name=axis_name)
 
 
 @functools.cache
@@ -62,7 +53,7 @@ def given(batch, seed):
     return batch
 
 
-SGD = optim.sgd(optim.warmup_cosine(1.0, warmup_steps=0, total_steps=4), weight_decay=0.01)
+SGD = optimizers.sgd(optimizers.warmup_cosine(1.0, warmup_steps=0, total_steps=4), weight_decay=0.01)
 
 
 def start(model, optimizer=SGD, learning_rate=0.1):
@@ -173,7 +164,7 @@ def test_the_rate_of_the_state_is_that_of_the_optimizer():
     ]
     ends = []
     for inside, outside in ((0.3, 1.0), (1.0, 0.3)):
-        optimizer = optim.lars(inside, weight_decay=0.01)
+        optimizer = optimizers.lars(inside, weight_decay=0.01)
         opt_state, moved = optimizer.init(params), params
         for gradient in gradients:
             updates, opt_state = optimizer.update(gradient, opt_state, moved)
@@ -181,23 +172,23 @@ def test_the_rate_of_the_state_is_that_of_the_optimizer():
         ends.append(moved)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), *ends)
     # The classifier begins at zero and is not adapted: its first step is the plain gradient's.
-    first, _ = optim.lars(1.0).update(gradients[0], optim.lars(1.0).init(params), params)
+    first, _ = optimizers.lars(1.0).update(gradients[0], optimizers.lars(1.0).init(params), params)
     moved = params | {"classifier/kernel": np.ones((4, 2), np.float32)}
-    second, _ = optim.lars(1.0).update(gradients[0], optim.lars(1.0).init(moved), moved)
+    second, _ = optimizers.lars(1.0).update(gradients[0], optimizers.lars(1.0).init(moved), moved)
     np.testing.assert_allclose(second["classifier/kernel"], first["classifier/kernel"])
 
 
 def test_eight_devices_train_as_one():
     ends = []
     for count in (1, 8):
-        devices = jax.local_devices()[:count]
-        model = classifier("stage2", axis_name=parallel.AXIS)
-        step = parallel.map_train_step(supervised.supervised_step, devices, images_of=given, model=model, optimizer=SGD)
-        state = parallel.replicate(start(model), devices)
+        used = jax.local_devices()[:count]
+        model = classifier("stage2", axis_name=devices.AXIS)
+        step = devices.map_train_step(supervised.supervised_step, used, images_of=given, model=model, optimizer=SGD)
+        state = devices.replicate(start(model), used)
         for number in range(2):
             made = batch(number)
-            state, metrics = step(state, parallel.shard(made, devices), None, False)
-        ends.append((state, parallel.first(metrics)))
+            state, metrics = step(state, devices.shard(made, used), None, False)
+        ends.append((state, devices.first(metrics)))
     for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
         scale = max(float(np.abs(np.asarray(a)).max()), 0.03)
         np.testing.assert_allclose(np.asarray(a) / scale, np.asarray(b) / scale, atol=3e-4)
@@ -211,8 +202,8 @@ def test_eight_devices_train_as_one():
 
 def test_single_views_are_the_first_of_two_on_devices_and_on_the_host(tmp_path):
     images = Split(noise(6, side=12), np.arange(6), np.arange(6) + 3)
-    (made,) = placement.single_views(images, RECIPE, batch_size=6, seed=5, steps=1, unreadable=None)
-    seen = placement.view_of(RECIPE, made, jnp.int32(5))
+    (made,) = feed.single_views(images, RECIPE, batch_size=6, seed=5, steps=1, unreadable=None)
+    seen = feed.view_of(RECIPE, made, jnp.int32(5))
     pairs = device.two_views(RECIPE, made["images"], 5, made["epoch"], made["ids"])
     np.testing.assert_allclose(seen["images"], pairs[:, 0], atol=1e-6)
     np.testing.assert_array_equal(seen["labels"], made["ids"] - 3)
@@ -227,8 +218,8 @@ def test_files_are_made_into_single_views_by_the_host():
     from support.samples import png
 
     images = Split(np.array([png(image) for image in noise(4, side=12)], object), np.arange(4), np.arange(4))
-    (made,) = placement.single_views(images, RECIPE, batch_size=4, seed=5, steps=1, unreadable=None)
-    assert placement.view_of(RECIPE, made, jnp.int32(5)) is made
+    (made,) = feed.single_views(images, RECIPE, batch_size=4, seed=5, steps=1, unreadable=None)
+    assert feed.view_of(RECIPE, made, jnp.int32(5)) is made
     assert made["images"].shape == (4, SIZE, SIZE, 3) and sorted(made["labels"]) == [0, 1, 2, 3]
 
 
@@ -293,8 +284,10 @@ def test_parts_of_the_labels_have_results_of_their_own(run, tmp_path):
 
 def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monkeypatch):
     ends = []
-    fit = fitting.Trainer.fit
-    monkeypatch.setattr(fitting.Trainer, "fit", lambda *args, **how: ends.append(fit(*args, **how)) or ends[-1])
+    fit = fitting.SupervisedTrainer.fit
+    monkeypatch.setattr(
+        fitting.SupervisedTrainer, "fit", lambda *args, **how: ends.append(fit(*args, **how)) or ends[-1]
+    )
     result = finetune.run_linear(settings(linear_augmented), str(run))
     assert result == json.loads((run / "eval" / "linear_augmented.json").read_text())
     assert result["top1"] >= 0.9 and {"untrained_top1", "chance_top1"} <= result.keys()

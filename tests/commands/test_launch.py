@@ -90,3 +90,48 @@ def test_a_terminal_is_not_told_what_a_name_holds():
 def test_commands_work_from_every_folder(tmp_path):
     result = execute("-m", "simclr_jax", "knn", "--workdir=nowhere", cwd=tmp_path)
     assert result.stderr.startswith("error: nowhere is not a run")
+
+
+def test_help_lists_the_flags_of_a_command():
+    listed = execute("train.py", "--help").stdout, execute("-m", "simclr_jax", "report", "--help").stdout
+    for text, flags in zip(
+        listed, (("workdir", "[no]plan", "coordinator"), ("workdir", "out", "[no]compute")), strict=True
+    ):
+        assert all(f"  --{flag}: " in text for flag in flags)
+
+
+def test_importing_the_library_is_light_and_changes_nothing_of_the_process():
+    script = """
+import os, sys
+for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
+    os.environ.pop(name, None)
+before = dict(os.environ)
+import simclr_jax
+from simclr_jax.commands import launch
+assert dict(os.environ) == before
+assert {"nt_xent", "lars", "load_encoder"} < set(dir(simclr_jax))
+assert not {"jax", "flax", "tensorflow"} & set(sys.modules)
+assert simclr_jax.nt_xent is sys.modules["simclr_jax.losses"].nt_xent and "flax" not in sys.modules
+for name in simclr_jax.__all__:
+    assert callable(getattr(simclr_jax, name))
+from simclr_jax.commands import pretrain, probes
+assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") is None
+"""
+    result = execute("-c", script)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_settings_of_a_program_come_before_those_of_jax():
+    script = """
+import os, sys
+from simclr_jax import __main__
+for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
+    os.environ.pop(name, None)
+sys.argv = ["simclr_jax", "knn", "--workdir=nowhere"]
+try:
+    __main__.main()
+except SystemExit:
+    assert (os.environ["TF_CPP_MIN_LOG_LEVEL"], os.environ["TF_ENABLE_ONEDNN_OPTS"]) == ("2", "0")
+    print("seen")
+"""
+    assert execute("-c", script).stdout == "seen\n"

@@ -7,7 +7,8 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from simclr_jax.evaluate import embed, plots
+from simclr_jax.commands.pictures import tsne
+from simclr_jax.evaluate import plots
 from simclr_jax.evaluate import sheets as pictures
 
 RNG = np.random.default_rng(0)
@@ -100,10 +101,10 @@ def test_neighbours_tell_the_same_class_by_sign_line_and_colour():
 
 def test_a_map_keeps_groups_apart_and_comes_out_the_same_twice():
     x = np.concatenate([RNG.normal(size=(20, 60)) + 20 * i for i in range(2)])
-    found = embed.tsne(x, perplexity=5, seed=0)
+    found = tsne(x, perplexity=5, seed=0)
     assert found.shape == (40, 2)
     distances = np.linalg.norm(found[:, None] - found[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     assert (distances.argmin(1) // 20 == np.arange(40) // 20).all()
-    np.testing.assert_array_equal(embed.tsne(x, perplexity=5, seed=0), found)
-    assert not embed.tsne(np.ones((12, 3)), perplexity=5, seed=0).any()
+    np.testing.assert_array_equal(tsne(x, perplexity=5, seed=0), found)
+    assert not tsne(np.ones((12, 3)), perplexity=5, seed=0).any()

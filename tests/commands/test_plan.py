@@ -11,9 +11,8 @@ import pytest
 
 from configs import quickstart
 from simclr_jax.commands import plan
-from simclr_jax.runtime import checkpoint
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.training.trainer import initial_state, prepare, state_shapes, with_changes
+from simclr_jax.runtime import checkpoint, devices
+from simclr_jax.training.trainer import Trainer
 from support import smallest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,8 +37,8 @@ def make_result(config):
 
 
 def test_it_counts_what_a_run_counts(config, result):
-    parts = prepare(config)
-    assert result["steps"] == parts.plan.total_steps == 2
+    trainer = Trainer.from_config(config)
+    assert result["steps"] == trainer.schedule.total_steps == 2
     assert result["images_seen"] == 2 * IMAGES
     kernels = 3 * 3 * (3 * 16 + 16 * 16 * 2 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 16 * 16 + 16 * 32 + 32 * 64
     norms = 2 * (16 + 3 * 16 + 3 * 32 + 3 * 64)
@@ -73,21 +72,21 @@ def test_a_checkpoint_takes_what_was_said(config, result, tmp_path):
         return rng.normal(size=x.shape).astype(x.dtype)
 
     checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=1)
-    checkpoints.save(1, jax.tree.map(trained, state_shapes(prepare(config))))
+    checkpoints.save(1, jax.tree.map(trained, Trainer.from_config(config).state_shapes()))
     checkpoints.close()
     on_disk = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert on_disk == pytest.approx(result["checkpoint_bytes"], rel=0.1)
 
 
 def test_shapes_of_the_state_are_those_of_the_state(config):
-    parts = prepare(config)
-    made, said = initial_state(parts), state_shapes(parts)
+    trainer = Trainer.from_config(config)
+    made, said = trainer.initial_state(), trainer.state_shapes()
     assert jax.tree.map(lambda x: (x.shape, x.dtype), made) == jax.tree.map(lambda x: (x.shape, x.dtype), said)
 
 
 def test_where_it_does_not_fit_it_finds_settings_that_do(config, result, monkeypatch, capsys):
     limit = sum(result["memory"].values()) * 3 // 4
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: limit)
+    monkeypatch.setattr(devices, "memory_bytes", lambda: limit)
     monkeypatch.setattr(plan, "_candidates", lambda parts: iter([{"train.microbatch_size": 64}]))
     found = plan.run(config)
     overrides, text = found["overrides"], capsys.readouterr().out
@@ -97,7 +96,7 @@ def test_where_it_does_not_fit_it_finds_settings_that_do(config, result, monkeyp
 
 
 def test_where_nothing_fits_it_says_so(config, monkeypatch, capsys):
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: 1)
+    monkeypatch.setattr(devices, "memory_bytes", lambda: 1)
     monkeypatch.setattr(plan, "measure", lambda parts: plan.Memory(1, 1, 1, 1))
     monkeypatch.setattr(plan, "flops", lambda parts: 1)
     assert plan.run(config)["overrides"] is None
@@ -108,19 +107,19 @@ def test_a_step_that_the_compiler_cannot_hold_does_not_fit(config, monkeypatch, 
     def out_of_memory(_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(plan, "lower_train_step", out_of_memory)
-    assert plan.measure(prepare(config)) is None
+    monkeypatch.setattr(Trainer, "lower_train_step", out_of_memory)
+    assert plan.measure(Trainer.from_config(config)) is None
 
 
 def test_candidates_come_in_order_and_all_of_them_can_be_made(config):
     changed = config.copy_and_resolve_references()
     changed.update_from_flattened_dict({"loss.chunk_size": 4, "train.batch_size": 96})
-    parts = prepare(changed)
-    candidates = list(plan._candidates(parts))
+    trainer = Trainer.from_config(changed)
+    candidates = list(plan._candidates(trainer))
     assert candidates[:2] == [{"loss.chunk_size": 0}, {"loss.chunk_size": 0, "model.remat": True}]
     assert [changes.get("train.microbatch_size") for changes in candidates[2:]] == [48, 24, 8, 8]
     for changes in candidates:
-        with_changes(parts, changes)
+        trainer.with_changes(changes)
 
 
 def test_the_command_needs_no_workdir_and_writes_nothing(config, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from configs import quickstart
 from simclr_jax.augment.recipe import JITTER_ORDERS, Recipe
 from simclr_jax.commands import preview
-from simclr_jax.training.trainer import prepare
+from simclr_jax.training.trainer import Trainer
 
 IMAGES = 8
 
@@ -37,9 +37,9 @@ def test_it_shows_what_the_first_step_sees(archive, tmp_path, monkeypatch, place
     sheets = []
     monkeypatch.setattr(preview, "contact_sheet", lambda out, pictures, **_: sheets.append(pictures))
     preview.run(config, str(tmp_path / "sheet.png"), IMAGES)
-    parts = prepare(config)
-    (batch,) = parts.feed.training(0, 1)
-    expected = jax.jit(parts.feed.views_of)(batch, None)
+    trainer = Trainer.from_config(config)
+    (batch,) = trainer.feed.training(0, 1)
+    expected = jax.jit(trainer.feed.views_of)(batch, None)
     shown = sheets[0]
     assert [picture.title for picture in shown[1::3]] == ["view 1"] * IMAGES
     for view in range(2):

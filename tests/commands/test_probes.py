@@ -8,10 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import knn, lbfgs
-from simclr_jax.commands import knn as knn_eval
-from simclr_jax.commands import lbfgs as lbfgs_eval
-from simclr_jax.commands import pretrain
-from simclr_jax.evaluate import probed_run as probing
+from simclr_jax.commands import pretrain, probes
+from simclr_jax.evaluate import probed_run
 from support.tiny_config import small
 
 SIZE, CLASSES = 8, 3
@@ -42,14 +40,14 @@ def settings(module, **changes):
 
 
 def read(run, role, network):
-    subject = probing.Subject(settings(knn), str(run))
+    subject = probed_run.ProbedRun(settings(knn), str(run))
     found = subject.features(role, networks=[network])[network]
     return found.array(), found.labels
 
 
-@pytest.mark.parametrize("network", probing.NETWORKS)
+@pytest.mark.parametrize("network", probed_run.NETWORKS)
 def test_knn_is_scikit_learns_vote(run, network):
-    result = knn_eval.run(settings(knn, neighbours=(20,), temperatures=(0.1,)), str(run))
+    result = probes.run("knn", settings(knn, neighbours=(20,), temperatures=(0.1,)), str(run))
     assert result == json.loads((run / "eval" / "knn.json").read_text())
     assert (run / "eval" / "knn_confusion.png").exists() and result["images"] == COUNTS
     vote = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.1))
@@ -64,29 +62,29 @@ def test_knn_is_scikit_learns_vote(run, network):
 def test_validation_chooses_neighbours_and_temperature(run):
     grid = [(k, t) for k in (60, 20, 3) for t in (0.1, 1.0)]
     alone = {
-        (k, t): knn_eval.run(settings(knn, neighbours=(k,), temperatures=(t,)), str(run))["validation_top1"]
+        (k, t): probes.run("knn", settings(knn, neighbours=(k,), temperatures=(t,)), str(run))["validation_top1"]
         for k, t in grid
     }
     assert min(alone.values()) < max(alone.values())
-    result = knn_eval.run(settings(knn, neighbours=(60, 20, 3), temperatures=(0.1, 1.0)), str(run))
+    result = probes.run("knn", settings(knn, neighbours=(60, 20, 3), temperatures=(0.1, 1.0)), str(run))
     best = max(alone.values())
     assert (result["neighbours"], result["temperature"]) == next(pair for pair in grid if alone[pair] == best)
     assert result["validation_top1"] == best
 
 
 def test_neighbours_that_the_bank_has_not_are_left_out_or_refused(run, capsys):
-    result = knn_eval.run(settings(knn), str(run))
+    result = probes.run("knn", settings(knn), str(run))
     assert result["neighbours"] <= 60
     assert "there are 60 training images: 200, 100 neighbours are left out" in capsys.readouterr().out
     (run / "eval" / "knn.json").unlink()
     with pytest.raises(ValueError, match=r"neighbours=61, 200 of 60 training images: choose from 1 to 60"):
-        knn_eval.run(settings(knn, neighbours=(61, 200)), str(run))
+        probes.run("knn", settings(knn, neighbours=(61, 200)), str(run))
     assert not (run / "eval" / "knn.json").exists()
 
 
-@pytest.mark.parametrize("network", probing.NETWORKS)
+@pytest.mark.parametrize("network", probed_run.NETWORKS)
 def test_lbfgs_is_scikit_learn_at_the_chosen_strength(run, network):
-    result = lbfgs_eval.run(settings(lbfgs, l2_min=0.01, l2_max=0.01, l2_values=1), str(run))
+    result = probes.run("lbfgs", settings(lbfgs, l2_min=0.01, l2_max=0.01, l2_values=1), str(run))
     assert result == json.loads((run / "eval" / "lbfgs.json").read_text()) and result["l2"] == 0.01
     x, y = (
         np.concatenate(parts) for parts in zip(*(read(run, r, network) for r in ("train", "validation")), strict=True)
@@ -98,7 +96,7 @@ def test_lbfgs_is_scikit_learn_at_the_chosen_strength(run, network):
 
 
 def test_fits_that_have_not_converged_are_said(run, capsys):
-    lbfgs_eval.run(settings(lbfgs, l2_values=2, l2_max=1e-5, iterations=1), str(run))
+    probes.run("lbfgs", settings(lbfgs, l2_values=2, l2_max=1e-5, iterations=1), str(run))
     assert "3 of 3 fits of the pretrained encoder had not converged after 1 iterations" in capsys.readouterr().out
 
 
@@ -117,7 +115,6 @@ def test_fits_that_have_not_converged_are_said(run, capsys):
     ],
 )
 def test_bad_settings_are_one_line(module, changes, words, tmp_path):
-    driver = {knn: knn_eval, lbfgs: lbfgs_eval}[module]
     with pytest.raises(ValueError, match=words) as error:
-        driver.run(settings(module, **changes), str(tmp_path))
+        probes.run({knn: "knn", lbfgs: "lbfgs"}[module], settings(module, **changes), str(tmp_path))
     assert "\n" not in str(error.value)

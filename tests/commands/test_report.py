@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from configs import quickstart
 from simclr_jax.commands import report
-from simclr_jax.runtime import config as keys
+from simclr_jax.runtime.config import flatten
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -81,7 +81,7 @@ def test_a_report_holds_what_the_run_left(run):
     assert "Is it collapsing? z uses 93 of 128" in page.text
     assert "3.250 loss" in page.text  # the newest that is a number
     assert "0.10.2" in page.text
-    for key, value in keys.flatten(quickstart.get_config()).items():
+    for key, value in flatten(quickstart.get_config()).items():
         assert f"{key} {value}".strip() in page.text
     assert page.text.index("Training") < page.text.index("What is mistaken for what")
 

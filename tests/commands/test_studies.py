@@ -6,7 +6,7 @@ import pytest
 from configs import ablation, ablation_cifar10, default
 from simclr_jax.commands import studies
 from simclr_jax.commands.studies import Claim, verdict
-from simclr_jax.runtime import config as keys
+from simclr_jax.runtime.config import check_keys, flatten
 from simclr_jax.training import schedule
 
 BASES = {"textures": ablation, "cifar10": ablation_cifar10}
@@ -19,13 +19,13 @@ def base(request):
 
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_every_run_of_a_study_is_a_config_that_can_be(name, config):
-    study = studies.STUDIES[name](keys.flatten(config))
+    study = studies.STUDIES[name](flatten(config))
     names = [variant.name for variant in study.variants]
     assert len(set(names)) == len(names) and study.measures[0] == "top1_h"
     for variant in study.variants:
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(variant.settings)
-        keys.check_keys(changed, default.get_config())
+        check_keys(changed, default.get_config())
         schedule.check(changed)
         assert (variant.x is None) == (study.x == "")
     for claim in study.claims:
@@ -34,7 +34,7 @@ def test_every_run_of_a_study_is_a_config_that_can_be(name, config):
 
 
 def settings(name, variant, config):
-    (found,) = [v for v in studies.STUDIES[name](keys.flatten(config)).variants if v.name == variant]
+    (found,) = [v for v in studies.STUDIES[name](flatten(config)).variants if v.name == variant]
     return found.settings
 
 
@@ -54,10 +54,10 @@ def test_a_transformation_is_on_or_off(config):
 
 def test_sizes_follow_the_base():
     config = ablation_cifar10.get_config()
-    found = [v.settings for v in studies.batch(keys.flatten(config)).variants]
+    found = [v.settings for v in studies.batch(flatten(config)).variants]
     assert {v["train.batch_size"] for v in found} == {256, 1024, 4096}
     assert {v["train.epochs"] for v in found} == {50, 200}
-    assert [v.x for v in studies.epochs(keys.flatten(config)).variants] == [50, 100, 200, 400]
+    assert [v.x for v in studies.epochs(flatten(config)).variants] == [50, 100, 200, 400]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed as placement
+from simclr_jax.data import feed
 from simclr_jax.data.split import Split
-from simclr_jax.runtime import devices as parallel
+from simclr_jax.runtime import devices
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE, IMAGES, BATCH, STEPS = 24, 40, 16, 4  # two epochs of two steps
@@ -41,8 +41,8 @@ def files(folder, side=20, kind="PNG"):
     return Split.whole(np.array([path.encode() for path in paths]), np.arange(IMAGES))
 
 
-def feed(split, where="host", cache="host", *, shard=(0, 1), seed=0, recipe=RECIPE):
-    return placement.create(
+def feed_of(split, where="host", cache="host", *, shard=(0, 1), seed=0, recipe=RECIPE):
+    return feed.Feed(
         split,
         split,
         recipe,
@@ -56,18 +56,18 @@ def feed(split, where="host", cache="host", *, shard=(0, 1), seed=0, recipe=RECI
     )
 
 
-def seen(made, batches):
+def seen(made, batches, resident):
     """What a step would see: [{"views", "labels"}] as NumPy arrays."""
     views_of = jax.jit(made.views_of)
-    return [jax.tree.map(np.asarray, dict(views_of(batch, made.resident))) for batch in batches]
+    return [jax.tree.map(np.asarray, dict(views_of(batch, resident))) for batch in batches]
 
 
 def trained(made, first=0, last=STEPS):
-    return seen(made, made.training(first, last))
+    return seen(made, made.training(first, last), made.resident)
 
 
 def validated(made):
-    return seen(made._replace(resident=None), made.validation())
+    return seen(made, made.validation(), None)
 
 
 def assert_same(actual, expected, atol=0.0):
@@ -79,7 +79,7 @@ def assert_same(actual, expected, atol=0.0):
 
 @pytest.fixture(scope="module", name="resident")
 def make_resident():
-    return feed(pixels(), "device", "device")
+    return feed_of(pixels(), "device", "device")
 
 
 @pytest.fixture(scope="module", name="unstopped")
@@ -88,7 +88,7 @@ def make_unstopped(resident):
 
 
 def test_a_cached_split_gives_the_views_of_one_that_travels(unstopped):
-    assert_same(trained(feed(pixels(), "device", "host")), unstopped)
+    assert_same(trained(feed_of(pixels(), "device", "host")), unstopped)
 
 
 def test_nothing_but_numbers_of_images_travels_to_a_cached_split(resident):
@@ -101,7 +101,7 @@ def test_nothing_but_numbers_of_images_travels_to_a_cached_split(resident):
 
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_a_run_that_resumes_sees_what_one_sees_that_did_not_stop(where):
-    made = feed(pixels(), where)
+    made = feed_of(pixels(), where)
     assert_same(trained(made, first=3), trained(made)[3:])
 
 
@@ -116,29 +116,29 @@ def test_views_of_an_image_change_with_the_epoch_and_its_label_stays(unstopped):
 
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_two_hosts_together_see_what_one_sees(where):
-    whole = trained(feed(pixels(), where))
-    halves = [trained(feed(pixels(), where, shard=(host, 2))) for host in range(2)]
+    whole = trained(feed_of(pixels(), where))
+    halves = [trained(feed_of(pixels(), where, shard=(host, 2))) for host in range(2)]
     together = [jax.tree.map(lambda *parts: np.concatenate(parts), *batches) for batches in zip(*halves, strict=True)]
     assert_same(together, whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_devices_together_see_what_one_sees(count, resident, unstopped):
-    devices = jax.local_devices()[:count]
+    some = jax.local_devices()[:count]
 
     def step(state, batch, held, axis_name):
         return resident.views_of(batch, held)
 
-    mapped = parallel.map_step(step, devices)
-    held = parallel.replicate(resident.resident, devices)
+    mapped = devices.map_step(step, some)
+    held = devices.replicate(resident.resident, some)
     for batch, expected in zip(resident.training(0, STEPS), unstopped, strict=True):
-        views = mapped(None, parallel.shard(batch, devices), held)
+        views = mapped(None, devices.shard(batch, some), held)
         joined = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), views)
         assert_same([joined], [expected], atol=1e-6)
 
 
 def test_host_and_device_see_the_same_images_in_the_same_order(unstopped):
-    for one, other in zip(trained(feed(pixels())), unstopped, strict=True):
+    for one, other in zip(trained(feed_of(pixels())), unstopped, strict=True):
         np.testing.assert_array_equal(one["labels"], other["labels"])
         assert one["views"].shape == other["views"].shape and one["views"].dtype == other["views"].dtype
 
@@ -146,7 +146,7 @@ def test_host_and_device_see_the_same_images_in_the_same_order(unstopped):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_views_of_files_finished_on_the_device_are_those_of_the_host(tmp_path, kind):
     split = files(tmp_path, side=2 * SIZE, kind=kind)
-    host, mixed = feed(split), feed(split, "device")
+    host, mixed = feed_of(split), feed_of(split, "device")
     assert next(mixed.training(0, 1))["crops"].shape == (BATCH, 2, 2 * SIZE, 2 * SIZE, 3)
     assert_same(trained(mixed, last=2), trained(host, last=2), atol=2e-4)
     assert_same(validated(mixed), validated(host), atol=2e-4)
@@ -155,7 +155,7 @@ def test_views_of_files_finished_on_the_device_are_those_of_the_host(tmp_path, k
 def test_crops_that_are_larger_than_their_canvas_differ_by_the_rounding_to_uint8(tmp_path):
     """Without jitter, which can stretch a rounding error; a blur cannot."""
     split = files(tmp_path, side=4 * SIZE)
-    host, mixed = (feed(split, where, recipe=COLOURLESS) for where in ("host", "device"))
+    host, mixed = (feed_of(split, where, recipe=COLOURLESS) for where in ("host", "device"))
     (batch,) = mixed.training(0, 1)
     resized = batch["parameters"]["height"] == SIZE
     assert 0 < resized.sum() < resized.size
@@ -164,20 +164,20 @@ def test_crops_that_are_larger_than_their_canvas_differ_by_the_rounding_to_uint8
 
 @pytest.mark.parametrize("cache", ["host", "device"])
 def test_validation_sees_each_image_once_and_always_alike(cache):
-    made = feed(pixels(), "device", cache)
+    made = feed_of(pixels(), "device", cache)
     first, again = validated(made), validated(made)
     assert_same(again, first)
     assert np.concatenate([batch["labels"] for batch in first]).tolist() == list(range(32))
 
 
 def test_images_without_labels_have_the_label_minus_one():
-    (batch,) = trained(feed(Split.whole(pictures(), None), "device", "device"), last=1)
+    (batch,) = trained(feed_of(Split.whole(pictures(), None), "device", "device"), last=1)
     assert (batch["labels"] == -1).all()
 
 
 def test_pixels_and_files_are_evaluated_alike(tmp_path):
     options = {"image_size": 16, "batch_size": 15, "unreadable": None}
-    from_files, from_pixels = (list(placement.central_views(split, **options)) for split in (files(tmp_path), pixels()))
+    from_files, from_pixels = (list(feed.central_views(split, **options)) for split in (files(tmp_path), pixels()))
     assert [len(batch["labels"]) for batch in from_pixels] == [15, 15, 10]
     for one, other in zip(from_files, from_pixels, strict=True):
         np.testing.assert_array_equal(one["labels"], other["labels"])
@@ -186,27 +186,27 @@ def test_pixels_and_files_are_evaluated_alike(tmp_path):
 
 def test_the_cache_refuses_what_does_not_fit_with_the_numbers():
     split = Split.whole(np.zeros((1024, 32, 32, 3), np.uint8), None)  # 3 MiB
-    placement.check(split, placement="device", cache="device", free_bytes=3 * 2**20)
+    feed.check(split, placement="device", cache="device", free_bytes=3 * 2**20)
     with pytest.raises(ValueError, match=r"take 3 MiB, and a device has 2 MiB .*data.cache=host, or data.limit"):
-        placement.check(split, placement="device", cache="device", free_bytes=2 * 2**20)
+        feed.check(split, placement="device", cache="device", free_bytes=2 * 2**20)
 
 
 def test_the_cache_refuses_files_and_views_of_the_host(tmp_path):
     with pytest.raises(ValueError, match="encoded files: use data.cache=host"):
-        placement.check(files(tmp_path), placement="device", cache="device", free_bytes=2**40)
+        feed.check(files(tmp_path), placement="device", cache="device", free_bytes=2**40)
     with pytest.raises(ValueError, match=r"needs augment.placement=device"):
-        placement.check(pixels(), placement="host", cache="device", free_bytes=2**40)
+        feed.check(pixels(), placement="host", cache="device", free_bytes=2**40)
 
 
 def test_a_device_has_memory_for_data():
-    assert 2**20 < parallel.free_bytes() < 2**50
+    assert 2**20 < devices.free_bytes() < 2**50
 
 
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
 from configs import linear, quickstart
-from simclr_jax.commands import linear as linear_eval
+from simclr_jax.commands import probes
 from simclr_jax.commands import pretrain
 changes = {"data.limit": 64, "augment.image_size": 8, "train.batch_size": 32, "train.epochs": 2, "data.source": SOURCE}
 config = quickstart.get_config()
@@ -219,7 +219,7 @@ config.augment.placement = config.data.cache = "device"
 pretrain.run(config, RUN)
 probe = linear.get_config()
 probe.epochs, probe.learning_rates, probe.weight_decays = 1, (0.1,), (0.0,)
-linear_eval.run(probe, RUN)
+probes.run("linear", probe, RUN)
 """
 
 
@@ -244,5 +244,5 @@ def test_jpeg_bytes_in_memory_travel_as_crops():
         encoded.append(stream.getvalue())
     split = Split.whole(np.array(encoded, object), None)
     assert split.kind == "bytes"
-    (batch,) = trained(feed(split, "device"), last=1)
+    (batch,) = trained(feed_of(split, "device"), last=1)
     assert batch["views"].shape == (BATCH, 2, SIZE, SIZE, 3)

@@ -11,7 +11,7 @@ import tensorflow_datasets
 from tensorflow_datasets import features
 
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import reading
+from simclr_jax.data import pipeline
 from simclr_jax.data.pipeline import central_views, training_views, validation_views
 from simclr_jax.data.split import Split
 from simclr_jax.data.tfds import Tfds
@@ -207,7 +207,7 @@ def test_paths_bytes_and_pixels_of_an_image_look_the_same(see, tmp_path):
 
 def test_an_image_looks_the_same_whatever_it_is_rendered_with(monkeypatch):
     whole = train(noise(), last=STOP)
-    monkeypatch.setattr(reading, "CHUNK", 3)
+    monkeypatch.setattr(pipeline, "CHUNK", 3)
     assert_same_batches(train(noise(), last=STOP), whole)
 
 

@@ -88,6 +88,12 @@ def test_a_stream_holds_what_memory_would_hold(prepared):
     assert stream(prepared).labelled
 
 
+def test_labels_of_a_stream_are_those_that_memory_would_hold(prepared):
+    held = tfds.Tfds("tiny", prepared).load("train")
+    assert stream(prepared).class_numbers.tolist() == held.class_numbers.tolist()
+    assert set(tfds.Tfds("tiny_unlabelled", prepared, memory_limit=0).load("train").class_numbers) == {-1}
+
+
 def test_images_of_a_stream_have_ids_that_stay_with_them(prepared):
     image_of = {int(record["id"]): record["image"] for record in records(stream(prepared))}
     assert len(image_of) == 50 and min(image_of) >= 0

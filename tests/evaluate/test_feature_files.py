@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from simclr_jax.evaluate import feature_files as shards
+from simclr_jax.evaluate import feature_files
 
 
 def written(folder, sizes=(3, 4, 2), dim=5, **options):
     rng = np.random.default_rng(0)
-    writer = shards.Writer(epath.Path(folder), {"layer": "h"}, **options)
+    writer = feature_files.FeatureWriter(epath.Path(folder), {"layer": "h"}, **options)
     batches = [rng.normal(size=(n, dim)).astype(np.float32) for n in sizes]
     ids = np.arange(sum(sizes))
     for batch, part in zip(batches, np.split(ids, np.cumsum(sizes)[:-1]), strict=True):
@@ -23,7 +23,7 @@ def written(folder, sizes=(3, 4, 2), dim=5, **options):
 def test_what_is_written_is_read(tmp_path, shard_bytes, count):
     writer, features, ids = written(tmp_path / "test", shard_bytes=shard_bytes)
     writer.close()
-    found = shards.read(epath.Path(tmp_path / "test"))
+    found = feature_files.read(epath.Path(tmp_path / "test"))
     assert len(found.shards) == count and found.dim == 5 and len(found) == 9
     np.testing.assert_array_equal(found.array(), features)
     np.testing.assert_array_equal(np.concatenate(list(found.blocks(2))), features)
@@ -37,7 +37,7 @@ def test_what_is_written_is_read(tmp_path, shard_bytes, count):
 
 def test_nothing_is_there_before_all_is_written(tmp_path):
     writer, _, _ = written(tmp_path / "test")
-    assert shards.read(epath.Path(tmp_path / "test")) is None and not (tmp_path / "test").exists()
+    assert feature_files.read(epath.Path(tmp_path / "test")) is None and not (tmp_path / "test").exists()
     writer.abandon()
     assert not list(tmp_path.iterdir())
 
@@ -45,7 +45,7 @@ def test_nothing_is_there_before_all_is_written(tmp_path):
 def test_new_features_replace_old_ones(tmp_path):
     written(tmp_path / "test", sizes=(9,))[0].close()
     written(tmp_path / "test", sizes=(2,))[0].close()
-    assert len(shards.read(epath.Path(tmp_path / "test"))) == 2
+    assert len(feature_files.read(epath.Path(tmp_path / "test"))) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["test"]
 
 
@@ -63,7 +63,7 @@ def test_new_features_replace_old_ones(tmp_path):
 def test_what_is_not_whole_is_not_read(tmp_path, damage):
     written(tmp_path / "test")[0].close()
     damage(tmp_path / "test")
-    assert shards.read(epath.Path(tmp_path / "test")) is None
+    assert feature_files.read(epath.Path(tmp_path / "test")) is None
 
 
 def test_the_note_says_what_they_are_of(tmp_path):

@@ -5,15 +5,14 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from simclr_jax.evaluate import feature_files as shards
-from simclr_jax.evaluate import knn
+from simclr_jax.evaluate import feature_files, knn
 
 ROUNDING = 1e-6  # of cosines in float32; neighbours whose float64 cosines are closer than this may change places
 
 
 def features(vectors, *cuts, labels=None):
     labels = np.zeros(len(vectors), np.int64) if labels is None else labels
-    return shards.Features(tuple(np.split(vectors.astype(np.float32), cuts)), labels, np.arange(len(vectors)))
+    return feature_files.Features(tuple(np.split(vectors.astype(np.float32), cuts)), labels, np.arange(len(vectors)))
 
 
 def clusters(n, seed, dim=24):
@@ -77,7 +76,7 @@ def test_lengths_do_not_matter_and_zeros_are_equally_far():
 
 def test_the_bank_is_never_whole_in_memory(monkeypatch):
     monkeypatch.setattr(knn, "BANK_ROWS", 64)
-    monkeypatch.setattr(shards.Features, "array", lambda self: pytest.fail("the whole bank"))
+    monkeypatch.setattr(feature_files.Features, "array", lambda self: pytest.fail("the whole bank"))
     held = []
 
     def watch(blocks):

@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from simclr_jax.evaluate import features, linear, scores
+from simclr_jax.evaluate.encoder import Encoder
 
 SETTINGS = {"learning_rates": (0.01, 0.1), "weight_decays": (0.0, 1e-3), "epochs": 30, "batch_size": 64, "seed": 0}
 
@@ -140,7 +141,7 @@ def test_confusion_and_classes_by_hand():
 
 @pytest.mark.parametrize("n", [0, 1, 4, 9])
 def test_an_encoder_takes_any_batch_of_bytes_or_floats(n):
-    encoder = features.Encoder(mean_colour, feature_dim=3, image_size=4, batch_size=4)
+    encoder = Encoder(mean_colour, feature_dim=3, image_size=4, batch_size=4)
     images = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 3), np.uint8)
     np.testing.assert_allclose(encoder(images), images.mean((1, 2)) / 255, rtol=1e-5)
     np.testing.assert_array_equal(encoder(images), encoder(images.astype(np.float32) / 255))
@@ -153,7 +154,7 @@ def test_one_photo_does_not_cost_a_whole_batch():
         sizes.append(len(images))
         return mean_colour(images)
 
-    encoder = features.Encoder(encode, feature_dim=3, image_size=4, batch_size=8)
+    encoder = Encoder(encode, feature_dim=3, image_size=4, batch_size=8)
     for n in (1, 2, 3, 5, 8, 20):
         assert encoder(np.zeros((n, 4, 4, 3), np.uint8)).shape == (n, 3)
     assert sizes == [1, 2, 4, 8, 8, 8, 8, 8]
@@ -171,4 +172,4 @@ def test_one_photo_does_not_cost_a_whole_batch():
 )
 def test_what_an_encoder_refuses(images, message):
     with pytest.raises(ValueError, match=message):
-        features.Encoder(mean_colour, feature_dim=3, image_size=4)(images)
+        Encoder(mean_colour, feature_dim=3, image_size=4)(images)

@@ -12,11 +12,9 @@ import pytest
 from configs import features as features_config
 from configs import linear
 from simclr_jax.commands import features as export_features
-from simclr_jax.commands import linear as linear_eval
-from simclr_jax.commands import pretrain
+from simclr_jax.commands import pretrain, probes
 from simclr_jax.data import sources
-from simclr_jax.evaluate import probed_run as probing
-from simclr_jax.evaluate import results
+from simclr_jax.evaluate import probed_run, results
 from simclr_jax.runtime import checkpoint
 from support.tiny_config import CLASSES, SIZE, small, write_archive
 
@@ -41,7 +39,7 @@ def copy_run(finished, tmp_path):
 def subject(run, **changes):
     config = features_config.get_config()
     config.update_from_flattened_dict({"batch_size": 16, **changes})
-    return probing.Subject(config, str(run))
+    return probed_run.ProbedRun(config, str(run))
 
 
 def folders(run):
@@ -54,9 +52,9 @@ def test_features_are_those_of_the_checkpoint_and_of_its_beginning(run, archive)
     with np.load(archive) as arrays:
         images, labels = arrays["x_test"] / np.float32(255), arrays["y_test"]
     _, _, variables = checkpoint.load_variables(str(run))
-    begin = found.model.init(jax.random.key(0), images[:1], train=False)
+    begin = found.network.model.init(jax.random.key(0), images[:1], train=False)
     for network, weights in (("pretrained", variables), ("untrained", begin)):
-        expected = found.model.apply(weights, images, train=False)[0]
+        expected = found.network.model.apply(weights, images, train=False)[0]
         np.testing.assert_allclose(made[network].array(), expected, rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(made[network].labels, labels)
     np.testing.assert_array_equal(made["pretrained"].ids, np.arange(24))
@@ -65,7 +63,7 @@ def test_features_are_those_of_the_checkpoint_and_of_its_beginning(run, archive)
 def test_features_are_computed_once(run, monkeypatch):
     before = {role: subject(run).features(role) for role in sources.ROLES}
     kept = folders(run)
-    monkeypatch.setattr(probing.Subject, "extract", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(probed_run.ProbedRun, "extract", lambda *_: pytest.fail("computed again"))
     for role, networks in before.items():
         for network, again in subject(run).features(role).items():
             np.testing.assert_array_equal(again.array(), networks[network].array())
@@ -73,8 +71,8 @@ def test_features_are_computed_once(run, monkeypatch):
 
 
 def other_weights(found):
-    variables = jax.tree.map(lambda x: x + 1, found.variables)
-    return setattr(found, "variables", variables)
+    variables = jax.tree.map(lambda x: x + 1, found.network.variables)
+    found.network = dataclasses.replace(found.network, variables=variables)
 
 
 def other_splits(found, **changes):
@@ -88,14 +86,16 @@ def other_splits(found, **changes):
         lambda found: setattr(found, "layer", 1),
         lambda found: other_splits(found, limit=20),
         lambda found: other_splits(found, seed=1),
-        lambda found: found.pretraining.augment.update({"image_size": SIZE + 1}),
-        lambda found: found.pretraining.model.update({"dtype": "bfloat16"}),
+        lambda found: found.network.config.augment.update({"image_size": SIZE + 1}),
+        lambda found: found.network.config.model.update({"dtype": "bfloat16"}),
     ],
 )
 def test_features_of_anything_else_are_computed_anew(run, change, monkeypatch):
     subject(run).features("train", networks=("pretrained",))
     asked = []
-    monkeypatch.setattr(probing.Subject, "extract", lambda self, role, layer, missing: asked.append(sorted(missing)))
+    monkeypatch.setattr(
+        probed_run.ProbedRun, "extract", lambda self, role, layer, missing: asked.append(sorted(missing))
+    )
     changed = subject(run)
     changed.features("train", networks=("pretrained",))
     assert not asked
@@ -156,7 +156,7 @@ def test_several_seeds_give_a_mean_and_a_deviation(run, capsys):
     for changes in ({"seed": 3}, {"seed": 4}, {"seed": 3, "seeds": 2}):
         config = linear.get_config()
         config.update_from_flattened_dict({"epochs": 1, "batch_size": 16, "learning_rates": (0.3,), **changes})
-        results.append(linear_eval.run(config, str(run)))
+        results.append(probes.run("linear", config, str(run)))
     one, other, both = (result["top1"] for result in results)
     assert both == pytest.approx((one + other) / 2)
     assert results[2]["top1_deviation"] == pytest.approx(abs(one - other) / np.sqrt(2))
@@ -185,7 +185,7 @@ def test_the_deviation_is_that_of_a_sample_by_hand():
 )
 def test_labels_that_no_probe_can_use_are_refused(labels, message):
     with pytest.raises(ValueError, match=message) as error:
-        probing.check_labels({role: np.array(found) for role, found in labels.items()}, ("a", "b"), "S")
+        probed_run.check_labels({role: np.array(found) for role, found in labels.items()}, ("a", "b"), "S")
     assert "\n" not in str(error.value)
 
 
@@ -195,5 +195,5 @@ def test_nothing_is_written_through_a_link(run, tmp_path, name):
     shutil.rmtree(run / name, ignore_errors=True)
     (run / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="link"):
-        linear_eval.run(importlib.import_module("configs.linear").get_config(), str(run))
+        probes.run("linear", importlib.import_module("configs.linear").get_config(), str(run))
     assert not list((tmp_path / "elsewhere").iterdir())

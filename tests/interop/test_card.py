@@ -18,7 +18,7 @@ from configs import default
 from simclr_jax.augment import host
 from simclr_jax.commands import export_weights
 from simclr_jax.interop import card
-from simclr_jax.runtime import config as keys
+from simclr_jax.runtime.config import flatten
 from support.runs import write_run
 
 PROBE = {"top1": 0.5, "top1_deviation": 0.01, "untrained_top1": 0.25, "chance_top1": 0.125, "layer": 0}
@@ -26,7 +26,7 @@ PROBE |= {"step": 7, "source": "textures", "images": {"train": 4800, "test": 200
 
 
 def subject(**changes):
-    config = keys.flatten(default.get_config()) | {"data.source": "textures", "data.limit": 0}
+    config = flatten(default.get_config()) | {"data.source": "textures", "data.limit": 0}
     plain = card.Subject(
         file="encoder.onnx",
         format="onnx",

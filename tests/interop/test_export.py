@@ -1,5 +1,6 @@
 """Exported files: other programs compute what the encoder computes, and a file that is not whole is not there."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import re
@@ -16,8 +17,8 @@ from simclr_jax import __main__
 from simclr_jax.commands import export_weights
 from simclr_jax.interop import card, onnx, stablehlo
 from simclr_jax.models import ENCODERS, create_encoder
-from simclr_jax.models.resnet import Architecture, BottleneckBlock
-from simclr_jax.runtime import run_folder as workdir
+from simclr_jax.models.network import Architecture
+from simclr_jax.runtime import run_folder
 from support.runs import write_run
 from support.samples import assert_one_line
 from support.variables import random_variables
@@ -61,12 +62,12 @@ def epsilon_counts(path, leaf):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_onnxruntime_computes_the_same_from_the_graph(network, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: graphs are not run")
-    monkeypatch.setitem(ENCODERS, "small", Architecture(BottleneckBlock, (1, 2, 1), base_width=16))
+    monkeypatch.setitem(ENCODERS, "small", Architecture(True, (1, 2, 1), base_width=16))
     settings, side = NETWORKS[network]
     encoder = create_encoder(**({"name": "small"} | settings))
     x = images(3, side)
     variables = random_variables(encoder, x)
-    if encoder.norm == "batch":
+    if encoder.network.norm == "batch":
         variables = jax.tree_util.tree_map_with_path(epsilon_counts, variables)
     onnx.save(str(tmp_path / "e.onnx"), encoder, variables, image_size=side)
     wanted = jax.jit(lambda v, x: encoder.apply(v, x, train=False))(variables, x)
@@ -128,16 +129,16 @@ def program(path):
     return re.sub(r" loc\(.*?\)(?=[,) ]|$)|^#loc.*\n", "", text, flags=re.MULTILINE)
 
 
-def test_a_program_is_the_same_whatever_the_machine_that_exports(tmp_path, monkeypatch):
+def test_a_program_is_the_same_on_every_platform(tmp_path):
     small = create_encoder("resnet_tiny", normalize="imagenet")
     variables = random_variables(small, images(1))
-    stablehlo.save(str(tmp_path / "cpu"), small, variables, image_size=SIZE)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    stablehlo.save(str(tmp_path / "gpu"), small, variables, image_size=SIZE)
-    here, there = program(tmp_path / "cpu"), program(tmp_path / "gpu")
-    assert here == there
-    assert set(re.findall(r"custom_call @(\w+)", here)) == {"shape_assertion"}  # that there is at least one image
-    made = export.deserialize((tmp_path / "cpu").read_bytes())
+    stablehlo.save(str(tmp_path / "any"), small, variables, image_size=SIZE)
+    text = program(tmp_path / "any")
+    # jax lowers a convolution for each of the platforms; a CPU's own forms would be products in loops.
+    assert text.count("stablehlo.convolution") == 10 * len(stablehlo.PLATFORMS)
+    assert "stablehlo.dot_general" not in text and "stablehlo.while" not in text
+    assert set(re.findall(r"custom_call @(\w+)", text)) == {"shape_assertion"}  # that there is at least one image
+    made = export.deserialize((tmp_path / "any").read_bytes())
     assert [str(x.shape) for x in (*made.in_avals, *made.out_avals)] == [f"(batch, {SIZE}, {SIZE}, 3)", "(batch, 64)"]
 
 
@@ -255,18 +256,18 @@ def test_a_file_that_gives_other_features_is_not_left(run, tmp_path, monkeypatch
 
 def test_a_dead_network_is_exported(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: graphs are not run")
-    read = export_weights._read
-    monkeypatch.setattr(export_weights, "_read", lambda run: _dead(read(run)))
+    read = export_weights.open_run
+    monkeypatch.setattr(export_weights, "open_run", lambda run: _dead(read(run)))
     export_weights.run("onnx", str(write_run(tmp_path / "run", **{"augment.image_size": 8})), str(tmp_path / "e.onnx"))
     assert not onnx.run(str(tmp_path / "e.onnx"), images(2, 8)).any()
 
 
-def _dead(exported):
+def _dead(trained):
     """Offsets that no ReLU lets through."""
     variables = jax.tree_util.tree_map_with_path(
-        lambda path, x: x - 1e6 if path[-1].key == "bias" else x, exported.variables
+        lambda path, x: x - 1e6 if path[-1].key == "bias" else x, trained.variables
     )
-    return exported._replace(variables=variables)
+    return dataclasses.replace(trained, variables=variables)
 
 
 def _right(run, x):
@@ -294,7 +295,7 @@ def stop(error, at):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=type)
 def test_an_export_that_is_broken_off_leaves_neither_file(error, run, tmp_path, monkeypatch):
-    paths = type(workdir.folder("x"))
+    paths = type(run_folder.folder("x"))
     move = paths.replace
     for owner, name, at in ((card, "render", 1), (paths, "replace", 1), (paths, "replace", 2)):
         with monkeypatch.context() as patched:

@@ -1,5 +1,6 @@
 """Google's checkpoints: what is read computes what TensorFlow computes, and what does not fit is refused."""
 
+import dataclasses
 import functools
 import json
 import sys
@@ -13,13 +14,14 @@ from configs import default
 from simclr_jax import __main__
 from simclr_jax.commands import import_weights, pretrain
 from simclr_jax.interop import google, google_names, tensors
-from simclr_jax.models import ENCODERS, create_model
-from simclr_jax.models.resnet import Architecture, BasicBlock, BottleneckBlock
-from simclr_jax.runtime import config as keys
+from simclr_jax.models import ENCODERS, Head, Network, create_model
+from simclr_jax.models.network import Architecture
+from simclr_jax.models.resnet import BasicBlock, BottleneckBlock
+from simclr_jax.runtime.config import run_config, whole_config
 from support import tf_simclr
 from support.samples import assert_one_line
 
-SMALL = Architecture(BottleneckBlock, (1, 2, 1, 1), base_width=8)
+SMALL = Architecture(True, (1, 2, 1, 1), base_width=8)
 TINY = ENCODERS["resnet_tiny"]
 
 
@@ -34,8 +36,8 @@ def images(side, n=2):
 
 
 def network(architecture, width=1, **settings):
-    bottleneck = architecture.block is BottleneckBlock
-    return tf_simclr.TfSimCLR(architecture.stage_sizes, bottleneck, architecture.base_width * width, **settings)
+    base_width = architecture.base_width * width
+    return tf_simclr.TfSimCLR(architecture.stage_sizes, architecture.bottleneck, base_width, **settings)
 
 
 def write(form, made, folder):
@@ -79,15 +81,15 @@ def test_every_block_gives_what_tensorflow_gives(case, tmp_path):
     weights = google.load(write(form, made, tmp_path))
     head = settings.get("head", ())
     found = {"encoder": encoder, "width": width, "cifar_stem": settings.get("cifar", False), **found}
-    found["head_kind"] = ("none", "linear", "nonlinear")[min(len(head), 2)]
-    assert weights.settings | found == weights.settings
-    assert not head or (weights.settings["head_layers"], weights.settings["head_dim"]) == (len(head), head[-1])
+    assert dataclasses.replace(weights.network, **found) == weights.network
+    assert weights.network.head.kind == ("none", "linear", "nonlinear")[min(len(head), 2)]
+    assert not head or (weights.network.head.layers, weights.network.head.dim) == (len(head), head[-1])
     assert weights.step == (7 if form == "tf2" else 0)
 
     def of_blocks(module, _):
         return isinstance(module, BasicBlock | BottleneckBlock)
 
-    model = create_model(**weights.settings)
+    model = create_model(weights.network)
     forward = jax.jit(functools.partial(model.apply, train=False, capture_intermediates=of_blocks))
     layers, inside = forward(weights.variables, x)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
@@ -119,13 +121,13 @@ PUBLISHED = {
 
 def test_names_and_shapes_are_the_published_ones():
     names = google_names.encoder_names(google_names.Layout("resnet50", False, False, False), 1)
-    model = create_model(encoder="resnet50", width=4, cifar_stem=False, dtype="float32", **HEADLESS)
+    model = create_model(Network(encoder="resnet50", width=4, head=HEADLESS))
     shapes = {names[ours]: list(shape) for ours, shape in tensors.shapes(model).items()}
     assert len(shapes) == 53 * 5 and shapes["base_model/batch_normalization_52/moving_variance"] == [8192]
     assert {name: shapes[f"base_model/{name}/kernel"] for name in PUBLISHED} == PUBLISHED
 
 
-HEADLESS = {"head_kind": "none", "head_layers": 1, "head_dim": 128}
+HEADLESS = Head(kind="none")
 
 
 def test_every_variable_of_every_network_has_a_name_of_its_own():
@@ -133,7 +135,7 @@ def test_every_variable_of_every_network_has_a_name_of_its_own():
     for layout in layouts:
         ratios = {"sk_ratio": 0.5 * layout.resnet_d, "se_ratio": 0.5 * layout.excitation}
         cifar = layout.resnet_d and not layout.deep_stem
-        model = create_model(encoder=layout.encoder, width=1, cifar_stem=cifar, dtype="float32", **ratios, **HEADLESS)
+        model = create_model(Network(encoder=layout.encoder, cifar_stem=cifar, **ratios, head=HEADLESS))
         ours = tensors.shapes(model).keys()
         for version in (1, 2):
             names = google_names.encoder_names(layout, version)
@@ -191,8 +193,8 @@ def test_an_imported_run_is_a_run(tiny, tmp_path):
     np.testing.assert_allclose(logits, tiny.outputs["logits"], rtol=1e-4, atol=1e-4)
     assert json.loads((run / "imported.json").read_text())["left_out"] == {"counters": ["global_step"]}
     config = json.loads((run / "config.json").read_text())
-    assert keys.completed(config, default.get_config(), str(run)).head.dim == 6
-    assert keys.of_run(config, str(run), views=True).augment.image_size == 224
+    assert whole_config(config, default.get_config(), str(run)).head.dim == 6
+    assert run_config(config, str(run), views=True).augment.image_size == 224
     with pytest.raises(ValueError, match="run was imported and has no optimiser to go on with"):
         pretrain._check_config(str(run), default.get_config())
     with pytest.raises(ValueError, match="exists already"):

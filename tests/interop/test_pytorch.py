@@ -14,35 +14,40 @@ import simclr_jax
 from configs import default
 from simclr_jax.commands import export_weights, import_weights
 from simclr_jax.interop import pytorch
-from simclr_jax.models import ENCODERS, create_encoder
-from simclr_jax.models.resnet import Architecture, BottleneckBlock
+from simclr_jax.models import ENCODERS, Head, Network, create_encoder
+from simclr_jax.models.network import Architecture
+from simclr_jax.models.resnet import ResNet
 from support.samples import assert_one_line
 from support.variables import random_variables
 
 ROOT = pathlib.Path(__file__).parents[2]
-PLAIN = {"width": 1, "cifar_stem": False, "pool": "same", "normalize": "none"}
 NETWORKS = {
-    "two convolutions": {"name": "resnet_tiny", **PLAIN},
-    "three, as PyTorch's": {"name": "small", **PLAIN, "pool": "symmetric", "normalize": "imagenet"},
-    "wide": {"name": "small", **PLAIN, "width": 2},
-    "small images": {"name": "resnet_tiny", **PLAIN, "cifar_stem": True, "normalize": "cifar10"},
+    "two convolutions": {"encoder": "resnet_tiny"},
+    "three, as PyTorch's": {"encoder": "small", "pool": "symmetric", "normalize": "imagenet"},
+    "wide": {"encoder": "small", "width": 2},
+    "small images": {"encoder": "resnet_tiny", "cifar_stem": True, "normalize": "cifar10"},
 }
 
 
 @pytest.fixture(autouse=True)
 def small_bottleneck(monkeypatch):
-    monkeypatch.setitem(ENCODERS, "small", Architecture(BottleneckBlock, (1, 2, 1, 1), base_width=8))
+    monkeypatch.setitem(ENCODERS, "small", Architecture(True, (1, 2, 1, 1), base_width=8))
 
 
 def images(side=32):
     return np.random.default_rng(0).uniform(size=(2, side, side, 3)).astype(np.float32)
 
 
+def headless(**settings):
+    return Network(**settings, head=Head(kind="none", layers=1))
+
+
 def saved(path, **settings):
     """An encoder with random weights, in a file; its module and variables."""
-    module = create_encoder(**settings)
+    network = headless(**settings)
+    module = ResNet(network.architecture, network)
     variables = random_variables(module, images())
-    pytorch.save(str(path), variables, settings | {"sk_ratio": 0.0, "se_ratio": 0.0, "norm": "batch"})
+    pytorch.save(str(path), variables, network)
     return module, variables
 
 
@@ -77,16 +82,13 @@ def test_pytorch_computes_the_same_from_the_file(network, side, tmp_path):
 def test_round_trip_gives_the_same_bits_and_settings(network, tmp_path):
     _, variables = saved(tmp_path / "e.safetensors", **NETWORKS[network])
     weights = pytorch.load(str(tmp_path / "e.safetensors"))
-    assert weights.settings == NETWORKS[network]
+    assert weights.network == headless(**NETWORKS[network])
     jax.tree.map(np.testing.assert_array_equal, weights.variables, variables)
     assert [name for name in weights.left_out if "num_batches_tracked" not in name] == []
-    pytorch.save(str(tmp_path / "again.safetensors"), weights.variables, weights.settings | HERE)
+    pytorch.save(str(tmp_path / "again.safetensors"), weights.variables, weights.network)
     first, again = (load_file(tmp_path / f"{name}.safetensors") for name in ("e", "again"))
     assert first.keys() == again.keys()
     jax.tree.map(np.testing.assert_array_equal, first, again)
-
-
-HERE = {"sk_ratio": 0.0, "se_ratio": 0.0, "norm": "batch"}
 
 
 def test_the_names_are_torchvisions():
@@ -100,7 +102,7 @@ def test_the_names_are_torchvisions():
 
 
 def state(tmp_path, name="resnet_tiny"):
-    saved(tmp_path / "plain.safetensors", **(NETWORKS["two convolutions"] | {"name": name}))
+    saved(tmp_path / "plain.safetensors", **(NETWORKS["two convolutions"] | {"encoder": name}))
     return load_file(tmp_path / "plain.safetensors")
 
 
@@ -134,7 +136,7 @@ def test_other_libraries_prefixes_are_read_and_their_heads_named(style, tmp_path
     theirs = {renamed(name): array for name, array in arrays.items()}
     theirs |= {name: np.zeros(shape, np.float32) for name, shape in heads.items()}
     weights = pytorch.load(write(tmp_path, theirs), normalize="none")
-    assert weights.prefix == prefix and weights.settings["pool"] == "symmetric"
+    assert weights.prefix == prefix and weights.network.pool == "symmetric"
     assert set(heads) <= set(weights.left_out) and len(weights.left_out) + len(
         jax.tree.leaves(weights.variables)
     ) == len(theirs)
@@ -146,7 +148,7 @@ def test_a_shortcut_that_torchvision_does_not_have_adds_what_it_is_given(tmp_pat
     arrays = {name: array for name, array in state(tmp_path).items() if "layer1.0.downsample" not in name}
     weights = pytorch.load(write(tmp_path, arrays), normalize="none", pool="same")
     variables = weights.variables
-    pytorch.save(str(tmp_path / "again.safetensors"), variables, weights.settings | HERE)
+    pytorch.save(str(tmp_path / "again.safetensors"), variables, weights.network)
     assert load_file(tmp_path / "again.safetensors").keys() == arrays.keys()
     block = variables["params"]["stage1_block1"], variables["batch_stats"]["stage1_block1"]["shortcut_norm"]
     x = np.random.default_rng(0).normal(size=(7, 16)).astype(np.float32)
@@ -154,7 +156,7 @@ def test_a_shortcut_that_torchvision_does_not_have_adds_what_it_is_given(tmp_pat
     y = (x @ block[0]["shortcut_conv"]["kernel"][0, 0] - block[1]["mean"]) / np.sqrt(block[1]["var"] + 1e-5)
     np.testing.assert_allclose(y * norm["scale"] + norm["bias"], x, rtol=1e-6)
     want = in_torch(torch_resnet().load(str(tmp_path / "again.safetensors")), images())
-    got = create_encoder(**weights.settings).apply(variables, images(), train=False)
+    got = ResNet(weights.network.architecture, weights.network).apply(variables, images(), train=False)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
@@ -239,7 +241,7 @@ def test_a_header_of_any_length_is_read(tmp_path):
             break
     else:
         raise AssertionError("no such header was made")
-    assert pytorch.load(path, normalize="none").settings["name"] == "resnet_tiny"
+    assert pytorch.load(path, normalize="none").network.encoder == "resnet_tiny"
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -253,5 +255,5 @@ def test_a_truncated_file_is_refused(tmp_path):
 @pytest.mark.parametrize("extra", [{"sk_ratio": 0.1}, {"se_ratio": 0.1}, {"norm": "group"}])
 def test_what_pytorchs_resnets_do_not_have_is_not_exported(extra, tmp_path):
     with pytest.raises(ValueError, match=f"model.{next(iter(extra))}=.* is nothing that torchvision's ResNets have"):
-        pytorch.save(str(tmp_path / "x"), {}, NETWORKS["wide"] | HERE | extra)
+        pytorch.save(str(tmp_path / "x"), {}, headless(**NETWORKS["wide"], **extra))
     assert not (tmp_path / "x").exists()

@@ -7,12 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.models import ENCODERS, ProjectionHead, SimCLR, create_encoder
-from simclr_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
+from simclr_jax.models import ENCODERS, Head, Network, ProjectionHead, SimCLR, create_encoder
+from simclr_jax.models.network import Architecture
+from simclr_jax.models.resnet import ResNet
 from support.numpy_resnet import NumpyResNet
 from support.variables import random_variables, variable_shapes
 
-BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+BLOCKS = {"basic": False, "bottleneck": True}
+
+
+def resnet(block, stage_sizes, **settings):
+    return ResNet(Architecture(BLOCKS[block], stage_sizes, base_width=4), Network(**settings))
+
+
+def projection_head(**settings):
+    return ProjectionHead(Network(head=Head(**settings)))
 
 
 def images(count=3, side=16, seed=0):
@@ -42,7 +51,7 @@ def tiny(dtype="float32"):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_forward_pass_and_running_statistics_equal_numpy(block, cifar_stem):
     stage_sizes = (1, 2)
-    module = ResNet(block=BLOCKS[block], stage_sizes=stage_sizes, base_width=4, cifar_stem=cifar_stem)
+    module = resnet(block, stage_sizes, cifar_stem=cifar_stem)
     variables = random_variables(module, images())
     h, updates = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))(variables, images())
     by_hand = NumpyResNet(variables, train=True)
@@ -64,7 +73,7 @@ def test_forward_pass_and_running_statistics_equal_numpy(block, cifar_stem):
 )
 def test_selective_kernels_and_excitation_equal_numpy(block, cifar_stem, side, ratios):
     stage_sizes = (1, 2)
-    module = ResNet(block=BLOCKS[block], stage_sizes=stage_sizes, base_width=4, cifar_stem=cifar_stem, **ratios)
+    module = resnet(block, stage_sizes, cifar_stem=cifar_stem, **ratios)
     x = images(side=side)
     variables = random_variables(module, x)
     h, updates = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))(variables, x)
@@ -84,7 +93,7 @@ def test_pool_and_normalization_of_pytorch_equal_numpy(side):
             rows = [slice(2 * i, 2 * i + 3) for i in range((x.shape[1] + 1) // 2)]
             return np.stack([np.stack([padded[:, i, j].max(axis=(1, 2)) for j in rows], 1) for i in rows], 1)
 
-    module = ResNet(BasicBlock, (1,), base_width=4, pool="symmetric", normalize="imagenet")
+    module = resnet("basic", (1,), pool="symmetric", normalize="imagenet")
     x = images(side=side)
     variables = random_variables(module, x)
     want = Symmetric(variables, train=False)((x - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], (1,), False, False)
@@ -99,7 +108,7 @@ def test_evaluation_reads_the_running_statistics():
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_fresh_residual_branch_adds_nothing(block):
-    module = ResNet(block=BLOCKS[block], stage_sizes=(2,), base_width=4, cifar_stem=True)
+    module = resnet(block, (2,), cifar_stem=True)
     forward = jax.jit(functools.partial(module.apply, train=False))
     fresh = initial_leaves(module, images(), lambda path: not path.endswith("kernel"))
 
@@ -171,7 +180,7 @@ def numpy_head(variables, h, layers, train):
 @pytest.mark.parametrize(("kind", "layers", "depth"), [("nonlinear", 3, 3), ("nonlinear", 2, 2), ("linear", 2, 1)])
 def test_head_equals_numpy(kind, layers, depth):
     h = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    head = ProjectionHead(kind=kind, layers=layers, dim=4)
+    head = projection_head(kind=kind, layers=layers, dim=4)
     variables = random_variables(head, h)
     hiddens, updates = jax.jit(functools.partial(head.apply, train=True, mutable=["batch_stats"]))(variables, h)
     want, running = numpy_head(variables, h, depth, train=True)
@@ -183,7 +192,7 @@ def test_head_equals_numpy(kind, layers, depth):
 
 def test_head_parameters():
     h = jnp.ones((2, 64))
-    params = initial_leaves(ProjectionHead(layers=3), h, lambda path: True)
+    params = initial_leaves(projection_head(layers=3), h, lambda path: True)
     shapes = {path: leaf.shape for path, leaf in params.items()}
     kernels = {"dense1/kernel": (64, 64), "dense2/kernel": (64, 64), "dense3/kernel": (64, 128)}
     scales = {"norm1/scale": (64,), "norm2/scale": (64,), "norm3/scale": (128,)}
@@ -195,7 +204,7 @@ def test_head_parameters():
 
 def test_a_linear_head_is_a_nonlinear_one_of_one_layer():
     h = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    linear, nonlinear = ProjectionHead(kind="linear", layers=2), ProjectionHead(kind="nonlinear", layers=1)
+    linear, nonlinear = projection_head(kind="linear", layers=2), projection_head(kind="nonlinear", layers=1)
     assert variable_shapes(linear, h) == variable_shapes(nonlinear, h)
     variables = random_variables(linear, h)
     z, other = (head.apply(variables, h, train=False)[-1] for head in (linear, nonlinear))
@@ -204,17 +213,17 @@ def test_a_linear_head_is_a_nonlinear_one_of_one_layer():
 
 def test_no_head_hands_h_on_and_has_no_parameters():
     h = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    hiddens, variables = ProjectionHead(kind="none").init_with_output(jax.random.key(0), h, train=True)
+    hiddens, variables = projection_head(kind="none").init_with_output(jax.random.key(0), h, train=True)
     assert len(hiddens) == 1 and hiddens[0] is h and not variables
 
 
 def test_a_bfloat16_head_multiplies_in_bfloat16_and_returns_float32():
     h = np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32)
-    head = ProjectionHead(layers=2, dtype="bfloat16")
+    head = ProjectionHead(Network(dtype="bfloat16"))
     variables = random_variables(head, h)
     hiddens = head.apply(variables, h, train=False)
     assert {x.dtype for x in jax.tree.leaves((variables, hiddens))} == {jnp.dtype("float32")}
-    exact = ProjectionHead(layers=2).apply(variables, h, train=False)
+    exact = projection_head(layers=2).apply(variables, h, train=False)
     np.testing.assert_allclose(hiddens[-1], exact[-1], rtol=0.05, atol=0.5)
     assert not np.array_equal(hiddens[-1], exact[-1])
     assert np.any(hiddens[-1] != hiddens[-1].astype(jnp.bfloat16).astype(jnp.float32))
@@ -222,7 +231,7 @@ def test_a_bfloat16_head_multiplies_in_bfloat16_and_returns_float32():
 
 def test_simclr_chains_encoder_and_head_which_also_work_alone():
     encoder, _, encode = tiny()
-    head = ProjectionHead(layers=2, dim=8)
+    head = projection_head(layers=2, dim=8)
     model = SimCLR(encoder, head)
     variables = random_variables(model, images())
     hiddens = jax.jit(functools.partial(model.apply, train=False))(variables, images())
@@ -236,8 +245,8 @@ def test_simclr_chains_encoder_and_head_which_also_work_alone():
 
 
 def test_training_moves_the_statistics_of_encoder_and_head():
-    encoder = ResNet(block=BasicBlock, stage_sizes=(1,), base_width=4, cifar_stem=True)
-    model = SimCLR(encoder, ProjectionHead(layers=2, dim=8))
+    encoder = resnet("basic", (1,), cifar_stem=True)
+    model = SimCLR(encoder, projection_head(layers=2, dim=8))
     variables = random_variables(model, images())
     train = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
     _, updates = train(variables, images())
@@ -246,7 +255,7 @@ def test_training_moves_the_statistics_of_encoder_and_head():
 
 
 def test_a_group_norm_normalises_16_channels_of_an_image():
-    head = ProjectionHead(layers=2, dim=32, norm="group")
+    head = ProjectionHead(Network(norm="group", head=Head(layers=2, dim=32)))
     h = np.random.default_rng(0).normal(size=(5, 48)).astype(np.float32)
     variables = random_variables(head, h)
     assert sorted(variables) == ["params"]
@@ -312,8 +321,11 @@ def test_recomputed_blocks_give_the_same_gradient_and_statistics_from_less_memor
     ("build", "message"),
     [
         (lambda: create_encoder("resnet18", norm="layer"), "unknown norm 'layer', known: batch, group"),
-        (lambda: ProjectionHead(dim=100, norm="group"), "head dim 100 is not divisible by the 16 .*; use 96 or 112"),
-        (lambda: ProjectionHead(dim=8, norm="group"), "head dim 8 .*; use 16$"),
+        (
+            lambda: Network(norm="group", head=Head(dim=100)),
+            "head dim 100 is not divisible by the 16 .*; use 96 or 112",
+        ),
+        (lambda: Network(norm="group", head=Head(dim=8)), "head dim 8 .*; use 16$"),
         (lambda: create_encoder("resnet51"), "unknown encoder 'resnet51', known: .*resnet200.*; did you mean 'resnet"),
         (lambda: create_encoder("vit"), "unknown encoder 'vit', known: " + ", ".join(ENCODERS) + "$"),
         (lambda: create_encoder("resnet18", pool="valid"), "unknown pool 'valid', known: same, symmetric"),
@@ -323,16 +335,16 @@ def test_recomputed_blocks_give_the_same_gradient_and_statistics_from_less_memor
         ),
         (lambda: create_encoder("resnet18", dtype="bf16"), "unknown dtype 'bf16', known: float32, bfloat16"),
         (lambda: create_encoder("resnet18", width=0), "width 0 must be at least 1"),
-        (lambda: create_encoder("resnet50", sk_ratio=1.5), r"sk_ratio 1.5 must be from 0 \(off\) to 1"),
-        (lambda: create_encoder("resnet50", se_ratio=-0.1), r"se_ratio -0.1 must be from 0 \(off\) to 1"),
+        (lambda: create_encoder("resnet50", sk_ratio=1.5), r"sk_ratio 1.5 must be 0 \(off\) to 1"),
+        (lambda: create_encoder("resnet50", se_ratio=-0.1), r"se_ratio -0.1 must be 0 \(off\) to 1"),
         (
             lambda: create_encoder("resnet_tiny", sk_ratio=0.5, norm="group"),
             "sk_ratio 0.5 makes layers of 8 channels, which are not divisible by the 16 channels of a norm's group",
         ),
-        (lambda: ProjectionHead(kind="mlp"), "unknown head kind 'mlp', known: nonlinear, linear, none"),
-        (lambda: ProjectionHead(dtype="float16"), "unknown dtype 'float16', known: .*did you mean 'bfloat16'"),
-        (lambda: ProjectionHead(layers=0), "head layers 0 must be at least 1"),
-        (lambda: ProjectionHead(dim=0), "head dim 0 must be at least 1"),
+        (lambda: Head(kind="mlp"), "unknown head kind 'mlp', known: nonlinear, linear, none"),
+        (lambda: Network(dtype="float16"), "unknown dtype 'float16', known: .*did you mean 'bfloat16'"),
+        (lambda: Head(layers=0), "head layers 0 must be at least 1"),
+        (lambda: Head(dim=0), "head dim 0 must be at least 1"),
     ],
 )
 def test_refuses_what_it_cannot_build(build, message):

@@ -10,8 +10,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from simclr_jax.runtime import checkpoint, checksums
-from simclr_jax.runtime import devices as parallel
+from simclr_jax.runtime import checkpoint, checksums, devices
 from simclr_jax.runtime import run_folder as workdir
 from simclr_jax.training.state import TrainState
 
@@ -21,7 +20,7 @@ CONFIG = {"seed": 0, "train": {"epochs": 2}}
 def make_state(step):
     params = {"encoder": {"kernel": jax.random.normal(jax.random.key(step), (3, 4))}, "head": {}}
     optimizer = optax.adam(1e-3)
-    return parallel.replicate(
+    return devices.replicate(
         TrainState(
             step=jnp.int32(step),
             skipped=jnp.int32(0),

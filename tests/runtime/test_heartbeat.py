@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from simclr_jax.runtime import heartbeat as peers
+from simclr_jax.runtime import heartbeat
 
 QUICK = {"beat": 0.05, "silence": 0.5, "grace": 0.4}
 
@@ -36,11 +36,11 @@ class Processes:
     """Some watches, each in the place of a process, and what they found."""
 
     def __init__(self, count):
-        door = peers.Door(["localhost"])
+        server = heartbeat.Server(["localhost"])
         links = {}
-        thread = threading.Thread(target=lambda: links.update(door.admit(count - 1, 10)))
+        thread = threading.Thread(target=lambda: links.update(server.admit(count - 1, 10)))
         thread.start()
-        self.links = {index: {0: peers.knock(door.address, index)} for index in range(1, count)}
+        self.links = {index: {0: heartbeat.connect(server.address, index)} for index in range(1, count)}
         thread.join()
         self.links[0] = links
         self.all_links = [link for links in self.links.values() for link in links.values()]
@@ -49,7 +49,7 @@ class Processes:
 
     def watch(self, *indices):
         for index in indices:
-            self.watches[index] = peers.Watch(self.links[index], on_gone=self.found[index].append, **QUICK)
+            self.watches[index] = heartbeat.Heartbeat(self.links[index], on_gone=self.found[index].append, **QUICK)
         return self
 
     def settle(self):
@@ -109,8 +109,8 @@ def test_nobody_is_missed_who_has_finished(processes):
 
 @pytest.mark.parametrize("words", [b"", b"GET / HTTP/1.1\r\n\r\n", json.dumps(["guess", 1, "a"]).encode() + b"\n"])
 def test_strangers_are_not_let_in(words):
-    door = peers.Door(["localhost"])
-    with socket.create_connection(("localhost", json.loads(door.address)[1])) as stranger:
+    server = heartbeat.Server(["localhost"])
+    with socket.create_connection(("localhost", json.loads(server.address)[1])) as stranger:
         stranger.sendall(words)
         stranger.shutdown(socket.SHUT_WR)
-        assert door.admit(1, 0.5) == {}
+        assert server.admit(1, 0.5) == {}

@@ -9,11 +9,11 @@ import sys
 import pytest
 from tensorflow.python.summary import summary_iterator
 
-from simclr_jax.runtime.metrics import Writer
+from simclr_jax.runtime.metrics import MetricsWriter
 
 
 def write(workdir, first_step, steps):
-    writer = Writer(str(workdir), first_step=first_step, total_steps=10, views_per_step=4)
+    writer = MetricsWriter(str(workdir), first_step=first_step, total_steps=10, views_per_step=4)
     for step in steps:
         writer.advance(step, 1.5)
         writer.write(step, step / 5, {"loss": 1.5 + step})
@@ -57,7 +57,7 @@ class FullDisk:
 
 
 def test_a_disk_that_is_full_is_named_whatever_is_written(tmp_path, monkeypatch):
-    writer = Writer(str(tmp_path), first_step=0, total_steps=10, views_per_step=4)
+    writer = MetricsWriter(str(tmp_path), first_step=0, total_steps=10, views_per_step=4)
     records = writer._tensorboard._file._py_recordio_writer
     records._writer.close()
     monkeypatch.setattr(records, "_writer", FullDisk())
@@ -82,7 +82,7 @@ def test_tensorboard_reads_the_values_and_forgets_those_that_a_resumed_run_write
 
 
 def test_values_that_are_not_finite_are_gaps(tmp_path):
-    writer = Writer(str(tmp_path), first_step=0, total_steps=1, views_per_step=1)
+    writer = MetricsWriter(str(tmp_path), first_step=0, total_steps=1, views_per_step=1)
     writer.write(1, 1.0, {"loss": float("nan"), "rank": 2.0})
     (file,) = (tmp_path / "tensorboard").iterdir()  # on disk before it is closed
     tags = [v.tag for event in summary_iterator.summary_iterator(str(file)) for v in event.summary.value]
@@ -95,8 +95,9 @@ def test_pytorch_is_not_imported_for_tensorboard_and_can_be_later(tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
-from simclr_jax.runtime.metrics import Writer
-Writer({str(tmp_path)!r}, first_step=0, total_steps=1, views_per_step=1).close()
+from simclr_jax.runtime import metrics
+metrics.import_tensorboardx_without_torch()
+metrics.MetricsWriter({str(tmp_path)!r}, first_step=0, total_steps=1, views_per_step=1).close()
 print("then")
 import torch
 """

@@ -12,7 +12,7 @@ from etils.epath import gpath
 from fsspec.implementations import memory
 
 from simclr_jax.runtime import run_folder as workdir
-from simclr_jax.runtime.metrics import Writer
+from simclr_jax.runtime.metrics import MetricsWriter
 
 
 def test_every_start_is_noted(tmp_path):
@@ -112,7 +112,7 @@ def test_a_run_may_lie_in_an_object_store(monkeypatch, tmp_path):
         with workdir.hold(run):
             workdir.write_config(run, {"seed": start})
             workdir.note_start(run, start, "1 × cpu")
-            writer = Writer(run, first_step=start, total_steps=4, views_per_step=1)
+            writer = MetricsWriter(run, first_step=start, total_steps=4, views_per_step=1)
             for step in range(start + 1, 5):
                 writer.write(step, step / 4, {"loss": 1.0 / step})
             writer.close()

@@ -4,9 +4,8 @@ import numpy as np
 
 from configs import default
 from simclr_jax.models import create_model
-from simclr_jax.runtime import checkpoint
-from simclr_jax.runtime import run_folder as workdir
-from simclr_jax.training import schedule
+from simclr_jax.runtime import checkpoint, run_folder
+from simclr_jax.runtime.config import network_of
 from support.variables import random_variables
 
 
@@ -14,10 +13,10 @@ def write_run(path, *, step=7, **changes):
     """Writes RUN with a checkpoint of random weights; ``changes`` are of config keys."""
     config = default.get_config()
     config.update_from_flattened_dict({"model.encoder": "resnet_tiny", "data.source": "textures", **changes})
-    model = create_model(**schedule.model_arguments(config))
+    model = create_model(network_of(config))
     variables = random_variables(model, np.zeros((1, 32, 32, 3), np.float32))
     checkpoints = checkpoint.Checkpoints(str(path), keep=1)
     checkpoints.save(step, {"step": np.int32(step), "batch_stats": {}, **variables})
     checkpoints.close()
-    workdir.write_config(str(path), config.to_dict())
+    run_folder.write_config(str(path), config.to_dict())
     return path

@@ -3,10 +3,10 @@
 import pathlib
 import runpy
 
-from simclr_jax.models import resnet
+from simclr_jax.models import network
 
 NAME = "resnet_smallest"
-resnet.ENCODERS[NAME] = resnet.Architecture(resnet.BasicBlock, (1,), base_width=16)
+network.ENCODERS[NAME] = network.Architecture(False, (1,), base_width=16)
 
 if __name__ == "__main__":
     runpy.run_path(str(pathlib.Path(__file__).parents[2] / "train.py"), run_name="__main__")

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax.training import collapse, geometry
+from simclr_jax.training import collapse
 
 RNG = np.random.default_rng(0)
 
@@ -69,7 +69,7 @@ def test_sums_of_batches_on_devices_give_the_measures_of_all_vectors(devices):
     h = np.abs(RNG.normal(size=(2, 32, 12))) + np.linspace(0, 3, 12)
     h[:, 16:] += 1  # batches are not alike
     z = RNG.normal(size=(2, 32, 6))
-    step = jax.pmap(functools.partial(geometry.sums, axis_name="batch"), "batch", devices=jax.devices()[:devices])
+    step = jax.pmap(functools.partial(collapse.sums, axis_name="batch"), "batch", devices=jax.devices()[:devices])
 
     def on_devices(x):  # each device holds both views of its own images
         return np.stack([np.concatenate(part) for part in np.split(np.stack(np.split(x, 2)), devices, axis=1)])
@@ -95,14 +95,14 @@ def test_sums_of_batches_on_devices_give_the_measures_of_all_vectors(devices):
 
 def test_rounding_on_the_devices_is_no_rank():
     h = np.broadcast_to(RNG.random(256) + 5, (2, 64, 256))
-    sums = [geometry.sums(*batch) for batch in batches(h, h, 32)]
+    sums = [collapse.sums(*batch) for batch in batches(h, h, 32)]
     found = collapse.of_batches(jax.tree.map(np.asarray, sums), 32)
     assert found["rank_h"] < 1.01 and found["rank_z"] < 1.01 and found["std_z"] < 1e-6
     assert abs(found["uniformity"]) < 1e-5
 
 
 def test_sums_that_are_not_finite_are_measures_that_are_not():
-    sums = jax.tree.map(np.asarray, geometry.sums(np.full((8, 4), np.nan), np.full((8, 4), np.nan)))
+    sums = jax.tree.map(np.asarray, collapse.sums(np.full((8, 4), np.nan), np.full((8, 4), np.nan)))
     found = collapse.of_batches([sums], 4)
     assert np.isnan(found["rank_h"]) and np.isnan(found["uniformity"])
 

@@ -9,27 +9,18 @@ import pytest
 from jax import lax
 
 from simclr_jax import losses
+from simclr_jax.augment import device
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import feed as placement
-from simclr_jax.models import create_model
-from simclr_jax.runtime import devices as parallel
+from simclr_jax.models import Head, Network, create_model
+from simclr_jax.runtime import devices
 from simclr_jax.training import gradients as passes
 
 SIZE, IMAGES = 8, 16
 
 
 def model_of(norm, axis_name=None):
-    return create_model(
-        encoder="resnet_tiny",
-        width=1,
-        cifar_stem=True,
-        dtype="float32",
-        head_kind="nonlinear",
-        head_layers=2,
-        head_dim=16,
-        norm=norm,
-        axis_name=axis_name,
-    )
+    network = Network(encoder="resnet_tiny", cifar_stem=True, norm=norm, head=Head(layers=2, dim=16))
+    return create_model(network, axis_name=axis_name)
 
 
 @functools.cache
@@ -60,7 +51,8 @@ RECIPE = Recipe(SIZE, min_area=0.5)
 
 
 def views_of(batch):
-    return placement.views_of(RECIPE, 7, batch, None)
+    views = device.two_views(RECIPE, batch["images"], 7, batch["epoch"], batch["ids"])
+    return {"views": views, "labels": batch["labels"]}
 
 
 def how(norm, axis_name=None):
@@ -99,22 +91,22 @@ def test_micro_batches_find_what_one_pass_finds(norm, count):
 
 
 def test_micro_batches_on_devices_find_what_one_pass_on_one_device_finds():
-    devices = 4
+    count = 4
 
     def step(variables, batch):
-        where = how("group", parallel.AXIS)
+        where = how("group", devices.AXIS)
         found, gradients = passes.in_micro_batches(*variables, batch, count=2, **where)
-        return lax.pmean((found.loss, found.metrics, gradients), parallel.AXIS), found.h, found.labels
+        return lax.pmean((found.loss, found.metrics, gradients), devices.AXIS), found.h, found.labels
 
-    mapped = jax.pmap(step, parallel.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:devices])
+    mapped = jax.pmap(step, devices.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:count])
     (loss, metrics, gradients), h, labels = mapped(
-        variables_of("group"), parallel.shard(images(), jax.local_devices()[:devices])
+        variables_of("group"), devices.shard(images(), jax.local_devices()[:count])
     )
     want, want_gradients = one_pass("group")
     first = functools.partial(jax.tree.map, lambda x: x[0])
     assert_close(first((loss, metrics, gradients)), (want.loss, want.metrics, want_gradients))
     np.testing.assert_array_equal(labels.reshape(-1), want.labels)
-    by_view = np.asarray(h).reshape(devices, 2, IMAGES // devices, -1).swapaxes(0, 1).reshape(2 * IMAGES, -1)
+    by_view = np.asarray(h).reshape(count, 2, IMAGES // count, -1).swapaxes(0, 1).reshape(2 * IMAGES, -1)
     assert_close(by_view, want.h)
 
 
@@ -151,7 +143,10 @@ def test_eight_micro_batches_take_a_quarter_of_the_memory():
         "labels": jax.ShapeDtypeStruct((images,), jnp.int32),
     }
     given = {**how("batch"), "views_of": lambda batch: batch}
-    steps = functools.partial(passes.in_one_pass, **given), functools.partial(passes.in_micro_batches, count=8, **given)
+    steps = (
+        functools.partial(passes.in_one_pass, **given),
+        functools.partial(passes.in_micro_batches, count=8, **given),
+    )
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables_of("batch"))
     whole, parts = (
         jax.jit(step).lower(*shapes, batch).compile().memory_analysis().temp_size_in_bytes for step in steps

@@ -9,8 +9,9 @@ import pytest
 from jax import lax
 
 from simclr_jax.losses import contrastive, nt_xent, streaming
-from simclr_jax.models import ProjectionHead, SimCLR
-from simclr_jax.models.resnet import BasicBlock, ResNet
+from simclr_jax.models import Head, Network, ProjectionHead, SimCLR
+from simclr_jax.models.network import Architecture
+from simclr_jax.models.resnet import ResNet
 
 AXIS = "batch"
 IMAGES = 16
@@ -183,8 +184,9 @@ PAIRS = make_pairs()
 
 
 def build_model(axis_name):
-    encoder = ResNet(block=BasicBlock, stage_sizes=(1, 1), base_width=8, cifar_stem=True, axis_name=axis_name)
-    return SimCLR(encoder, ProjectionHead(layers=2, dim=8, axis_name=axis_name))
+    network = Network(cifar_stem=True, head=Head(layers=2, dim=8))
+    encoder = ResNet(Architecture(False, (1, 1), base_width=8), network, axis_name)
+    return SimCLR(encoder, ProjectionHead(network, axis_name))
 
 
 @functools.cache

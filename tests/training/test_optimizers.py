@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax.training import optimizers as optim
+from simclr_jax.training import optimizers
 
 STEPS = 5
 
@@ -97,7 +97,9 @@ def assert_trees_close(got, want, rtol=1e-5, atol=1e-6):
 def test_lars_equals_lars_by_hand_in_values_and_momentum():
     params, gradients = random_tree(0), [random_tree(seed) for seed in range(1, STEPS + 1)]
     # 0.1 instead of 0.001: or a wrong update of a kernel would drown in the tolerance.
-    got, state = run(optim.lars(schedule, weight_decay=0.3, momentum=0.8, trust_coefficient=0.1), params, gradients)
+    got, state = run(
+        optimizers.lars(schedule, weight_decay=0.3, momentum=0.8, trust_coefficient=0.1), params, gradients
+    )
     want, momentum = numpy_lars(params, gradients, 0.3, schedule, momentum=0.8, trust=0.1)
     assert_trees_close(got, want)
     assert_trees_close(optax.tree.get(state, "trace"), momentum)
@@ -107,7 +109,7 @@ def test_lars_golden_case():
     kernel = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], np.float32)
     params = {"kernel": kernel}
     gradients = [{"kernel": np.full((2, 3), g, np.float32)} for g in (0.1, 0.1, 0.2)]
-    got, state = run(optim.lars(0.3, weight_decay=0.01), params, gradients)
+    got, state = run(optimizers.lars(0.3, weight_decay=0.01), params, gradients)
     want, momentum = numpy_lars(params, gradients, 0.01, lambda step: 0.3)
     moved, want_moved = np.asarray(got["kernel"]) - kernel, want["kernel"] - kernel
     np.testing.assert_allclose(moved, want_moved, rtol=1e-3)  # the kernel hardly moves: float32 keeps 3 digits
@@ -117,7 +119,7 @@ def test_lars_golden_case():
 @pytest.mark.parametrize(("kernel", "gradient"), [(0.0, 0.5), (0.5, 0.0)])
 def test_lars_does_not_adapt_to_a_zero_norm(kernel, gradient):
     params, gradients = {"kernel": np.full(3, kernel, np.float32)}, [{"kernel": np.full(3, gradient, np.float32)}]
-    got, _ = run(optim.lars(0.1), params, gradients)
+    got, _ = run(optimizers.lars(0.1), params, gradients)
     np.testing.assert_allclose(got["kernel"], np.full(3, kernel - 0.1 * gradient), rtol=1e-6)
 
 
@@ -127,14 +129,14 @@ def test_lars_does_not_adapt_to_a_zero_norm(kernel, gradient):
 )
 def test_created_optimizers_equal_those_written_by_hand(name, by_hand):
     params, gradients = random_tree(0), [random_tree(seed) for seed in range(1, STEPS + 1)]
-    got, _ = run(optim.create_optimizer(name, schedule, weight_decay=0.3), params, gradients)
+    got, _ = run(optimizers.create_optimizer(name, schedule, weight_decay=0.3), params, gradients)
     assert_trees_close(got, by_hand(params, gradients, 0.3, schedule), atol=2e-5)  # Adam's 1 - 0.999 in float32
 
 
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_decay_moves_kernels_and_nothing_else(name):
     params, gradients = random_tree(0), [jax.tree.map(np.zeros_like, random_tree(0))]
-    got, _ = run(optim.create_optimizer(name, 0.1, weight_decay=0.5), params, gradients)
+    got, _ = run(optimizers.create_optimizer(name, 0.1, weight_decay=0.5), params, gradients)
 
     def check(path, before, after):
         assert np.array_equal(before, after) != is_kernel(path), path
@@ -144,12 +146,12 @@ def test_decay_moves_kernels_and_nothing_else(name):
 
 def test_excluded_leaves_are_listed_by_path():
     excluded = ["encoder/norm/bias", "encoder/norm/scale", "head/dense/bias"]
-    assert optim.excluded_from_decay(random_tree(0)) == excluded
+    assert optimizers.excluded_from_decay(random_tree(0)) == excluded
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown optimizer 'adam', known: lars, sgd, adamw; did you mean 'adamw'"):
-        optim.create_optimizer("adam", 0.1, weight_decay=0.0)
+        optimizers.create_optimizer("adam", 0.1, weight_decay=0.0)
 
 
 @pytest.mark.parametrize(("warmup_steps", "total_steps"), [(195, 977), (0, 50), (1, 2)])
@@ -160,16 +162,16 @@ def test_warmup_cosine_is_its_formula_at_every_step(warmup_steps, total_steps):
         return 1.0 + np.cos(np.pi * (step - warmup_steps) / (total_steps - warmup_steps))
 
     steps = np.arange(total_steps + 1)
-    rates = jax.vmap(optim.warmup_cosine(2.0, warmup_steps=warmup_steps, total_steps=total_steps))(steps)
+    rates = jax.vmap(optimizers.warmup_cosine(2.0, warmup_steps=warmup_steps, total_steps=total_steps))(steps)
     np.testing.assert_allclose(rates, [by_hand(step) for step in steps], rtol=1e-5, atol=1e-6)
     assert rates.dtype == jnp.float32
 
 
 def test_the_rates_of_a_known_run():
     images, batch_size, epochs, warmup_epochs = 50_000, 512, 10, 2
-    peak = optim.scaled_learning_rate(1.0, batch_size=batch_size, scaling="linear")
+    peak = optimizers.scaled_learning_rate(1.0, batch_size=batch_size, scaling="linear")
     rate = jax.jit(
-        optim.warmup_cosine(
+        optimizers.warmup_cosine(
             peak,
             warmup_steps=round(warmup_epochs * images / batch_size),
             total_steps=round(epochs * images / batch_size),
@@ -183,14 +185,14 @@ def test_the_rates_of_a_known_run():
 @pytest.mark.parametrize(("warmup_steps", "total_steps"), [(10, 10), (-1, 10), (0, 0)])
 def test_a_warmup_that_leaves_no_decay_is_refused(warmup_steps, total_steps):
     with pytest.raises(ValueError, match=f"warmup_steps {warmup_steps} .* total_steps {total_steps}"):
-        optim.warmup_cosine(1.0, warmup_steps=warmup_steps, total_steps=total_steps)
+        optimizers.warmup_cosine(1.0, warmup_steps=warmup_steps, total_steps=total_steps)
 
 
 @pytest.mark.parametrize(("scaling", "rate"), [("linear", 4.8), ("sqrt", 0.3 * 64), ("none", 0.3)])
 def test_learning_rate_scaling(scaling, rate):
-    assert optim.scaled_learning_rate(0.3, batch_size=4096, scaling=scaling) == pytest.approx(rate)
+    assert optimizers.scaled_learning_rate(0.3, batch_size=4096, scaling=scaling) == pytest.approx(rate)
 
 
 def test_an_unknown_scaling_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown scaling 'squareroot', known: linear, sqrt, none"):
-        optim.scaled_learning_rate(0.3, batch_size=256, scaling="squareroot")
+        optimizers.scaled_learning_rate(0.3, batch_size=256, scaling="squareroot")

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from configs import default, linear
-from simclr_jax.runtime import config as keys
+from simclr_jax.runtime.config import check_keys, config_differences, flatten, run_config, whole_config
 from simclr_jax.training import schedule
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def changed(**changes):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_is_complete_and_right(name):
     config = importlib.import_module(f"configs.{name}").get_config()
-    keys.check_keys(config, default.get_config())
+    check_keys(config, default.get_config())
     schedule.check(config)
 
 
@@ -37,7 +37,7 @@ def test_every_docstring_says_command_time_and_result(name):
 
 def test_every_key_is_read_somewhere():
     code = "".join(path.read_text() for path in (ROOT / "simclr_jax").rglob("*.py"))
-    for key in [*keys.flatten(default.get_config()), *keys.flatten(linear.get_config())]:
+    for key in [*flatten(default.get_config()), *flatten(linear.get_config())]:
         if key.startswith(("augment.", "head.")):
             continue  # handed over whole to a dataclass, which refuses a name that it does not have
         assert re.search(rf"\b{key.rsplit('.', 1)[-1]}\b", code), f"nothing reads {key}"
@@ -74,17 +74,17 @@ def test_unknown_missing_and_mistyped_keys_are_named():
     with config.unlocked():
         config.train.epoch = 3
     with pytest.raises(ValueError, match=r"config.train.epoch is not a key; did you mean config.train.epochs\?"):
-        keys.check_keys(config, known)
+        check_keys(config, known)
     config = default.get_config()
     with config.unlocked():
         del config.loss.temperature
     with pytest.raises(ValueError, match="config.loss.temperature is missing"):
-        keys.check_keys(config, known)
+        check_keys(config, known)
     config = default.get_config()
     with config.ignore_type():
         config.train.epochs = "many"
     with pytest.raises(ValueError, match="config.train.epochs='many' must be int"):
-        keys.check_keys(config, known)
+        check_keys(config, known)
 
 
 def test_epochs_become_steps():
@@ -166,40 +166,40 @@ def test_validation_takes_what_there_is():
 
 def test_differences_name_what_changes_the_result_and_only_that():
     old = default.get_config().to_dict()
-    assert keys.differences(old, changed(checkpoint__keep=9, log__every_steps=7, data__dir="/x").to_dict()) == []
+    assert config_differences(old, changed(checkpoint__keep=9, log__every_steps=7, data__dir="/x").to_dict()) == []
     same_result = changed(model__remat=True, loss__chunk_size=64, loss__gather="ring")
-    assert keys.differences(old, same_result.to_dict()) == []
+    assert config_differences(old, same_result.to_dict()) == []
     new = changed(train__epochs=7, loss__temperature=0.5).to_dict()
-    assert keys.differences(old, new) == ["loss.temperature: 0.1 → 0.5", "train.epochs: 100 → 7"]
+    assert config_differences(old, new) == ["loss.temperature: 0.1 → 0.5", "train.epochs: 100 → 7"]
 
 
 def test_a_run_from_before_a_key_is_read_and_goes_on_as_it_was():
     stored = default.get_config().to_dict()
     for key in ("sk_ratio", "se_ratio", "pool", "normalize"):
         del stored["model"][key]
-    assert keys.of_run(stored, "RUN") == keys.of_run(default.get_config().to_dict(), "RUN")
-    assert keys.differences(stored, default.get_config().to_dict()) == []
+    assert run_config(stored, "RUN") == run_config(default.get_config().to_dict(), "RUN")
+    assert config_differences(stored, default.get_config().to_dict()) == []
     now_with_it = changed(model__sk_ratio=0.0625).to_dict()
-    assert keys.differences(stored, now_with_it) == ["model.sk_ratio: 0.0 → 0.0625"]
+    assert config_differences(stored, now_with_it) == ["model.sk_ratio: 0.0 → 0.0625"]
     del stored["model"]["width"]
     with pytest.raises(ValueError, match="config.model.width is missing"):
-        keys.of_run(stored, "RUN")
+        run_config(stored, "RUN")
 
 
 @pytest.mark.parametrize("section", ["model", "head"])
 def test_a_run_of_a_network_that_is_not_known_is_refused(section):
     stored = default.get_config().to_dict()
-    assert keys.of_run(stored, "RUN").model.encoder == "resnet50"
+    assert run_config(stored, "RUN").model.encoder == "resnet50"
     stored[section]["magic"] = 1
     with pytest.raises(ValueError, match=f"RUN: its config.json .*config.{section} has the key 'magic', which this"):
-        keys.of_run(stored, "RUN")
+        run_config(stored, "RUN")
 
 
 def test_a_stored_config_is_completed_by_the_keys_that_came_after_it():
     stored = default.get_config().to_dict()
     stored["loss"]["temperature"] = 0.7
     del stored["loss"]["gather"], stored["log"]
-    config = keys.completed(stored, default.get_config(), "RUN")
+    config = whole_config(stored, default.get_config(), "RUN")
     assert config.loss.temperature == 0.7
     assert (config.loss.gather, config.log.every_steps) == ("all", 50)
     assert default.get_config().loss.temperature == 0.1
@@ -211,4 +211,4 @@ def test_a_stored_config_is_completed_by_the_keys_that_came_after_it():
 )
 def test_a_stored_config_that_is_none_is_not_completed(change, message):
     with pytest.raises(ValueError, match=f"RUN: its config.json cannot be used: {message}"):
-        keys.completed(default.get_config().to_dict() | change, default.get_config(), "RUN")
+        whole_config(default.get_config().to_dict() | change, default.get_config(), "RUN")

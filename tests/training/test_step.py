@@ -9,13 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax.models import create_model
-from simclr_jax.runtime import devices as parallel
-from simclr_jax.training import gradients as passes
-from simclr_jax.training import state
+from simclr_jax import losses
+from simclr_jax.models import Head, Network, create_model
+from simclr_jax.runtime import devices
+from simclr_jax.training import gradients, state
 from simclr_jax.training import step as steps
 
 SIZE, IMAGES, CLASSES, STEPS = 8, 16, 3, 3
+LOSS = functools.partial(losses.nt_xent, temperature=0.5)
 TOLERANCE = {"rtol": 2e-3, "atol": 2e-5}  # float32 sums in another order, through three steps of BatchNorm
 
 
@@ -27,16 +28,8 @@ def batches():
 
 
 def parts(axis_name, probe=True):
-    model = create_model(
-        encoder="resnet_tiny",
-        width=1,
-        cifar_stem=True,
-        dtype="float32",
-        head_kind="nonlinear",
-        head_layers=2,
-        head_dim=16,
-        axis_name=axis_name,
-    )
+    network = Network(encoder="resnet_tiny", cifar_stem=True, head=Head(layers=2, dim=16))
+    model = create_model(network, axis_name=axis_name)
     probe = nn.Dense(CLASSES) if probe else None
     return {"model": model, "optimizer": optax.sgd(0.05, 0.9), "probe": probe, "probe_optimizer": optax.adam(1e-2)}
 
@@ -49,7 +42,7 @@ def initial_state():
 @functools.cache
 def on_one_device():
     """The single-device program over the whole batch, without any mapped axis."""
-    step = jax.jit(functools.partial(steps.pretrain_step, temperature=0.5, **parts(None)))
+    step = jax.jit(functools.partial(steps.pretrain_step, loss=LOSS, **parts(None)))
     current, rows = initial_state(), []
     for batch in batches():
         current, metrics = step(current, batch)
@@ -58,15 +51,15 @@ def on_one_device():
 
 
 def on_devices(count, **changes):
-    devices = jax.local_devices()[:count]
-    step = parallel.map_train_step(
-        steps.pretrain_step, devices, temperature=0.5, **(parts(changes.get("axis_name", parallel.AXIS)))
+    some = jax.local_devices()[:count]
+    step = devices.map_train_step(
+        steps.pretrain_step, some, loss=LOSS, **(parts(changes.get("axis_name", devices.AXIS)))
     )
-    current = parallel.replicate(jax.tree.map(np.array, initial_state()), devices)
+    current = devices.replicate(jax.tree.map(np.array, initial_state()), some)
     rows = []
     for batch in batches():
-        current, metrics = step(current, parallel.shard(batch, devices), None, False)
-        values = parallel.first(metrics)
+        current, metrics = step(current, devices.shard(batch, some), None, False)
+        values = devices.first(metrics)
         assert values.pop("stop") == 0.0
         rows.append(values)
     return current, rows
@@ -98,16 +91,14 @@ def test_statistics_of_each_device_alone_are_something_else():
 
 
 def test_a_batch_that_is_not_finite_leaves_all_devices_as_if_it_never_was():
-    devices = jax.local_devices()[:4]
-    step = parallel.map_train_step(
-        steps.pretrain_step, devices, temperature=0.5, skip_nonfinite=True, **parts(parallel.AXIS)
-    )
+    some = jax.local_devices()[:4]
+    step = devices.map_train_step(steps.pretrain_step, some, loss=LOSS, skip_nonfinite=True, **parts(devices.AXIS))
 
     def after(these):
-        current, rows = parallel.replicate(jax.tree.map(np.array, initial_state()), devices), []
+        current, rows = devices.replicate(jax.tree.map(np.array, initial_state()), some), []
         for batch in these:
-            current, metrics = step(current, parallel.shard(batch, devices), None, False)
-            rows.append(parallel.first(metrics))
+            current, metrics = step(current, devices.shard(batch, some), None, False)
+            rows.append(devices.first(metrics))
         return current, rows
 
     good, *_, last = batches()
@@ -125,7 +116,7 @@ def test_a_batch_that_is_not_finite_leaves_all_devices_as_if_it_never_was():
 
 def test_the_online_probe_changes_nothing():
     with_probe, _ = on_one_device()
-    step = jax.jit(functools.partial(steps.pretrain_step, temperature=0.5, **parts(None, probe=False)))
+    step = jax.jit(functools.partial(steps.pretrain_step, loss=LOSS, **parts(None, probe=False)))
     current = initial_state().replace(probe_params={}, probe_opt_state=optax.adam(1e-2).init({}))
     for batch in batches():
         current, metrics = step(current, batch)
@@ -149,27 +140,25 @@ def test_the_online_probe_ignores_images_without_label():
 
 def test_both_views_of_an_image_are_rows_apart_by_the_batch():
     views = np.arange(3 * 2 * 4, dtype=np.float32).reshape(3, 2, 2, 2, 1)
-    stacked = np.asarray(passes.both_views(views))
+    stacked = np.asarray(gradients.both_views(views))
     for image in range(3):
         for view in range(2):
             np.testing.assert_array_equal(stacked[image + 3 * view], views[image, view])
 
 
 def test_validation_uses_running_statistics_and_leaves_them_alone():
-    mapped = parallel.map_step(
-        steps.validation_step, **{k: parts(parallel.AXIS)[k] for k in ("model", "probe")}, temperature=0.5
+    mapped = devices.map_step(
+        steps.validation_step, **{k: parts(devices.AXIS)[k] for k in ("model", "probe")}, loss=LOSS
     )
     batch = next(batches())
-    single = steps.validation_step(
-        initial_state(), batch, **{k: parts(None)[k] for k in ("model", "probe")}, temperature=0.5
-    )
-    metrics, sums = mapped(parallel.replicate(initial_state()), parallel.shard(batch), None)
-    values = parallel.first(metrics)
+    single = steps.validation_step(initial_state(), batch, **{k: parts(None)[k] for k in ("model", "probe")}, loss=LOSS)
+    metrics, sums = mapped(devices.replicate(initial_state()), devices.shard(batch), None)
+    values = devices.first(metrics)
     assert_close(values, jax.tree.map(float, single[0]))
-    assert_close(parallel.first_arrays(sums), single[1])
+    assert_close(devices.first_arrays(sums), single[1])
     hiddens = parts(None)["model"].apply(
         {"params": initial_state().params, "batch_stats": initial_state().batch_stats},
-        passes.both_views(batch["views"]),
+        gradients.both_views(batch["views"]),
         train=False,
     )
     z = np.asarray(hiddens[-1], np.float64)
@@ -182,16 +171,16 @@ def test_validation_uses_running_statistics_and_leaves_them_alone():
 
 
 def test_map_encoder_takes_any_number_of_images():
-    encode = parallel.map_encoder(lambda scale, images: images.mean((1, 2)) * scale, np.float32(2.0))
+    encode = devices.map_encoder(lambda scale, images: images.mean((1, 2)) * scale, np.float32(2.0))
     images = np.random.default_rng(0).random((11, 4, 4, 3), np.float32)
     np.testing.assert_allclose(encode(images), 2 * images.mean((1, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("wanting", [(), (2,), (0, 3)])
 def test_one_that_wants_to_stop_is_heard_by_all(wanting):
-    devices = jax.local_devices()[:4]
-    step = parallel.map_train_step(lambda state, batch, resident, axis_name: (state, {"loss": batch.sum()}), devices)
+    some = jax.local_devices()[:4]
+    step = devices.map_train_step(lambda state, batch, resident, axis_name: (state, {"loss": batch.sum()}), some)
     stop = np.isin(np.arange(4), wanting)
-    _, metrics = step(parallel.replicate(np.zeros(3), devices), np.ones((4, 2)), None, stop)
+    _, metrics = step(devices.replicate(np.zeros(3), some), np.ones((4, 2)), None, stop)
     assert metrics["stop"].tolist() == 4 * [float(bool(wanting))]
     assert metrics["loss"].tolist() == 4 * [2.0]

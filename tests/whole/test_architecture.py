@@ -1,6 +1,7 @@
 """The import rule and the rooms: who may import whom, and which names belong to one module alone."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -19,9 +20,9 @@ MAY_IMPORT = {
     "runtime": "augment.recipe models.network",
     "training": "losses models augment data runtime",
     "evaluate": "losses models augment data runtime training",
-    "interop": "models augment runtime.config runtime.bounds",
+    "interop": "models augment runtime.config",
     "commands": "losses models augment data runtime training evaluate interop",
-    "__main__": "commands runtime",
+    "__main__": "commands",
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -74,9 +75,32 @@ def test_the_rule_refuses_what_it_must():
     assert not may_import("runtime", "augment.device") and not may_import("interop", "runtime.checkpoint")
 
 
+def test_no_file_imports_what_another_keeps_to_itself():
+    private = {(path.name, name) for path in FILES for name in ours(path) if name.rsplit(".", 1)[-1].startswith("_")}
+    assert not private
+
+
+def test_files_do_not_import_in_a_circle():
+    files = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+    }
+    graph = {name: {part for full in ours(path) if (part := within(full, files))} for name, path in files.items()}
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def within(full: str, files) -> str | None:
+    """The file that a name is of: "losses" of "losses.nt_xent"."""
+    return full if full in files else full.rpartition(".")[0] if full.rpartition(".")[0] in files else None
+
+
 def test_the_package_has_nine_rooms():
     rooms = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert rooms == {*MAY_IMPORT, "__init__.py", "__main__.py"} - {"__main__"}
+    assert {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - {"__pycache__"} == {
+        *rooms,
+        "whole",
+        "support",
+    } - {"__init__.py", "__main__.py"}
 
 
 def owners(test) -> set[str]:
@@ -95,10 +119,10 @@ def test_jax_stays_out_of_the_input():
     assert users == {"data/feed.py"}
 
 
-def test_devices_are_named_in_their_room_alone():
+def test_devices_and_processes_are_named_in_their_files_alone():
     names_of_devices = {"pmap", "device_count", "local_device_count", "process_index", "distributed", "local_devices"}
     users = owners(lambda path: "jax" in packages(path) and names(path) & names_of_devices)
-    assert users - {"training/trainer.py"} == {"runtime/devices.py"}
+    assert users - {"training/trainer.py"} == {"runtime/devices.py", "runtime/processes.py"}
     assert "jax.device_count" not in (PACKAGE / "training/trainer.py").read_text()
 
 
@@ -114,12 +138,10 @@ def test_matplotlib_is_named_by_the_pictures_alone():
     assert owners(lambda path: "matplotlib" in packages(path)) == {"evaluate/sheets.py", "evaluate/plots.py"}
 
 
-def test_config_dicts_stop_at_config_schedule_and_the_commands():
+def test_config_dicts_stop_at_config_schedule_and_what_opens_a_run():
     users = owners(lambda path: "ml_collections" in packages(path) and room(path) != "commands")
-    assert users <= {"runtime/config.py", "training/schedule.py", "training/trainer.py", "training/supervised.py"} | {
-        "evaluate/probed_run.py",
-        "evaluate/results.py",
-    }
+    opened = {"training/trainer.py", "evaluate/trained_network.py", "evaluate/probed_run.py"}
+    assert users == {"runtime/config.py", "training/schedule.py"} | opened
 
 
 def test_configs_hold_values_only():

@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 import simclr_jax
 from simclr_jax import __main__
-from simclr_jax.interop import google_names, pytorch
-from simclr_jax.models import create_encoder, create_model
+from simclr_jax.interop import google_names, pytorch, tensors
+from simclr_jax.models import Head, Network, create_encoder, create_model
 from support import tf_simclr
 from support.runs import write_run
 from support.variables import random_variables
@@ -57,10 +57,9 @@ def a_run(folder):
 
 def a_google_checkpoint(folder):
     (folder / "simclrv2/pretrained/r50_1x_sk1").mkdir(parents=True)
-    head = {"head_kind": "none", "head_layers": 1, "head_dim": 128}
-    model = create_model(encoder="resnet_tiny", width=1, cifar_stem=True, dtype="float32", **head)
+    model = create_model(Network(encoder="resnet_tiny", cifar_stem=True, head=Head(kind="none")))
     names = google_names.encoder_names(google_names.Layout("resnet_tiny", False, False, False), 1)
-    leaves = _flat(random_variables(model, np.zeros((1, SIDE, SIDE, 3), np.float32)))
+    leaves = tensors.flat(random_variables(model, np.zeros((1, SIDE, SIDE, 3), np.float32)))
     arrays = {names[name]: array for name, array in leaves.items()}
     tf_simclr.write_tf1(arrays, folder / "simclrv2/pretrained/r50_1x_sk1/model.ckpt-250228")
 
@@ -68,12 +67,9 @@ def a_google_checkpoint(folder):
 def a_state_dict(folder):
     settings = {"name": "resnet_tiny", "cifar_stem": True}
     variables = random_variables(create_encoder(**settings), np.zeros((1, SIDE, SIDE, 3), np.float32))
-    state = {pytorch._name(name): pytorch._to_torch(array) for name, array in _flat(variables).items()}
-    save_file(state, folder / "resnet50.safetensors")
-
-
-def _flat(tree):
-    return {f"{kind}/{path}": array for kind in tree for path, array in pytorch._flat(tree[kind]).items()}
+    leaves = {pytorch._name(name): array for name, array in tensors.flat(variables).items()}
+    turned = {name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array for name, array in leaves.items()}
+    save_file({name: np.ascontiguousarray(array) for name, array in turned.items()}, folder / "resnet50.safetensors")
 
 
 GIVEN = {"import_google": (a_google_checkpoint, "runs/r50_sk1"), "import_torch": (a_state_dict, "runs/theirs")}
@@ -131,8 +127,7 @@ def test_torchvision_takes_the_file_as_the_page_says(folder):
     encoder = create_encoder("resnet50")
     x = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype(np.float32)
     variables = random_variables(encoder, x)
-    settings = {"name": "resnet50", "width": 1, "cifar_stem": False, "pool": "same", "normalize": "none"}
-    pytorch.save("encoder.safetensors", variables, settings | {"sk_ratio": 0.0, "se_ratio": 0.0, "norm": "batch"})
+    pytorch.save("encoder.safetensors", variables, Network(encoder="resnet50"))
     call = f"\nimages = torch.zeros(1, 3, 32, 32) + torch.tensor({x.tolist()}).permute(0, 3, 1, 2)\nh = model(images)\n"
     _, h = features(script + call)
     np.testing.assert_allclose(h, encoder.apply(variables, x, train=False), rtol=1e-4, atol=1e-4)

@@ -13,12 +13,12 @@ from PIL import Image
 
 import simclr_jax
 from configs import diagnose, linear, pictures
-from simclr_jax.commands import linear as linear_eval
 from simclr_jax.commands import pictures as draw
-from simclr_jax.commands import pretrain
+from simclr_jax.commands import pretrain, probes
 from simclr_jax.commands.diagnose import run as measure
 from simclr_jax.runtime import checkpoint
-from simclr_jax.training.trainer import prepare
+from simclr_jax.training import loop
+from simclr_jax.training.trainer import Trainer
 from support.tiny_config import BATCH, TRAIN, red_or_blue, shrink, small, write_archive
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_a_workdir_of_another_config_is_refused(run):
 
 def test_the_probe_finds_what_colour_blind_views_leave(run):
     workdir, _ = run
-    result = linear_eval.run(probe_config(), str(workdir))
+    result = probes.run("linear", probe_config(), str(workdir))
     assert result == json.loads((workdir / "eval" / "linear.json").read_text())
     assert result["top1"] >= 0.9  # red against blue, and no colour distortion to forget it
     assert {"untrained_top1", "top5", "untrained_top5", "validation_top1"} <= set(result)
@@ -185,11 +185,11 @@ def test_the_probe_reads_any_layer_and_any_source(run, tmp_path):
             for i in range(12):
                 Image.new("RGB", (12 + i, 20), colour).save(folder / f"{i}.png")
     for layer in (1, -1):
-        result = linear_eval.run(probe_config(layer=layer, **{"data.source": f"folder:{tmp_path}"}), str(workdir))
+        result = probes.run("linear", probe_config(layer=layer, **{"data.source": f"folder:{tmp_path}"}), str(workdir))
         assert result["layer"] == layer % 3
         assert result["top1"] == 1.0
     with pytest.raises(ValueError, match=r"config.layer=3 does not exist; this run has 0 = h to 2 = z"):
-        linear_eval.run(probe_config(layer=3), str(workdir))
+        probes.run("linear", probe_config(layer=3), str(workdir))
 
 
 def picture_config(**changes):
@@ -240,9 +240,9 @@ def test_load_encoder_gives_the_features_of_the_checkpoint(run):
     images, _ = red_or_blue(5, 3)
     found = encoder(images)
     assert found.shape == (5, encoder.feature_dim) and found.dtype == np.float32
-    parts = prepare(config)
+    trainer = Trainer.from_config(config)
     _, _, variables = checkpoint.load_variables(str(workdir))
-    expected = jax.jit(parts.model.apply, static_argnames="train")(variables, images / 255.0, train=False)[0]
+    expected = jax.jit(trainer.model.apply, static_argnames="train")(variables, images / 255.0, train=False)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(simclr_jax.load_encoder(str(workdir / "checkpoints" / "6"))(images), found)
     assert not np.allclose(simclr_jax.load_encoder(str(workdir), step=3)(images), found)
@@ -256,7 +256,7 @@ def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path):
     pretrain.run(small(f"folder:{pile}"), str(tmp_path / "run"))
     assert all("online_top1" not in row for row in rows(tmp_path / "run"))
     with pytest.raises(ValueError, match="has no labels; give the probe a source with labels"):
-        linear_eval.run(probe_config(), str(tmp_path / "run"))
+        probes.run("linear", probe_config(), str(tmp_path / "run"))
     assert not (tmp_path / "run" / "eval").exists()
     assert len(draw.run(picture_config(perplexity=3.0), str(tmp_path / "run"))) == 2  # 8 images are too few for t-SNE
 
@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     config = small(
         f"npz:{archive}", **{"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1}
     )
-    with pytest.raises(pretrain.NonFinite, match=r"step \d is not finite .*; last good checkpoint: .*/checkpoints/\d"):
+    with pytest.raises(loop.NonFinite, match=r"step \d is not finite .*; last good checkpoint: .*/checkpoints/\d"):
         pretrain.run(config, str(tmp_path))
     last = checkpoint.latest_step(str(tmp_path))
     _, _, variables = checkpoint.load_variables(str(tmp_path), last)
@@ -277,7 +277,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
 def test_updates_that_are_not_finite_are_dropped_up_to_a_limit(archive, tmp_path, capsys):
     changes = {"optimizer.learning_rate": 1e38, "optimizer.name": "sgd", "checkpoint.every_steps": 1}
     config = small(f"npz:{archive}", **changes, **{"train.on_nonfinite": "skip", "train.max_skipped": 1})
-    with pytest.raises(pretrain.NonFinite, match=r"; 2 in a row, more than train.max_skipped=1; last good checkpoint"):
+    with pytest.raises(loop.NonFinite, match=r"; 2 in a row, more than train.max_skipped=1; last good checkpoint"):
         pretrain.run(config, str(tmp_path))
     dropped = [row for row in rows(tmp_path) if row.get("skipped")]
     assert {row["skipped"] for row in dropped} == {1.0}

@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 import simclr_jax
 from configs import default, linear
 from simclr_jax.augment import decode
-from simclr_jax.commands import linear as linear_eval
-from simclr_jax.commands import pretrain
+from simclr_jax.commands import pretrain, probes
 from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.runtime import config as keys
-from simclr_jax.training import trainer as parts
+from simclr_jax.runtime.config import check_keys, config_differences, flatten, run_config
+from simclr_jax.training.trainer import Trainer
 from support.oracles import encode, picture
 from support.samples import noise
 from support.tiny_config import BATCH, SIZE, small
@@ -64,7 +63,7 @@ def test_the_watch_lets_only_one_line_pass():
 
 # Configs
 
-KEYS = sorted(keys.flatten(default.get_config()))
+KEYS = sorted(flatten(default.get_config()))
 NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([0, -1, 2**31, 10**300, 1e-320, 1e300]))
 VALUES = st.one_of(NUMBERS, st.text(max_size=20), st.booleans(), st.none(), st.lists(NUMBERS, max_size=3))
 
@@ -85,7 +84,7 @@ def of_the_type_of(example):
 @st.composite
 def overrides(draw):
     names = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True))
-    known = keys.flatten(default.get_config())
+    known = flatten(default.get_config())
     return {key: draw(st.one_of(of_the_type_of(known[key]), of_the_type_of(known[key]), VALUES)) for key in names}
 
 
@@ -97,9 +96,9 @@ def test_any_value_of_any_key(source, archive, changes):
     with config.ignore_type(), config.unlocked():
         config.update_from_flattened_dict(changes)
     with one_line_or_right():
-        keys.check_keys(config, default.get_config())
-        made = parts.prepare(config)
-        assert made.plan.total_steps >= 1 and 0 < made.plan.peak_learning_rate < np.inf
+        check_keys(config, default.get_config())
+        made = Trainer.from_config(config)
+        assert made.schedule.total_steps >= 1 and 0 < made.schedule.peak_learning_rate < np.inf
 
 
 JSON = st.recursive(
@@ -121,19 +120,19 @@ def test_any_config_of_a_run(section, key, value):
     stored = small("textures").to_dict()
     (stored[section] if section else stored)[key] = value
     with one_line_or_right():
-        config = keys.of_run(stored, "RUN")
-        assert set(keys.flatten(config)) == set(keys.flatten(keys.of_run(small("textures").to_dict(), "RUN")))
+        config = run_config(stored, "RUN")
+        assert set(flatten(config)) == set(flatten(run_config(small("textures").to_dict(), "RUN")))
         assert 1 <= config.model.width <= 16 and 1 <= config.augment.image_size <= 4096
-    assert all(len(line) < 1000 for line in keys.differences(stored, small("textures").to_dict()))
+    assert all(len(line) < 1000 for line in config_differences(stored, small("textures").to_dict()))
 
 
 def test_a_config_nested_thousands_deep_has_a_line_of_its_own():
     nested = 0
     for _ in range(5000):
         nested = {"a": nested}
-    assert len(keys.differences({"seed": 1} | {"b": nested}, {"seed": 1})) == 1
+    assert len(config_differences({"seed": 1} | {"b": nested}, {"seed": 1})) == 1
     with pytest.raises(ValueError, match="config.model is missing"):
-        keys.of_run({"b": nested}, "RUN")
+        run_config({"b": nested}, "RUN")
 
 
 # Archives
@@ -302,7 +301,7 @@ def test_a_result_is_not_written_through_a_link(run, tmp_path, link):
     (copy / link).parent.mkdir(exist_ok=True)
     (copy / link).symlink_to(elsewhere if link == "eval" else elsewhere / "linear.json")
     with pytest.raises(ValueError, match=r"linear.json is, or lies behind, a link to .*elsewhere/linear.json"):
-        linear_eval.run(linear.get_config(), str(copy))
+        probes.run("linear", linear.get_config(), str(copy))
     assert (elsewhere / "linear.json").read_text() == "mine" and len(list(elsewhere.iterdir())) == 1
 
 
@@ -321,4 +320,4 @@ def test_a_probes_values_are_checked_before_a_run_is_read(key, value, message):
     config = linear.get_config()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=message):
-        linear_eval.run(config, "/no/such/run")
+        probes.run("linear", config, "/no/such/run")

@@ -217,8 +217,8 @@ def test_an_error_of_one_process_ends_the_other(archive, tmp_path):
 
 
 def join(processes):
-    imports = "from simclr_jax.runtime import devices, launcher"
-    code = f"{imports}\ndevices.Company().join({processes}, patience=2)"
+    imports = "from simclr_jax.runtime import launcher, processes"
+    code = f"{imports}\nprocesses.ProcessGroup().join({processes}, patience=2)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
 
 
@@ -265,11 +265,10 @@ LAUNCHED = {
 }
 JOIN = """
 import sys
-from simclr_jax.runtime import launcher
-from simclr_jax.runtime import devices as parallel
-with parallel.Company() as company:
+from simclr_jax.runtime import devices, launcher, processes
+with processes.ProcessGroup() as company:
     company.join(launcher.find(None, None, None))
-    print(parallel.process(), parallel.agree(7 + parallel.process()[0]), parallel.describe(), file=sys.stderr)
+    print(processes.process(), processes.agree(7 + processes.process()[0]), devices.describe(), file=sys.stderr)
 """
 
 

@@ -1,0 +1,204 @@
+"""A network as the user describes it: every key of the config's sections `model` and `head`, declared here alone.
+
+What reads a network, writes one or finds one in a file of others takes a :class:`Network`. Building it is left to
+`resnet` and `heads`.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from simclr_jax.models.channel_attention import kernel_squeezed
+from simclr_jax.models.norms import GROUP_SIZE, NORMS
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What tells one ResNet from another.
+
+    Attributes:
+      bottleneck: whether its blocks have three convolutions, the middle one 3×3; else two, both 3×3.
+      stage_sizes: blocks of each stage.
+      base_width: filters of the stem and of the first stage, at width 1.
+    """
+
+    bottleneck: bool
+    stage_sizes: tuple[int, ...]
+    base_width: int = 64
+
+
+ENCODERS = {
+    "resnet_tiny": Architecture(False, (1, 1, 1), base_width=16),  # for tests and first runs
+    "resnet18": Architecture(False, (2, 2, 2, 2)),
+    "resnet34": Architecture(False, (3, 4, 6, 3)),
+    "resnet50": Architecture(True, (3, 4, 6, 3)),
+    "resnet101": Architecture(True, (3, 4, 23, 3)),
+    "resnet152": Architecture(True, (3, 8, 36, 3)),
+    "resnet200": Architecture(True, (3, 24, 36, 3)),
+}
+POOLS = {"same": "SAME", "symmetric": ((1, 1), (1, 1))}  # padding of the stem's max-pool: Google's and PyTorch's
+NORMALIZATIONS = {  # mean and deviation of red, green and blue
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+DTYPES = ("float32", "bfloat16")
+HEAD_KINDS = ("nonlinear", "linear", "none")
+WIDEST = 16
+
+
+class Bound(NamedTuple):
+    """What a value must be: a test, and the same in words that follow "must be"."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def one_of(choices: Iterable[str]) -> Bound:
+    """Returns the bound of a switch."""
+    return Bound(lambda value: value in choices, " or ".join(choices))
+
+
+def at_most(limit: float, why: str) -> Bound:
+    """Returns the bound of a number beyond which nobody means it, and memory would be gone before anybody says so."""
+    return Bound(lambda value: value <= limit, f"at most {limit:,}: {why}")
+
+
+def _key(default: Any, *bounds: Bound, **more: Any) -> Any:
+    """A field with what its value may be.
+
+    Args:
+      default: as in configs/default.py.
+      bounds: hold here, and in the words of the command line in `runtime.config`.
+      more: known: names that the value is one of; an unknown one is told the nearest.
+        called: what messages call it, where that is not the name of the field.
+        same_result: whether a run may go on with another value.
+        before: for a key that came later than the first runs, what networks were that had no such key.
+    """
+    return dataclasses.field(default=default, metadata={"bounds": bounds, **more})
+
+
+def _check(section: Any) -> None:
+    """Raises ValueError for a field that is not what its declaration says."""
+    for field in dataclasses.fields(section):
+        value, called = getattr(section, field.name), field.metadata.get("called", field.name)
+        if "known" in field.metadata:
+            check_known(called, value, field.metadata["known"])
+        for bound in field.metadata.get("bounds", ()):
+            if not bound.holds(value):
+                raise ValueError(f"{called} {value} must be {bound.words}")
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises a ValueError that lists `known`, and the nearest of them, if `name` is not among them."""
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {what} {name!r}, known: {', '.join(known)}{hint}")
+
+
+_RATIO = Bound(lambda value: 0 <= value <= 1, "0 (off) to 1; 0.0625 is usual")
+_SIZE = Bound(lambda value: value >= 1, "at least 1; kind 'none' turns the head off")
+_WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the plain network, 2 doubles its filters")
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The projection head; field `x` is the config key `head.x`.
+
+    Attributes:
+      kind: "nonlinear", "linear" (one layer, whatever `layers` says) or "none" (the loss sees h itself).
+      layers: dense layers of a nonlinear head: 2 in the first paper, 3 in the second.
+      dim: length of z.
+
+    Raises:
+      ValueError: a value is out of its range.
+    """
+
+    kind: str = _key("nonlinear", known=HEAD_KINDS, called="head kind")
+    layers: int = _key(2, _SIZE, at_most(16, "the papers have 2 and 3"), called="head layers")
+    dim: int = _key(128, _SIZE, at_most(65_536, "the papers have 128"), called="head dim")
+
+    def __post_init__(self):
+        _check(self)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers after h; 0 for kind "none"."""
+        return {"nonlinear": self.layers, "linear": 1, "none": 0}[self.kind]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An encoder and its head; field `x` is the config key `model.x`. Defaults are the paper's network for ImageNet.
+
+    Attributes:
+      encoder: a key of `ENCODERS`.
+      width: multiplies the filters of every layer; the paper's "R50 (2x)" is width 2.
+      cifar_stem: True for images of up to 32 pixels: a 3×3 stem without stride or max-pool.
+      sk_ratio: above 0 turns on selective kernels, with a stem of three 3×3 convolutions and average-pooled shortcuts;
+        the second paper's "SK" is 0.0625. Blocks of two convolutions get stem and shortcuts alone, as in SimCLR's code.
+      se_ratio: above 0 turns on squeeze and excitation, narrowed to this part of a block's filters.
+      pool: "same" pads the stem's max-pool as TensorFlow does and SimCLR's code, "symmetric" as PyTorch's networks.
+      normalize: a key of `NORMALIZATIONS`, by which weights of others may want their images; SimCLR's code does not.
+      norm: "batch" or "group", of encoder and head, see `norms`. The parameters have the same names, but only "batch"
+        has statistics.
+      dtype: "float32" or "bfloat16", of the computation. Parameters, BatchNorm statistics, h and z stay float32.
+      global_batch_norm: whether BatchNorm takes its statistics over all devices; who maps the step gives the axis.
+      remat: True keeps only what enters each residual block for the backward pass, which computes the rest again.
+      head: see `Head`.
+
+    Raises:
+      ValueError: a name is unknown, a number out of its range, or a group norm's channels do not divide.
+
+    Reference:
+      He et al. 2015, "Deep Residual Learning"; Chen et al. 2020, appendix B.9 for the CIFAR stem;
+      Chen et al. 2020b (arXiv 2006.10029), section 3.2 for selective kernels.
+    """
+
+    encoder: str = _key("resnet50", known=ENCODERS)
+    width: int = _key(1, _WIDTH, at_most(WIDEST, "the papers' widest has 4"))
+    cifar_stem: bool = False
+    sk_ratio: float = _key(0.0, _RATIO, before=0.0)
+    se_ratio: float = _key(0.0, _RATIO, before=0.0)
+    pool: str = _key("same", one_of(POOLS), known=POOLS, before="same")
+    normalize: str = _key("none", one_of(NORMALIZATIONS), known=NORMALIZATIONS, called="normalization", before="none")
+    norm: str = _key("batch", one_of(NORMS), known=NORMS)
+    dtype: str = _key("float32", known=DTYPES)
+    global_batch_norm: bool = True
+    remat: bool = _key(False, same_result=True)
+    head: Head = Head()
+
+    def __post_init__(self):
+        _check(self)
+        if self.norm != "group":
+            return
+        # Most layers have multiples of a group's 16 channels, but what selective kernels add, and z, may have others.
+        if self.sk_ratio:
+            width = self.architecture.base_width * self.width
+            filters = [width * 2**stage for stage in range(len(self.architecture.stage_sizes))]
+            # Of the stem's first convolutions, and of what decides on the streams of each selective kernel.
+            channels = [width // 2, *(kernel_squeezed(f, self.sk_ratio) for f in filters)]
+            wrong = [count for count in channels if count % GROUP_SIZE]
+            if wrong:
+                raise ValueError(
+                    f"sk_ratio {self.sk_ratio} makes layers of {wrong[0]} channels, which are not divisible by the "
+                    f"{GROUP_SIZE} channels of a norm's group; use another ratio, another width, or norm 'batch'"
+                )
+        dim, below = self.head.dim, self.head.dim // GROUP_SIZE * GROUP_SIZE
+        if self.head.depth and dim != below:
+            near = f"{below} or {below + GROUP_SIZE}" if below else f"{GROUP_SIZE}"
+            raise ValueError(
+                f"head dim {dim} is not divisible by the {GROUP_SIZE} channels of a norm's group; use {near}"
+            )
+
+    @property
+    def architecture(self) -> Architecture:
+        """The ResNet that `encoder` names."""
+        return ENCODERS[self.encoder]
+
+
+# Every key of the two sections: {"model.width": its field}.
+KEYS = {f"model.{field.name}": field for field in dataclasses.fields(Network) if field.name != "head"}
+KEYS |= {f"head.{field.name}": field for field in dataclasses.fields(Head)}
