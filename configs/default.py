@@ -18,7 +18,10 @@ def get_config() -> ConfigDict:
     config.data.validation_split = ""  # "" = the split named validation, else a hold-out of the training split
     config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split
     config.data.holdout_fraction = 0.1  # of the training split, for each hold-out; 0 = none, and no validation
-    config.data.limit = 0  # use only the first n training images; 0 = all
+    config.data.limit = 0  # use only n training images, a seeded sample; 0 = all
+    # What hold-outs, samples and ids go by: the name of an image's file or, in memory, its pixels, so that a set may
+    # grow and nothing that was trained on is held out; or position, its place among the others, as in older runs.
+    config.data.identity = "name"
     config.data.cache = "host"  # or device: it holds the training images, if they are of one size and fit
     config.data.max_corrupt_fraction = 0.01  # of a split's images; the run stops when more cannot be read
 

@@ -1,15 +1,18 @@
 """The pretraining run, from a config to checkpoints: reads top to bottom in the order of events."""
 
 import contextlib
+import json
 import sys
 import textwrap
+import zlib
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from simclr_jax.data import contents
 from simclr_jax.runtime import checkpoint, devices, metrics, preemption, processes, run_folder
-from simclr_jax.runtime.config import config_differences, epochs_extended_from
+from simclr_jax.runtime.config import config_differences, epochs_extended_from, flatten
 from simclr_jax.runtime.console import say
 from simclr_jax.training import loop, optimizers
 from simclr_jax.training.trainer import Trainer
@@ -30,8 +33,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     """
     trainer = Trainer.from_config(config)
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
+    data = trainer.splits.contents()
+    _check_same_data(data)
     with preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
-        more_epochs_than = _check_config(workdir, config) if writes else None
+        more_epochs_than = _check_config(workdir, config, data) if writes else None
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
         shapes = devices.replicated_shapes(trainer.state_shapes())
         agree = processes.agree if processes.process()[1] > 1 else None
@@ -44,11 +49,13 @@ def run(config: ConfigDict, workdir: str) -> None:
             _extend(workdir, trainer, more_epochs_than, first_step)
         if writes:
             run_folder.write_config(workdir, config.to_dict())
+            run_folder.write_data(workdir, data)
             run_folder.note_start(workdir, first_step, devices.describe())
         processes.agree(first_step)  # process 0 has written
         if not writes:  # what process 0 has written must be seen here, and be what this process has
             try:
-                differences = config_differences(run_folder.read_config(workdir), config.to_dict())
+                written = run_folder.read_config(workdir)
+                differences = config_differences(written, config.to_dict(), same_data=True)
             except ValueError as error:
                 raise ValueError(f"{error}; --workdir must lie on a disk that all processes share") from error
             if differences:
@@ -87,18 +94,37 @@ def run(config: ConfigDict, workdir: str) -> None:
     say(f"next: python eval_linear.py --workdir={workdir}    or    tensorboard --logdir={workdir}/tensorboard")
 
 
-def _check_config(workdir: str, config: ConfigDict) -> int | None:
-    """Refuses a run of another config; returns its epochs where this one only asks for more of them."""
+def _check_same_data(data: dict[str, Any]) -> None:
+    """Refuses processes that read different images: their batches would differ, or one wait for ever for the others."""
+    mine = sum(split["images"] for split in data.values()), zlib.crc32(json.dumps(data).encode()) >> 1
+    of_first = tuple(map(processes.agree, mine))
+    if mine != of_first:
+        raise ValueError(
+            f"process {processes.process()[0]} reads other images than process 0 ({mine[0]:,} of them here, "
+            f"{of_first[0]:,} there); give all processes the same files"
+        )
+
+
+def _check_config(workdir: str, config: ConfigDict, data: dict[str, Any]) -> int | None:
+    """Refuses a run of another config or other data; returns its epochs where this one only asks for more of them."""
     if checkpoint.latest_step(workdir) is None:
         return None
     if run_folder.imported(workdir).exists():
         raise ValueError(f"{workdir} was imported and has no optimiser to go on with; give another --workdir")
-    old, new = run_folder.read_config(workdir), config.to_dict()
-    differences, more_epochs_than = config_differences(old, new), epochs_extended_from(old, new)
+    old, new, before = run_folder.read_config(workdir), config.to_dict(), run_folder.read_data(workdir)
+    kinds = {str(flatten(stored).get("data.source")).partition(":")[0] for stored in (old, new)}
+    same_data = before == data and len(kinds) == 1
+    differences = config_differences(old, new, same_data=same_data)
+    more_epochs_than = epochs_extended_from(old, new, same_data=same_data)
     if differences and not more_epochs_than:
         raise ValueError(
             f"{workdir} holds a run with another config ({'; '.join(differences)}); "
             "use its config to go on with it, or another --workdir"
+        )
+    if before is not None and (changed := contents.changes(before, data)):
+        raise ValueError(
+            f"{workdir} was begun on other data ({'; '.join(changed)}): its steps would mean other images; "
+            "bring its data back to go on with it, or give another --workdir"
         )
     return more_epochs_than
 

@@ -53,6 +53,7 @@ class Folder:
             _walk(root, (), tree, (os.path.realpath(root),))
         except OSError as error:
             raise ValueError(f"folder:{path} cannot be listed: {error}") from error
+        self._root = root
         self._files = _by_split_and_class(root, tree.images)
         # Folders without images where there should be a split's or a class's, the outermost alone.
         full = {folders[:depth] for folders, _ in tree.images for depth in range(3)}
@@ -81,10 +82,14 @@ class Folder:
         number = {label: index for index, label in enumerate(self.class_names)}
         pairs = [(path, number.get(label, -1)) for label, files in self._files[name].items() for path in files]
         paths, labels = zip(*pairs, strict=True)
-        labelled = any(label >= 0 for label in labels)
-        return Split.whole(
-            np.array([os.fsencode(path) for path in paths]), np.array(labels, np.int64) if labelled else None
-        )
+        encoded = [os.fsencode(path) for path in paths]
+        above = len(os.fsencode(f"{self._root}/"))
+        names = np.array([path[above:] for path in encoded])
+        return Split.whole(np.array(encoded), np.array(labels, np.int64) if self.labelled(name) else None, names)
+
+    def labelled(self, name: str) -> bool:
+        """Whether any image of a split has a label."""
+        return any(self._files[name])
 
     def fingerprint(self) -> str:
         """Returns a checksum of the files' names, classes and, on this machine's disks, sizes and times."""

@@ -83,6 +83,10 @@ class Npz:
             raise ValueError(f"{self._path} has {len(images)} images x_{name} but {len(labels)} labels y_{name}")
         return Split.whole(images, labels)
 
+    def labelled(self, name: str) -> bool:
+        """Whether any image of a split has a label."""
+        return name in self._labels and bool((self._labels[name] >= 0).any())
+
     def fingerprint(self) -> str:
         """Returns the archive's size and time."""
         stat = self._path.stat()

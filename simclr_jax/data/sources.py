@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import math
 import zlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from simclr_jax.data import folder, npz, textures
+from simclr_jax.data import contents, folder, npz, textures
 from simclr_jax.data.split import Split
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Source(Protocol):
     def load(self, name: str) -> "Split | Stream":
         """Reads one split, or returns a stream of one that is too large to be held in memory."""
 
+    def labelled(self, name: str) -> bool:
+        """Whether any image of a split has a label, as far as that is known without reading the split."""
+
     def fingerprint(self) -> str:
         """Returns a text that is another one when an image or a label may be another one."""
 
@@ -41,6 +44,10 @@ class Textures:
     def load(self, name: str) -> Split:
         """Draws all splits when the first is asked for, and returns one."""
         return Split.whole(*_drawn_textures()[name])
+
+    def labelled(self, name: str) -> bool:
+        """Whether any image of a split has a label."""
+        return True
 
     def fingerprint(self) -> str:
         """Returns a checksum of what was drawn."""
@@ -62,8 +69,11 @@ class Splits:
       train, validation, test: split names; "" means the split of the role's own name if there is one that no other
         role uses, else a hold-out. ``train`` must be named.
       holdout_fraction: share of the training split that each hold-out takes, below 0.5; 0 holds nothing out.
-      limit: use only the first ``limit`` training images; 0 = all.
-      seed: decides which images are held out.
+      limit: use only that many training images, a seeded sample; 0 = all.
+      identity: "name": what is held out and sampled, and an image's id, go by its file's name or, in memory, its
+        pixels; "position": by its place among the others, as in runs of before. A stream has places alone.
+      seed: decides which images are held out and sampled.
+      every_class: as for :meth:`simclr_jax.data.split.Split.hold_out`.
 
     Raises:
       ValueError: a split that does not exist or has two roles, a fraction or limit out of range, or, from ``load``,
@@ -76,7 +86,9 @@ class Splits:
     test: str = ""
     holdout_fraction: float = 0.1
     limit: int = 0
+    identity: str = "name"
     seed: int = 0
+    every_class: bool = True
 
     def __post_init__(self):
         if not 0 <= self.holdout_fraction < 0.5:
@@ -102,20 +114,35 @@ class Splits:
         return tuple(role for role in ROLES if role != "test" or tested)
 
     def split_of(self, role: str) -> str:
-        """Returns the source's split for a role, or "" where the role is a hold-out of train."""
+        """Returns the source's split for a role, or "" where the role is a hold-out of train.
+
+        A split without labels, beside a training split that has some, is no split to judge on, unless it is named.
+        """
         taken = {getattr(self, other) for other in ROLES if other != role}
         named = getattr(self, role)
-        return named or (role if role in self.source.split_names and role not in taken else "")
+        if named or role not in self.source.split_names or role in taken:
+            return named
+        judges = self.identity == "position" or self.source.labelled(role) or not self.source.labelled(self.train)
+        return role if judges else ""
 
     def load(self, role: str) -> "Split | Stream":
         """Reads the images of a role: "train", "validation" or "test"."""
         name = self.split_of(role)
         if name and role != "train":
-            return self.source.load(name)
-        if role not in self._parts:
+            return self._read(name)
+        if role not in self._training[1]:
             raise ValueError("a source without labels has no test images; probe on one with labels")
-        part = self._parts[role]
-        return part.first(self.limit) if role == "train" else part
+        part = self._training[1][role]
+        if role != "train":
+            return part
+        return part.first(self.limit) if self.identity == "position" else part.sample(self.limit, seed=self.seed)
+
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """Returns {name of a split: what it holds} of the splits that training reads, see `data.contents`."""
+        validation = self.split_of("validation")
+        return {self.train: self._training[0]} | (
+            {validation: contents.of_split(self._read(validation), self.source.class_names)} if validation else {}
+        )
 
     def fingerprint(self, role: str) -> str:
         """Returns a text that is another one when the images of a role may be other ones, or in another order."""
@@ -123,22 +150,37 @@ class Splits:
         cut = (
             ()
             if name and role != "train"
-            else (self.train, *map(self.split_of, ROLES), self.holdout_fraction, self.seed)
+            else (self.train, *map(self.split_of, ROLES), self.holdout_fraction, self.seed, self.every_class)
         )
         limit = (self.limit,) if role == "train" else ()
-        return " ".join(map(str, (self.source.fingerprint(), role, name, *cut, *limit)))
+        return " ".join(map(str, (self.source.fingerprint(), role, name, self.identity, *cut, *limit)))
 
     @functools.cached_property
-    def _parts(self) -> dict[str, "Split | Stream"]:
-        """Cuts the training split into what trains and what is held out."""
-        whole = self.source.load(self.train)
+    def _training(self) -> tuple[dict[str, Any], dict[str, "Split | Stream"]]:
+        """What the training split holds, and the roles that it is cut into. It is not kept whole."""
+        whole = self._read(self.train)
+        return contents.of_split(whole, self.source.class_names), self._cut(whole)
+
+    def _cut(self, whole: "Split | Stream") -> dict[str, "Split | Stream"]:
         judged = ROLES[1:] if self.source.class_names else ("validation",)  # without labels nothing is tested
         held = [role for role in judged if not self.split_of(role)]
-        size = math.ceil(len(whole) * self.holdout_fraction)
-        if len(whole) <= size * len(held):
-            raise ValueError(f"{len(whole)} training images are too few to hold out {size} for each of {held}")
-        pieces = whole.cut([size] * len(held), seed=self.seed)
-        return dict(zip([*held, "train"], pieces, strict=True))
+        parts = {}
+        if self.identity == "name" and isinstance(whole, Split):
+            how = {"seed": self.seed, "every_class": self.every_class}
+            parts = whole.hold_out(held, self.holdout_fraction, **how)
+        elif len(whole) > (size := math.ceil(len(whole) * self.holdout_fraction)) * len(held):
+            parts = dict(zip([*held, "train"], whole.cut([size] * len(held), seed=self.seed), strict=True))
+        if not parts or not all(len(part) or not self.holdout_fraction for part in parts.values()):
+            raise ValueError(
+                f"{len(whole)} training images are too few to hold out {self.holdout_fraction:g} of them for each of "
+                f"{', '.join(held)}; data.holdout_fraction=0 holds none out"
+            )
+        return parts
+
+    def _read(self, name: str) -> "Split | Stream":
+        """Reads one of the source's splits."""
+        split = self.source.load(name)
+        return split.with_positions_as_ids() if self.identity == "position" and isinstance(split, Split) else split
 
 
 def open_source(name: str, *, directory: str = "") -> Source:

@@ -1,5 +1,7 @@
 """Which training images may be learned from: a class-balanced share of them, or those of a list. NumPy alone."""
 
+import os
+
 import numpy as np
 from etils import epath
 
@@ -44,29 +46,39 @@ def balanced(split: Split, fraction: float, *, num_classes: int, seed: int) -> S
 
 
 def listed(split: Split, path: str) -> Split:
-    """Returns the images whose ids a text file lists, one a line, in their old order.
+    """Returns the images that a text file lists, one a line, in their old order.
+
+    A line holds an image's id or, of files, its name: the path as seen from the source's folder.
 
     Raises:
-      ValueError: no such file, a line that is no number, an id twice or one that the split does not have, or no id.
+      ValueError: no such file, a line that is neither, an image twice or one that the split does not have, or none.
     """
     try:
         lines = epath.Path(path).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config.ids={path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    ids = {}
+    position_of = {str(number): position for position, number in enumerate(split.ids.tolist())}
+    of_files = split.names is not None
+    kind, mend = (
+        ("name", "give one path a line, from the source's folder on") if of_files else ("id", "give one a line")
+    )
+    for position, name in enumerate(split.names.tolist() if of_files else ()):
+        position_of[os.fsdecode(name)] = position
+    found, unknown = {}, []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            found = int(line)
-        except ValueError:
-            raise ValueError(f"line {number} of {path} is no image id: {line[:40]!r}; give one number a line") from None
-        if found in ids:
-            raise ValueError(f"line {number} of {path} lists id {found} again, after line {ids[found]}")
-        ids[found] = number
-    if not ids:
-        raise ValueError(f"config.ids={path} lists no image id; give one number a line")
-    if unknown := sorted(ids.keys() - set(split.ids.tolist())):
-        names = ", ".join(map(str, unknown[:NAMED]))
-        raise ValueError(f"{path} lists {len(unknown):,} ids that no training image has: {names}")
-    return split.take(np.flatnonzero(np.isin(split.ids, list(ids))))
+        text = line.strip()
+        position = position_of.get(text)
+        if text and position is None:
+            if not of_files and not text.removeprefix("-").isdecimal():
+                raise ValueError(f"line {number} of {path} is no image id: {text[:40]!r}; {mend}")
+            unknown.append(text[:80])
+        elif text and position in found:
+            raise ValueError(f"line {number} of {path} lists {kind} {text} again, after line {found[position]}")
+        elif text:
+            found[position] = number
+    if unknown:
+        names = ", ".join(unknown[:NAMED])
+        raise ValueError(f"{path} lists {len(unknown):,} {kind}s that no training image has: {names}; {mend}")
+    if not found:
+        raise ValueError(f"config.ids={path} lists no image {kind}; {mend}")
+    return split.take(np.sort(np.array(list(found))))

@@ -63,6 +63,10 @@ class Tfds:
         pixels = info.num_examples * math.prod(side or 0 for side in self._builder.info.features["image"].shape)
         return stream if max(info.num_bytes, pixels) > self._memory_limit else stream.in_memory()
 
+    def labelled(self, name: str) -> bool:
+        """Whether the data set has labels; a split may have none of them, which only its files tell."""
+        return bool(self.class_names)
+
     def fingerprint(self) -> str:
         """Returns the data set's name, version and place."""
         return f"tfds {self._builder.info.full_name} {self._builder.data_path}"
@@ -90,6 +94,12 @@ class Stream:
         return sum(stop - start for start, stop in self.ranges)
 
     @property
+    def declared(self) -> str:
+        """Name, version and split, with the counts and sizes that the data set declares: what it holds."""
+        info = self.builder.info.splits[self.name]
+        return f"{self.builder.info.full_name} {self.name} {info.shard_lengths} {info.num_bytes}"
+
+    @property
     def class_numbers(self) -> np.ndarray:
         """The labels, int64 [n] in stored order; -1 for an image that has none. Reads all of the stream's files."""
         labels = self.read(shuffle_seed=None).map(lambda record: record["label"])
@@ -98,6 +108,10 @@ class Stream:
     def first(self, limit: int) -> "Stream":
         """Returns the first ``limit`` images; all of them for 0."""
         return self._slice(0, limit) if limit else self
+
+    def sample(self, limit: int, *, seed: int) -> "Stream":
+        """Returns the first ``limit`` images; all of them for 0. TFDS has shuffled them."""
+        return self.first(limit)
 
     def cut(self, sizes: Sequence[int], *, seed: int) -> list["Stream"]:
         """Cuts off contiguous parts of these sizes at a seeded place; the last returned stream is what remains.

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed, sources
+from simclr_jax.data import contents, feed, sources
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.features import extract
@@ -29,6 +29,16 @@ NETWORKS = ("pretrained", "untrained")
 MOST_IMAGES = 2**16  # of a batch; each is filled up to this number
 MOST_EPOCHS = 10**5
 MOST_SEEDS = 1000
+
+# As in configs/default.py: what a source that the run was not trained on is read by, where nothing else is given.
+_OTHER_SOURCE = {
+    "dir": "",
+    "train_split": "train",
+    "validation_split": "",
+    "test_split": "",
+    "holdout_fraction": 0.1,
+    "limit": 0,
+}
 
 
 class ProbedRun:
@@ -62,7 +72,7 @@ class ProbedRun:
         self.layer = config.layer % (depth + 1)
         self.layer_name = self.network.layer_name(self.layer)
 
-        data = config.data if config.data.source else self.network.config.data
+        data = _data(config.data, self.network.config.data)
         self.source = data.source
         source = sources.open_source(data.source, directory=data.dir)
         self.class_names = source.class_names
@@ -70,17 +80,29 @@ class ProbedRun:
             raise ValueError(
                 f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…"
             )
-        self.splits = sources.Splits(source, **split_arguments(data, self.network.config.seed))
+        splits = sources.Splits(source, **split_arguments(data, self.network.config.seed))
+        self.splits = splits if config.data.source else self._as_trained(splits)
         for role in ("train", "validation") if labelled else ():
             if not len(self.splits.load(role)):
-                again = f"name the source again: --config.data.source={data.source}"
-                raise ValueError(f"no {role} images: the run held none out; {again}")
+                raise ValueError(
+                    f"no {role} images: the run held none out; --config.data.holdout_fraction=0.1 holds out a tenth of "
+                    "its training images, which it has seen without their labels"
+                )
             if not self.splits.load(role).labelled:
                 raise ValueError(
                     f"the {role} split of {data.source} has no labels; choose another: --config.data.{role}_split=…"
                 )
         # For as long as this object: caches of the class would keep every network for ever.
         self._encode, self._fingerprint = functools.cache(self._encode), functools.cache(self._fingerprint)
+
+    def _as_trained(self, splits: sources.Splits) -> sources.Splits:
+        """Returns the splits of the run's own data; says where these have changed since it was trained."""
+        before = run_folder.read_data(self.network.run)
+        if before is None or not (changed := contents.changes(before, splits.contents())):
+            return splits
+        say(f"the data have changed since this run began: {'; '.join(changed)}; no image it trained on is held out")
+        # Which image stands for a class that chance holds nothing out of depends on the others: it may be another now.
+        return dataclasses.replace(splits, every_class=False)
 
     def features(
         self, role: str, *, layer: int | None = None, networks: Sequence[str] = NETWORKS
@@ -181,6 +203,13 @@ class ProbedRun:
             "source": self.source,
             "images_of": self._fingerprint(role),
         }
+
+
+def _data(asked: ConfigDict, of_run: ConfigDict) -> ConfigDict:
+    """Returns which images are probed on: those of the run, or another source, with the keys that were given."""
+    base = {**of_run, **_OTHER_SOURCE} if asked.source else {**of_run}
+    given = {key: value for key, value in asked.items() if key in base and value not in ("", -1)}
+    return ConfigDict(base | given)
 
 
 def check_labels(labels: dict[str, np.ndarray], class_names: tuple[str, ...], source: str) -> None:

@@ -48,6 +48,7 @@ _POSITIVE = Bound(lambda value: value > 0, "above 0")
 _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "seed": (_NOT_NEGATIVE,),
     "data.cache": (one_of(("host", "device")),),
+    "data.identity": (one_of(("name", "position")),),
     "data.max_corrupt_fraction": (Bound(lambda value: 0 <= value < 1, "0 (no image may be unreadable) to below 1"),),
     "augment.placement": (one_of(("host", "device")),),
     "augment.image_size": (
@@ -87,12 +88,16 @@ _OF_A_RUN = {
     "data.test_split": "",
     "data.holdout_fraction": 0.0,
     "data.limit": 0,
+    "data.identity": "",
     "augment.image_size": 0,
     **{key: field.default for key, field in networks.KEYS.items()},
 }
 
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
-_CAME_LATER = {key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata}
+_CAME_LATER = {
+    "data.identity": "position",
+    **{key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata},
+}
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
@@ -124,6 +129,7 @@ def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
         "test": data.test_split,
         "holdout_fraction": data.holdout_fraction,
         "limit": data.limit,
+        "identity": data.identity,
         "seed": seed,
     }
 
@@ -238,10 +244,16 @@ def whole_config(stored: dict[str, Any], known: ConfigDict, run: str) -> ConfigD
     return config
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns "key: old → new" for each key by which two configs give different results."""
+def config_differences(old: dict[str, Any], new: dict[str, Any], *, same_data: bool = False) -> list[str]:
+    """Returns "key: old → new" for each key by which two configs give different results.
+
+    Args:
+      old, new: the configs.
+      same_data: whether the images are known to be the same: then it does not matter where they lie.
+    """
     old, new = _CAME_LATER | flatten(old), _CAME_LATER | flatten(new)
-    keys = [key for key in {**old, **new} if key not in NOT_MATHEMATICS]
+    ignored = (*NOT_MATHEMATICS, *["data.source"] * same_data)
+    keys = [key for key in {**old, **new} if key not in ignored]
     return [
         f"{key}: {shown(old.get(key))} → {shown(new.get(key))}"
         for key in keys
@@ -249,10 +261,10 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def epochs_extended_from(old: dict[str, Any], new: dict[str, Any]) -> int | None:
+def epochs_extended_from(old: dict[str, Any], new: dict[str, Any], *, same_data: bool = False) -> int | None:
     """Returns the epochs of the old config where the new one asks for more of them and nothing else; None elsewhere."""
     before, now = flatten(old).get("train.epochs"), flatten(new)["train.epochs"]
-    only = [line.split(":")[0] for line in config_differences(old, new)] == ["train.epochs"]
+    only = [line.split(":")[0] for line in config_differences(old, new, same_data=same_data)] == ["train.epochs"]
     return before if only and isinstance(before, int) and before < now else None
 
 

@@ -1,6 +1,7 @@
 """RUN, the folder of a run: its config, its starts, and the lock that keeps a second process out.
 
 RUN/config.json     the config
+RUN/data.json       what its images were: counts and checksums
 RUN/versions.jsonl  one line a start: step, time, process, command, versions, devices
 RUN/.lock           held while a process trains
 
@@ -22,6 +23,7 @@ import filelock
 from etils import epath
 
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
+_OF_A_SPLIT = {"images": int, "classes": int, "checksum": str}  # what data.json says
 
 _PACKAGES = (
     "simclr_jax",
@@ -128,16 +130,32 @@ def read_config(workdir: str) -> dict[str, Any]:
     path = folder(workdir) / "config.json"
     if not path.exists():
         raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
-    is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
-    if not is_file or path.stat().length > _MAX_CONFIG:
-        raise ValueError(f"{path} is not a config: no file, or one of more than {_MAX_CONFIG:,} bytes")
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not a config: it holds {type(config).__name__}, not an object")
-    return config
+    return _read_object(path)
+
+
+def read_data(workdir: str) -> dict[str, Any] | None:
+    """Returns RUN/data.json, {name of a split: what `data.contents` says of it}; None for a run of before it.
+
+    Raises:
+      ValueError: it is not such an object.
+    """
+    path = folder(workdir) / "data.json"
+    if not path.exists():
+        return None
+    data = _read_object(path)
+    if not all(
+        isinstance(held, dict) and all(type(held.get(key)) is kind for key, kind in _OF_A_SPLIT.items())
+        for held in data.values()
+    ):
+        raise ValueError(
+            f"{path} does not say what a data set holds; remove it, and the data are taken to be those of the run"
+        )
+    return data
+
+
+def write_data(workdir: str, data: dict[str, Any]) -> None:
+    """Writes RUN/data.json."""
+    replace_text(folder(workdir) / "data.json", json.dumps(data, indent=2) + "\n")
 
 
 def write_config(workdir: str, config: dict[str, Any]) -> None:
@@ -162,3 +180,17 @@ def note_start(workdir: str, step: int, devices: str) -> None:
     path = folder(workdir) / "versions.jsonl"
     before = path.read_text() if path.exists() else ""
     replace_text(path, before + json.dumps(facts) + "\n")
+
+
+def _read_object(path: epath.Path) -> dict[str, Any]:
+    """Returns the JSON object of a small file, which may be anybody's."""
+    is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
+    if not is_file or path.stat().length > _MAX_CONFIG:
+        raise ValueError(f"{path} is not what a run writes: no file, or one of more than {_MAX_CONFIG:,} bytes")
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not what a run writes: it holds {type(found).__name__}, not an object")
+    return found

@@ -43,7 +43,7 @@ def test_a_config_comes_back_and_what_is_none_says_so(tmp_path):
 
 def test_a_config_that_never_ends_is_not_read(tmp_path):
     (tmp_path / "config.json").symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match="is not a config: no file"):
+    with pytest.raises(ValueError, match="is not what a run writes: no file"):
         workdir.read_config(str(tmp_path))
 
 

@@ -29,8 +29,8 @@ TINY = {
 
 
 def archive(folder, images=IMAGES):
-    """Writes images.npz; a tenth of its training images is held out for validation."""
-    rng = np.random.default_rng(0)
+    """Writes images.npz; a tenth of its training images is held out for validation, of 40 exactly 4."""
+    rng = np.random.default_rng(1)
     arrays = {}
     for split, n in (("train", images), ("test", 8)):
         arrays[f"x_{split}"] = rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8)
