@@ -216,6 +216,20 @@ def test_an_error_of_one_process_ends_the_other(archive, tmp_path):
     assert "error: process 1 (" in results[0][2] and "ended by an error: process 0 has another config" in results[0][2]
 
 
+def test_processes_that_read_other_data_end_before_they_train(archive, tmp_path):
+    """One image fewer would let the others wait for ever for a step that this process never takes."""
+    with np.load(archive) as arrays:
+        np.savez(tmp_path / "fewer.npz", **dict(arrays) | {name: arrays[name][1:] for name in ("x_train", "y_train")})
+    with started(
+        tmp_path / "run", 2, settings(archive), last={"data.source": f"npz:{tmp_path}/fewer.npz"}
+    ) as processes:
+        results = finish(processes)
+    assert [code for code, _, _ in results] == [GONE, 1]
+    told = f"process 1 reads other images than process 0 ({TRAIN + BATCH - 1} of them here, {TRAIN + BATCH} there)"
+    assert told in results[1][2] and told in results[0][2]
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
 def join(processes):
     imports = "from simclr_jax.runtime import launcher, processes"
     code = f"{imports}\nprocesses.ProcessGroup().join({processes}, patience=2)"
