@@ -193,7 +193,7 @@ def _measure(config: ConfigDict, run: str, probe: ConfigDict) -> dict[str, float
     of_z = of_h if z is h else top1(z)
 
     # How far colour alone goes: in matching some validation images' views, and in what h tells of mean colours.
-    split = probed.splits.load("validation").first(MATCHED)
+    split = probed.splits.load("validation").sample(MATCHED, seed=0)
     pairs = feed.view_pairs(
         split,
         recipe_of(config),

@@ -102,7 +102,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
     """Returns {network: (h, z)}, each a pair of arrays [n, d]: of the first views and of the second."""
     config, network = probed.config, probed.network
-    split = probed.splits.load(config.split).first(config.images)
+    split = probed.splits.load(config.split).sample(config.images, seed=0)
     size = min(config.batch_size, len(split))
     if size < 2:
         raise ValueError(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from simclr_jax.data import subset
+from simclr_jax.data.sources import open_source
 from simclr_jax.data.split import Split
-from support.samples import assert_one_line, noise
+from support.samples import assert_one_line, noise, png
 
 
 def split(counts, seed=0):
@@ -76,5 +77,20 @@ def test_a_list_that_cannot_be_used_is_refused(text, message, tmp_path):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
+        subset.listed(images, str(path))
+    assert_one_line(error)
+
+
+def test_files_are_listed_by_their_names(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/odd name.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(png(noise(1)[0]))
+    images, path = open_source(f"folder:{tmp_path}/images").load("train"), tmp_path / "list.txt"
+    path.write_text(f"b/odd name.png\na/2.png\n{images.ids[0]}\n")
+    assert subset.listed(images, str(path)).names.tolist() == [b"a/1.png", b"a/2.png", b"b/odd name.png"]
+    path.write_text("a/2.png\n1.png\n")
+    with pytest.raises(
+        ValueError, match="lists 1 names that no training image has: 1.png; give one path a line"
+    ) as error:
         subset.listed(images, str(path))
     assert_one_line(error)
