@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()  # as in configs/default.py
     config.data.source = ""  # "" = everything under data as in pretraining; else the keys below count
     config.data.dir = ""
+    config.data.labels = ""
     config.data.train_split = "train"
     config.data.validation_split = ""
     config.data.test_split = ""

@@ -8,9 +8,11 @@ import dataclasses
 import functools
 import math
 import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from simclr_jax.data import folder, npz, textures
+from simclr_jax.data import folder, layout, npz, textures
+from simclr_jax.data.layout import Description
 from simclr_jax.data.split import Split
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Returns a text that is another one when an image or a label may be another one."""
 
+    def describe(self) -> Description:
+        """Returns its splits and classes as they were understood, and what is left out."""
+
 
 class Textures:
     """``textures``: the embedded set of :mod:`simclr_jax.data.textures`."""
@@ -41,6 +46,10 @@ class Textures:
     def load(self, name: str) -> Split:
         """Draws all splits when the first is asked for, and returns one."""
         return Split.whole(*_drawn_textures()[name])
+
+    def describe(self) -> Description:
+        """Returns the sizes of the splits, and the classes."""
+        return Description(layout.understood(textures.SIZES, self.class_names))
 
     def fingerprint(self) -> str:
         """Returns a checksum of what was drawn."""
@@ -141,23 +150,30 @@ class Splits:
         return dict(zip([*held, "train"], pieces, strict=True))
 
 
-def open_source(name: str, *, directory: str = "") -> Source:
+def open_source(
+    name: str, *, directory: str = "", labels: str = "", splits: Sequence[str] = ("train", "", "")
+) -> Source:
     """Opens a source by name without reading its images.
 
     Args:
       name: "textures", "npz:PATH", "folder:PATH" or "tfds:NAME".
       directory: where TFDS keeps its prepared data sets; "" = TFDS's own default.
+      labels: where those of files come from, as :class:`simclr_jax.data.folder.Folder` has it; "" for other sources.
+      splits: the names that the user gives to train, validation and test. Where a folder or an array is called so, the
+        source's split has that name; else those of other spellings have the names of the roles.
 
     Raises:
-      ValueError: unknown kind, nothing there, or nothing usable there.
+      ValueError: unknown kind, nothing there, nothing usable there, or labels asked for where nothing is to choose.
     """
     kind, _, where = name.partition(":")
+    if labels and kind in ("textures", "npz", "tfds"):
+        raise ValueError(f'data.labels={labels} is for folder:PATH; {kind} has its labels itself, use ""')
     if kind == "textures" and not where:
         return Textures()
     if kind == "npz" and where:
-        return npz.Npz(where)
+        return npz.Npz(where, splits=splits)
     if kind == "folder" and where:
-        return folder.Folder(where)
+        return folder.Folder(where, labels=labels, splits=splits)
     if kind == "tfds" and where:
         from simclr_jax.data import reading, tfds  # import TensorFlow, which the other sources do without
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets
 from tensorflow_datasets.core import ReadInstruction
 
+from simclr_jax.data.layout import Description, understood
 from simclr_jax.data.split import Split
 
 # Splits up to this size are held in memory, which makes their order independent of files and hosts. STL-10's
@@ -62,6 +63,11 @@ class Tfds:
         stream = Stream(self._builder, name, bool(self.class_names), ((0, info.num_examples),))
         pixels = info.num_examples * math.prod(side or 0 for side in self._builder.info.features["image"].shape)
         return stream if max(info.num_bytes, pixels) > self._memory_limit else stream.in_memory()
+
+    def describe(self) -> Description:
+        """Returns the sizes of the splits, and the classes."""
+        sizes = {name: split.num_examples for name, split in self._builder.info.splits.items()}
+        return Description(understood(sizes, self.class_names))
 
     def fingerprint(self) -> str:
         """Returns the data set's name, version and place."""
