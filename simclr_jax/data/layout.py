@@ -163,8 +163,8 @@ class _Tree:
 def _splits(tree: _Tree, top: Folders, labels: str, named: Sequence[str]) -> dict[str, str]:
     """Returns {name on disk: split} of a folder's folders; {} where they are none."""
     names = tree.children.get(top, {})
-    chosen = _chosen(names, named)
-    splits = {name: role for name, role in _recognised(names).items() if role not in chosen.values()}
+    chosen, recognised = _chosen(names, named), _recognised(names)
+    splits = {name: role for name, role in recognised.items() if role not in chosen.values()}
     splits |= {name: name for name in chosen}
     if not splits:
         return {}
@@ -181,7 +181,7 @@ def _splits(tree: _Tree, top: Folders, labels: str, named: Sequence[str]) -> dic
     trains = "train" in splits.values()
     flat = not any(tree.children.get(tree.inner((*top, name))) for name in splits)
     others = {name: count for name, count in names.items() if name not in splits}
-    unclear = {name: count for name, count in others.items() if not _BESIDE & set(_words(name))}
+    unclear = [name for name in others if name not in recognised and not _BESIDE & set(_words(name))]
     if trains and not (flat and unclear):
         return splits
     if labels:
@@ -192,7 +192,11 @@ def _splits(tree: _Tree, top: Folders, labels: str, named: Sequence[str]) -> dic
     raise ValueError(
         f"folder:{where} has {listed({name: names[name] for name in splits})}{beside}: splits or classes? If all are "
         "classes, --config.data.labels=folders; if there are no labels, --config.data.labels=none"
-        + (f", which reads {listed(splits)} alone" if trains and len(splits) > 1 else ", which trains on all of them")
+        + (
+            f", which reads {listed(list(splits))} alone"
+            if trains and len(splits) > 1
+            else ", which trains on all of them"
+        )
         + ("; if not, move" if trains else f"; to train on one, --config.data.train_split={largest}; or move")
         + " what is no split elsewhere"
     )

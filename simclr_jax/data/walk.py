@@ -24,8 +24,9 @@ HIDDEN = "name that begins with a dot"
 MOST_DEPTH = 64  # folders within folders
 MOST_LINKS = 2**16  # linked folders that are entered: links into one another make as many paths as they like
 
-_SUFFIXES = frozenset(SUFFIXES)
+_ENDINGS = frozenset(suffix[1:] for suffix in SUFFIXES)
 _FOLDER, _FILE, _OTHER = range(3)
+_PLAIN_FILE = _FILE, False
 _FOREIGN_FOLDERS = ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information")  # of systems
 _FIRST_BYTES = 16
 _STARTS = re.compile(
@@ -71,8 +72,10 @@ def _enter(folder: epath.Path, inside: Folders, found: Found, above: tuple[str, 
     if len(inside) > MOST_DEPTH or found.links > MOST_LINKS:
         what = f"{MOST_LINKS:,} links to folders" if found.links > MOST_LINKS else f"{MOST_DEPTH} folders in each other"
         raise ValueError(f"{folder}: there are more than {what}; images lie in PATH/SPLIT/CLASS")
+    names, others = _entries(folder)
     part: list[str] = []  # images up to the next folder
-    for name, kind, is_link in _entries(folder):
+    for name in names:
+        kind, is_link = others.get(name, _PLAIN_FILE)
         if kind == _FOLDER:
             if name.startswith(".") or name in _FOREIGN_FOLDERS:
                 found.passed_over[f"{name}/"] += 1
@@ -83,42 +86,44 @@ def _enter(folder: epath.Path, inside: Folders, found: Found, above: tuple[str, 
                 found.links += is_link
                 found.folders.append((*inside, name))
                 _enter(folder / name, (*inside, name), found, (*above, real))
+            continue
+        stem, _, ending = name.rpartition(".")
+        if ending.lower() in _ENDINGS and stem and kind == _FILE and name[0] != ".":
+            part.append(name)
         elif name.startswith("."):
             found.passed_over[HIDDEN] += 1
         elif kind == _OTHER:
             found.passed_over[NO_FILE] += 1
+        elif not (stem and ending) and _begins_as_image(folder / name):
+            part.append(name)
         else:
-            stem, dot, ending = name.rpartition(".")
-            suffix = f".{ending.lower()}" if stem and ending else ""
-            if suffix in _SUFFIXES or not suffix and _begins_as_image(folder / name):
-                part.append(name)
-            else:
-                found.passed_over[suffix] += 1
-                if suffix == ".csv":
-                    found.tables.append("/".join((*inside, name)))
+            found.passed_over[f".{ending.lower()}" if stem and ending else ""] += 1
+            if ending.lower() == "csv":
+                found.tables.append("/".join((*inside, name)))
     if part:
         found.images.append((inside, part))
 
 
-def _entries(folder: epath.Path) -> list[tuple[str, int, bool]]:
-    """Returns (name, kind, whether it is a link) of what lies in a folder, by name; asks the disk for links alone."""
-    if not os.path.isdir(folder):  # an object store has no links, and its names are all that is cheap to ask for
-        children = [
-            (child.name, os.path.splitext(child.name)[1].lower() in _SUFFIXES, child) for child in folder.iterdir()
-        ]
-        return sorted(
-            (name, _FILE if image or not child.is_dir() else _FOLDER, False) for name, image, child in children
-        )
-    found = []
+def _entries(folder: epath.Path) -> tuple[list[str], dict[str, tuple[int, bool]]]:
+    """Returns the names in a folder, in order, and {name: (kind, whether it is a link)} of all but plain files.
+
+    Asks the disk for links alone.
+    """
+    if not os.path.isdir(folder):  # an object store, where a question for each file would take for ever
+        children = {child.name: child for child in folder.iterdir()}
+        unclear = [name for name in children if name.rpartition(".")[2].lower() not in _ENDINGS]
+        return sorted(children), {name: (_FOLDER, False) for name in unclear if children[name].is_dir()}
+    names, others = [], {}
     with os.scandir(folder) as entries:
         for entry in entries:
+            names.append(entry.name)
             if entry.is_file(follow_symlinks=False):
-                found.append((entry.name, _FILE, False))
-            elif entry.is_dir(follow_symlinks=False):
-                found.append((entry.name, _FOLDER, False))
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                others[entry.name] = _FOLDER, False
             else:
-                found.append((entry.name, _kind(entry), entry.is_symlink()))
-    return sorted(found)
+                others[entry.name] = _kind(entry), entry.is_symlink()
+    return sorted(names), others
 
 
 def _kind(entry: os.DirEntry[str]) -> int:
