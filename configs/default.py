@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "tfds:imagenet2012"  # textures, npz:PATH, folder:PATH or tfds:NAME
     config.data.dir = ""  # where TFDS keeps its prepared data sets; "" = its default, ~/tensorflow_datasets
+    config.data.labels = ""  # of folder:PATH: "" = class folders where they are clear; folders, none or csv:FILE
     config.data.train_split = "train"
     config.data.validation_split = ""  # "" = the split named validation, else a hold-out of the training split
     config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split

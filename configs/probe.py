@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()  # as in configs/default.py; what is not given is as in pretraining
     config.data.source = ""  # other images: what is not given is then as in configs/default.py
     config.data.dir = ""
+    config.data.labels = ""
     config.data.train_split = ""
     config.data.validation_split = ""
     config.data.test_split = ""

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 PNG_START = b"\x89PNG"
 _ENDS = (("JPEG", b"\xff\xd8\xff", b"\xff\xd9"), ("PNG", PNG_START, b"IEND\xaeB`\x82"))  # the first bytes, the last
-PILLOW_FORMATS = ("BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "JPEG")
+PILLOW_FORMATS = ("BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "JPEG", "PPM")
 BITS_PER_SAMPLE = 258  # the TIFF tag: 12 or 16 where Pillow gives gray pixels of 16 bits
 _TF_FRAME = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*", re.DOTALL)  # what TensorFlow puts around its messages
 MAX_PIXELS = (2**31 - 1) // 3  # of an image: TensorFlow's limit for PNG, kept for all, where Pillow's own is not lower

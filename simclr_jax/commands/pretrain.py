@@ -155,9 +155,12 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         "group": "their gradient is that of one pass",
     }
     micro_batches = f"{schedule.microbatches} micro-batches of {config.train.microbatch_size} images"
+    of_source = trainer.splits.source.describe()
     lines = {
         "data": f"{config.data.source}: {len(trainer.train):,} training images, "
         f"{len(trainer.validation):,} validation images ({validation})",
+        "read as": of_source.understood,
+        **({"left out": of_source.left_out} if of_source.left_out else {}),
         "devices": devices.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",

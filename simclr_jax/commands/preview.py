@@ -48,6 +48,10 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     if not 1 <= images <= MOST_IMAGES:
         raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
     splits = open_splits(config)
+    of_source = splits.source.describe()
+    say(f"{config.data.source}: {of_source.understood}")
+    if of_source.left_out:
+        say(f"left out: {of_source.left_out}")
     train = splits.load("train")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
     feed.check(train, **where, free_bytes=devices.free_bytes())

@@ -8,9 +8,11 @@ import dataclasses
 import functools
 import math
 import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from simclr_jax.data import contents, folder, npz, textures
+from simclr_jax.data import contents, folder, layout, npz, textures
+from simclr_jax.data.layout import Description
 from simclr_jax.data.split import Split
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Returns a text that is another one when an image or a label may be another one."""
 
+    def describe(self) -> Description:
+        """Returns its splits and classes as they were understood, and what is left out."""
+
 
 class Textures:
     """``textures``: the embedded set of :mod:`simclr_jax.data.textures`."""
@@ -48,6 +53,10 @@ class Textures:
     def labelled(self, name: str) -> bool:
         """Whether any image of a split has a label."""
         return True
+
+    def describe(self) -> Description:
+        """Returns the sizes of the splits, and the classes."""
+        return Description(layout.understood(textures.SIZES, self.class_names))
 
     def fingerprint(self) -> str:
         """Returns a checksum of what was drawn."""
@@ -183,23 +192,30 @@ class Splits:
         return split.with_positions_as_ids() if self.identity == "position" and isinstance(split, Split) else split
 
 
-def open_source(name: str, *, directory: str = "") -> Source:
+def open_source(
+    name: str, *, directory: str = "", labels: str = "", splits: Sequence[str] = ("train", "", "")
+) -> Source:
     """Opens a source by name without reading its images.
 
     Args:
       name: "textures", "npz:PATH", "folder:PATH" or "tfds:NAME".
       directory: where TFDS keeps its prepared data sets; "" = TFDS's own default.
+      labels: where those of files come from, as :class:`simclr_jax.data.folder.Folder` has it; "" for other sources.
+      splits: the names that the user gives to train, validation and test. Where a folder or an array is called so, the
+        source's split has that name; else those of other spellings have the names of the roles.
 
     Raises:
-      ValueError: unknown kind, nothing there, or nothing usable there.
+      ValueError: unknown kind, nothing there, nothing usable there, or labels asked for where nothing is to choose.
     """
     kind, _, where = name.partition(":")
+    if labels and kind in ("textures", "npz", "tfds"):
+        raise ValueError(f'data.labels={labels} is for folder:PATH; {kind} has its labels itself, use ""')
     if kind == "textures" and not where:
         return Textures()
     if kind == "npz" and where:
-        return npz.Npz(where)
+        return npz.Npz(where, splits=splits)
     if kind == "folder" and where:
-        return folder.Folder(where)
+        return folder.Folder(where, labels=labels, splits=splits)
     if kind == "tfds" and where:
         from simclr_jax.data import reading, tfds  # import TensorFlow, which the other sources do without
 

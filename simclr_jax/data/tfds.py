@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets
 from tensorflow_datasets.core import ReadInstruction
 
+from simclr_jax.data.layout import Description, understood
 from simclr_jax.data.split import Split
 
 # Splits up to this size are held in memory, which makes their order independent of files and hosts. STL-10's
@@ -66,6 +67,11 @@ class Tfds:
     def labelled(self, name: str) -> bool:
         """Whether the data set has labels; a split may have none of them, which only its files tell."""
         return bool(self.class_names)
+
+    def describe(self) -> Description:
+        """Returns the sizes of the splits, and the classes."""
+        sizes = {name: split.num_examples for name, split in self._builder.info.splits.items()}
+        return Description(understood(sizes, self.class_names))
 
     def fingerprint(self) -> str:
         """Returns the data set's name, version and place."""

@@ -22,7 +22,7 @@ from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.features import extract
 from simclr_jax.evaluate.trained_network import open_run
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.config import check_value, flatten, network_of, split_arguments
+from simclr_jax.runtime.config import check_value, flatten, network_of, source_arguments, split_arguments
 from simclr_jax.runtime.console import progress, say
 
 NETWORKS = ("pretrained", "untrained")
@@ -33,6 +33,7 @@ MOST_SEEDS = 1000
 # As in configs/default.py: what a source that the run was not trained on is read by, where nothing else is given.
 _OTHER_SOURCE = {
     "dir": "",
+    "labels": "",
     "train_split": "train",
     "validation_split": "",
     "test_split": "",
@@ -74,7 +75,7 @@ class ProbedRun:
 
         data = _data(config.data, self.network.config.data)
         self.source = data.source
-        source = sources.open_source(data.source, directory=data.dir)
+        source = sources.open_source(data.source, **source_arguments(data))
         self.class_names = source.class_names
         if labelled and not self.class_names:
             raise ValueError(

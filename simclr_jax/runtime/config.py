@@ -30,6 +30,7 @@ _DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in datacla
 # does, not the result.
 NOT_MATHEMATICS = (
     "data.dir",
+    "data.labels",  # which may say what was clear before; the data's fingerprint tells whether they are others
     "data.cache",
     "data.max_corrupt_fraction",
     "loss.chunk_size",
@@ -47,6 +48,11 @@ _NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
 _POSITIVE = Bound(lambda value: value > 0, "above 0")
 _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "seed": (_NOT_NEGATIVE,),
+    "data.labels": (
+        Bound(
+            lambda value: value in ("", "folders", "none") or value[:4] == "csv:" != value, "folders, none or csv:FILE"
+        ),
+    ),
     "data.cache": (one_of(("host", "device")),),
     "data.identity": (one_of(("name", "position")),),
     "data.max_corrupt_fraction": (Bound(lambda value: 0 <= value < 1, "0 (no image may be unreadable) to below 1"),),
@@ -83,6 +89,7 @@ _OF_A_RUN = {
     "seed": 0,
     "data.source": "",
     "data.dir": "",
+    "data.labels": "",
     "data.train_split": "",
     "data.validation_split": "",
     "data.test_split": "",
@@ -96,6 +103,7 @@ _OF_A_RUN = {
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
 _CAME_LATER = {
     "data.identity": "position",
+    "data.labels": "folders",
     **{key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata},
 }
 
@@ -119,6 +127,12 @@ def recipe_of(config: ConfigDict) -> Recipe:
 def network_of(config: ConfigDict) -> Network:
     """Returns the network that a config describes; raises ValueError for a value that is out of its range."""
     return Network(**config.model, head=Head(**config.head))
+
+
+def source_arguments(data: ConfigDict) -> dict[str, Any]:
+    """Returns the keyword arguments that a data section gives to :func:`simclr_jax.data.sources.open_source`."""
+    splits = (data.train_split, data.validation_split, data.test_split)
+    return {"directory": data.dir, "labels": data.labels, "splits": splits}
 
 
 def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
@@ -219,6 +233,8 @@ def run_config(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
             if name not in values and key not in _CAME_LATER:
                 raise ValueError(f"config.{key} is missing")
             value = values.get(name, _CAME_LATER.get(key))
+            if key == "data.labels" and name not in values and not found["data"]["source"].startswith("folder:"):
+                value = ""  # which folders there are is a question of files alone
             check_type(key, value, example)
             check_value(key, value)
             found.setdefault(section, {})[name] = value

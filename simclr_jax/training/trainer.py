@@ -19,7 +19,7 @@ from simclr_jax.data import feed as feeds
 from simclr_jax.data import sources
 from simclr_jax.models import SimCLR, create_model
 from simclr_jax.runtime import devices, processes
-from simclr_jax.runtime.config import network_of, recipe_of, split_arguments
+from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
 from simclr_jax.training import collapse, optimizers, schedule, state
 from simclr_jax.training import step as steps
 
@@ -161,7 +161,7 @@ class Trainer:
 def open_splits(config: ConfigDict) -> sources.Splits:
     """Checks a config and opens its images; raises ValueError."""
     schedule.check(config)
-    source = sources.open_source(config.data.source, directory=config.data.dir)
+    source = sources.open_source(config.data.source, **source_arguments(config.data))
     return sources.Splits(source, **split_arguments(config.data, config.seed))
 
 
