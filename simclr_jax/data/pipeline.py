@@ -291,7 +291,7 @@ class StreamReader:
         records = records.map(lambda record: record | {"epoch": tf.constant(epoch, tf.int64)})
         try:
             yield from _batched(records, render, self.batch_size).as_numpy_iterator()
-        except reading.UNREADABLE as error:
+        except tf.errors.OpError as error:  # of its files, any kind
             raise ValueError(f"an image of {self.stream.name} cannot be read: {reading.reason(error)}") from error
 
 
