@@ -123,6 +123,7 @@ def maps(
                 colour = colours[place] if label >= 0 else "0.7"
                 marker = MARKERS[(place + 2 * turn) % len(MARKERS)] if label >= 0 else "x"
                 known = printable(class_names[label], 24) if label >= 0 else "no label"
+                known = known if known[:1] not in ("", "_") else f" {known}"  # else it is left out of the legend
                 axis.scatter(*xy[labels == label].T, color=colour, marker=marker, label=known, **style)
         axis.set_title(name)
         axis.set_xticks([])
