@@ -1,7 +1,6 @@
 """Whether a run has collapsed, at any of its checkpoints: measures, a verdict in plain words and a picture."""
 
 import functools
-import json
 from typing import Any
 
 import jax
@@ -12,21 +11,22 @@ from simclr_jax import losses
 from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import plots, results
 from simclr_jax.evaluate.probed_run import ProbedRun
-from simclr_jax.runtime import run_folder
+from simclr_jax.evaluate.scores import printable
 from simclr_jax.runtime.config import recipe_of, run_config
-from simclr_jax.runtime.console import progress, say
+from simclr_jax.runtime.console import progress
 from simclr_jax.training import collapse
 
 MOST_IMAGES = 8192  # all pairs of them are compared
 BINS = np.linspace(-1, 1, 101)  # of the histograms of cosines
 
 
-def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
     """Measures how h and z of a run's checkpoint lie; writes RUN/eval/diagnose.json and similarities.png.
 
     Args:
       config: as configs/diagnose.py.
       workdir: RUN. Its checkpoint and config are all that is used of it.
+      out: a folder that receives eval/ instead, for a RUN that cannot be written.
 
     Returns:
       What diagnose.json holds.
@@ -40,10 +40,10 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         )
     if not 2 <= config.images <= MOST_IMAGES:
         raise ValueError(f"config.images={config.images} must be from 2 to {MOST_IMAGES:,}")
-    probed = ProbedRun(ConfigDict({**config, "layer": 0}), workdir, labelled=False)
+    probed = ProbedRun(ConfigDict({**config, "layer": 0}), workdir, labelled=False, out=out)
     network = probed.network
     pretraining = run_config(network.stored, network.run, views=True)
-    path = results.place(network.run, "diagnose")
+    path = results.place(probed.folder, "diagnose")
     pairs = _encode(probed, pretraining)
     temperature = pretraining.loss.temperature
     loss = jax.jit(functools.partial(losses.nt_xent, temperature=temperature))
@@ -59,11 +59,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     said = collapse.verdict(found["pretrained"], temperature)
     if not network.depth:
         said.append("This run has no head: its z is h, normalised.")
-    of = f"step {network.step:,} on {images:,} {config.split} images of {probed.source}"
-    say(f"\nhow h and z lie at {of}, two views each\n{table(found)}\n\n" + "\n".join(said))
-    path.parent.mkdir(exist_ok=True)
-    picture = run_folder.inside(network.run, "eval", "similarities.png")
-    plots.similarities(picture, found["pretrained"]["positive"], found["pretrained"]["negative"], title=of)
+    of = f"step {network.step:,} on {images:,} {config.split} images of {printable(probed.source)}"
     result = {
         **_plain(found["pretrained"]),
         "untrained": _plain(found["untrained"]),
@@ -74,8 +70,10 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         "images": images,
         "temperature": temperature,
     }
-    run_folder.replace_text(path, json.dumps(result, indent=2) + "\n")
-    say(f"\nwritten to {path} and {picture.name}")
+    text = f"\nhow h and z lie at {of}, two views each\n{table(found)}\n\n" + "\n".join(said)
+    result = results.keep(probed, path, result, text)
+    cosines = found["pretrained"]["positive"], found["pretrained"]["negative"]
+    results.draw(probed, "similarities.png", lambda picture: plots.similarities(picture, *cosines, title=of))
     return result
 
 
@@ -106,7 +104,8 @@ def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
     size = min(config.batch_size, len(split))
     if size < 2:
         raise ValueError(
-            f"{probed.source} has {len(split)} {config.split} images; two are compared: take another split"
+            f"{probed.source} has {len(split)} {config.split} images; two are compared: take other ones, "
+            f"--config.split={'train' if config.split != 'train' else 'validation'}"
         )
     pairs = feed.view_pairs(
         split,
@@ -144,4 +143,4 @@ def main() -> None:
     from configs import diagnose
     from simclr_jax.commands import launch
 
-    launch.launch_on_run(run, diagnose)
+    launch.launch_on_run(run, diagnose, out=True)

@@ -162,7 +162,7 @@ def _subject(
         normalize=network.normalize,
         config=flatten(trained.stored),
         imported=(results.read_object(imported) or {}) if imported.exists() else None,
-        probes=[(PROBES.get(probe, (probe,))[0], result) for probe, result in results.read(trained.run).items()],
+        probes=[(PROBES.get(probe, probe), result) for probe, result in results.read(trained.run).items()],
         license=license or None,
         versions=f"simclr_jax {simclr_jax.__version__} with jax {jax.__version__}",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -109,17 +109,26 @@ def launch(
     app.run(drive, flags_parser=parse)
 
 
-def launch_on_run(run: Callable[..., object], config: ModuleType, arguments: Sequence[str] = ()) -> None:
+def launch_on_run(
+    run: Callable[..., object], config: ModuleType, arguments: Sequence[str] = (), *, out: bool = False
+) -> None:
     """Runs ``run(config, workdir, **arguments)``, what is done with a RUN, from flags; as :func:`launch`.
 
     Args:
       run: the driver.
       config: a module of configs/, of which --config.key changes the values.
       arguments: names of further flags, which the calling program defines.
+      out: whether the driver also takes ``out``, the folder that it writes to instead of RUN, or None.
     """
+    if out:
+        flags.DEFINE_string("out", None, "A folder for results and features, for a RUN that cannot be written.")
+
+    def driver(*given: Any, **named: Any) -> None:
+        run(*given, **named, **({"out": flags.FLAGS.out} if out else {}))
+
     flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
     what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
-    launch(run, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
+    launch(driver, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
 
 
 def run(main: Callable[..., object], **arguments: Any) -> None:

@@ -10,7 +10,7 @@ from simclr_jax.data.split import Split
 NAMED = 5  # ids or classes that a message names
 
 
-def balanced(split: Split, fraction: float, *, num_classes: int, seed: int) -> Split:
+def balanced(split: Split, fraction: float, *, seed: int) -> Split:
     """Returns ``fraction`` of a split's images, the same number of each class, in their old order.
 
     Subsets of one seed are nested: 1 % lies in 10 %. A class that has fewer images than its share gives all it has.
@@ -18,29 +18,25 @@ def balanced(split: Split, fraction: float, *, num_classes: int, seed: int) -> S
     Args:
       split: with a label for each image.
       fraction: of the images, above 0 and up to 1; 1 = all of them, balanced or not.
-      num_classes: labels are 0 to num_classes - 1.
       seed: decides which images.
 
     Raises:
-      ValueError: the share of a class is less than one image, or a class has no image.
+      ValueError: the share of a class is less than one image.
     """
     if fraction == 1:
         return split
-    share = int(fraction * len(split) / num_classes + 1e-9)  # 0.29 of 100 is 28.999… to a float
+    classes = np.unique(split.labels).tolist()
+    share = int(fraction * len(split) / len(classes) + 1e-9)  # 0.29 of 100 is 28.999… to a float
     if share == 0:
-        least = num_classes / len(split)
+        least = len(classes) / len(split)
         raise ValueError(
-            f"config.label_fraction={fraction:g} of {len(split):,} images leaves none for each of {num_classes} "
+            f"config.label_fraction={fraction:g} of {len(split):,} images leaves none for each of {len(classes)} "
             f"classes; use at least {np.ceil(least * 1e6) / 1e6:g}"
         )
     by_id = np.argsort(split.ids, kind="stable")
     positions = []
-    for label in range(num_classes):
+    for label in classes:
         of_class = by_id[split.labels[by_id] == label]
-        if not len(of_class):
-            raise ValueError(
-                f"config.label_fraction={fraction:g}: class number {label} has no training image to choose"
-            )
         positions.append(np.random.default_rng([seed, label]).permutation(of_class)[:share])
     return split.take(np.sort(np.concatenate(positions)))
 

@@ -10,12 +10,15 @@ All paths go through epath, so that RUN may lie in an object store; a lock there
 
 import contextlib
 import datetime
+import glob
 import json
 import os
 import platform
 import socket
 import sys
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -24,6 +27,9 @@ from etils import epath
 
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
 _OF_A_SPLIT = {"images": int, "classes": int, "checksum": str}  # what data.json says
+_RANDOM = 12  # digits in the name of what is being written
+_LONGEST_WAIT = 3600  # seconds for another process's turn
+_ABANDONED = 86_400  # seconds after which nobody writes it any more
 
 _PACKAGES = (
     "simclr_jax",
@@ -67,15 +73,63 @@ def is_local(path: epath.Path) -> bool:
     return "://" not in str(path)
 
 
+def check_writable(path: epath.Path) -> None:
+    """Raises ValueError where a folder, which may not be there yet, is on a read-only disk or another user's."""
+    place = next((place for place in (path, *path.parents) if place.exists()), path)
+    if is_local(path) and not os.access(place, os.W_OK):
+        raise ValueError(f"{path} cannot be written: {place} is read-only; say where results go: --out=FOLDER")
+
+
 def replace_text(path: epath.Path, text: str) -> None:
     """Writes a file so that it is found whole, old or new, whenever this process is killed."""
     if not is_local(path):
         path.write_text(text)  # an object is replaced as a whole
         return
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)  # were it a link, its target would be written
-    new.write_text(text)
-    new.replace(path)
+    with replacing(path) as new:
+        new.write_text(text)
+
+
+@contextlib.contextmanager
+def replacing(path: epath.Path) -> Iterator[epath.Path]:
+    """Yields where to write a local file that takes the place of ``path`` at the end; on an error nothing changes."""
+    new = beside(path)
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def beside(path: epath.Path) -> epath.Path:
+    """Returns a name beside a file or folder that no other writer has, and removes what killed ones left there."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * _RANDOM}.new"):
+        with contextlib.suppress(OSError):  # another process may be removing it
+            if time.time() - left.stat().mtime > _ABANDONED:
+                left.rmtree() if left.is_dir() and not os.path.islink(left) else left.unlink()
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:_RANDOM]}.new")
+
+
+@contextlib.contextmanager
+def turn(path: epath.Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Lets one process at a time make ``path``, as far as its disk knows locks; ``waiting`` is called before a wait.
+
+    Without locks several make it, so that each of them still has to write whole or not at all.
+    """
+    lock = None
+    if is_local(path):
+        lock = filelock.FileLock(str(path.with_name(f"{path.name}.lock")))
+        # No locks on this disk, the file is another user's, or the wait was too long: then without one.
+        with contextlib.suppress(OSError, NotImplementedError):
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                waiting()
+                lock.acquire(timeout=_LONGEST_WAIT)  # its holder may have been suspended
+    try:
+        yield
+    finally:
+        if lock:
+            lock.release()
 
 
 @contextlib.contextmanager
@@ -164,9 +218,14 @@ def write_config(workdir: str, config: dict[str, Any]) -> None:
     replace_text(folder(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
 
 
+def versions() -> dict[str, str]:
+    """Returns the versions of this library, of Python and of what numbers depend on."""
+    packages = {name: metadata.version(name) for name in _PACKAGES if any(metadata.distributions(name=name))}
+    return {"python": platform.python_version(), **packages}
+
+
 def note_start(workdir: str, step: int, devices: str) -> None:
     """Appends a line to RUN/versions.jsonl: when, where and with what the run started or went on."""
-    packages = {name: metadata.version(name) for name in _PACKAGES if any(metadata.distributions(name=name))}
     facts = {
         "step": step,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -174,8 +233,7 @@ def note_start(workdir: str, step: int, devices: str) -> None:
         "pid": os.getpid(),
         "command": sys.argv,
         "devices": devices,
-        "python": platform.python_version(),
-        **packages,
+        **versions(),
     }
     path = folder(workdir) / "versions.jsonl"
     before = path.read_text() if path.exists() else ""

@@ -93,7 +93,7 @@ def test_neighbours_tell_the_same_class_by_sign_line_and_colour():
     figure = pictures.neighbours(file, rows, title="near")
     assert png(file)
     captions = [axis.get_xlabel() for axis in figure.axes]
-    assert captions[:3] == ["cat", "= 0.90", "≠ 0.80 a long …"] and captions[3:5] == ["query", "0.50"]
+    assert captions[:3] == ["cat", "= 0.90", "≠ 0.80 a lo…ame"] and captions[3:5] == ["query", "0.50"]
     same, other = figure.axes[1].spines["left"], figure.axes[2].spines["left"]
     assert same.get_linestyle() != other.get_linestyle() and same.get_edgecolor() != other.get_edgecolor()
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1])

@@ -53,3 +53,14 @@ def shrink(config, source, **changes):
 
 def small(source, **changes):
     return shrink(importlib.import_module("configs.quickstart").get_config(), source, **changes)
+
+
+def tiny(source):
+    """What `runs.write_run` changes for a run of these images."""
+    return {
+        "data.source": source,
+        "data.holdout_fraction": 0.2,
+        "augment.image_size": SIZE,
+        "model.encoder": smallest.NAME,
+        "model.cifar_stem": True,
+    }
