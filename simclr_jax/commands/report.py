@@ -78,7 +78,7 @@ def read(workdir: str, notes: list[str]) -> html.RunFiles:
     for path in sorted((folder / "eval").iterdir()) if (folder / "eval").is_dir() else ():
         if path.suffix != ".png" or not path.is_file():
             continue
-        if path.stat().length > html.MOST_PICTURE_BYTES:
+        if run_folder.size(path) > html.MOST_PICTURE_BYTES:
             notes.append(f"{path.stem} is too large for a page, and is left out")
             continue
         stem, _, end = path.stem.rpartition("_")

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -63,6 +64,27 @@ def imported(workdir: str) -> epath.Path:
 def is_local(path: epath.Path) -> bool:
     """Whether a path is of this machine's file system, and not of an object store such as gs://."""
     return "://" not in str(path)
+
+
+def is_folder(path: epath.Path) -> bool:
+    """Whether a path is a folder; raises OSError where the disk does not tell, which `is_dir` takes for a no."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode) if is_local(path) else path.is_dir()
+    except FileNotFoundError:
+        return False
+
+
+def size(path: epath.Path) -> int:
+    """Returns the bytes of a file. epath's own `stat` asks for its owner's name, which not every owner has."""
+    return os.stat(path).st_size if is_local(path) else path.stat().length
+
+
+def text_if_there(path: epath.Path) -> str:
+    """Returns what a file holds, "" of one that is not there; raises OSError where the disk does not tell."""
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def replace_text(path: epath.Path, text: str) -> None:
@@ -126,10 +148,13 @@ def read_config(workdir: str) -> dict[str, Any]:
       ValueError: it is not there, or not a JSON object.
     """
     path = folder(workdir) / "config.json"
+    if is_local(path):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)  # raises what `exists` would take for a file that is not there
     if not path.exists():
         raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
     is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
-    if not is_file or path.stat().length > _MAX_CONFIG:
+    if not is_file or size(path) > _MAX_CONFIG:
         raise ValueError(f"{path} is not a config: no file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         config = json.loads(path.read_text())
@@ -160,5 +185,4 @@ def note_start(workdir: str, step: int, devices: str) -> None:
         **packages,
     }
     path = folder(workdir) / "versions.jsonl"
-    before = path.read_text() if path.exists() else ""
-    replace_text(path, before + json.dumps(facts) + "\n")
+    replace_text(path, text_if_there(path) + json.dumps(facts) + "\n")
