@@ -41,10 +41,10 @@ class Checkpoints:
         self._last_good: int | None = None
         self.failed = False
         if owner:
-            self._directory.mkdir(parents=True, exist_ok=True)
             for child in _children(self._directory):
                 if array_files.UNFINISHED in child.name:  # what a killed process was writing
                     child.rmtree()
+            self._directory.mkdir(parents=True, exist_ok=True)
 
     def save(self, step: int, state: Any) -> None:
         """Starts writing a checkpoint; the state may be donated as soon as this returns.

@@ -6,56 +6,17 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from simclr_jax.runtime import checkpoint, checksums, devices
+from simclr_jax.runtime import checkpoint, checksums
 from simclr_jax.runtime import run_folder as workdir
-from simclr_jax.training.state import TrainState
-
-CONFIG = {"seed": 0, "train": {"epochs": 2}}
-
-
-def make_state(step):
-    params = {"encoder": {"kernel": jax.random.normal(jax.random.key(step), (3, 4))}, "head": {}}
-    optimizer = optax.adam(1e-3)
-    return devices.replicate(
-        TrainState(
-            step=jnp.int32(step),
-            skipped=jnp.int32(0),
-            params=params,
-            batch_stats={"encoder": {"mean": jnp.arange(4.0) + step}},
-            opt_state=optimizer.init(params),
-            probe_params={},
-            probe_opt_state=optimizer.init({}),
-        )
-    )
+from support.states import CONFIG, files_of, make_state, restore, write_run
 
 
 @pytest.fixture(name="run")
 def make_run(tmp_path):
-    workdir.write_config(str(tmp_path), CONFIG)
-    checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2)
-    for step in (1, 2, 3):
-        checkpoints.save(step, make_state(step))
-    checkpoints.close()
-    return str(tmp_path)
-
-
-def shape_of(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-def restore(run, target=None):
-    """(step, state) and, in `lines`, what was said of damaged checkpoints."""
-    checkpoints = checkpoint.Checkpoints(run, keep=2)
-    lines = []
-    try:
-        return checkpoints.restore(jax.tree.map(shape_of, make_state(0) if target is None else target), lines.append)
-    finally:
-        checkpoints.close()
-        restore.lines = lines
+    return write_run(str(tmp_path))
 
 
 def assert_same_bits(a, b):
@@ -176,10 +137,6 @@ DAMAGES = {
     "a link": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
     "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
 }
-
-
-def files_of(step):
-    return sorted(path for path in step.rglob("*") if path.is_file() and not path.is_symlink() and path.stat().st_size)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
