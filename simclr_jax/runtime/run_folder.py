@@ -69,14 +69,14 @@ def is_local(path: epath.Path) -> bool:
 def is_folder(path: epath.Path) -> bool:
     """Whether a path is a folder; raises OSError where the disk does not tell, which `is_dir` takes for a no."""
     try:
-        return stat.S_ISDIR(os.stat(path).st_mode) if is_local(path) else path.is_dir()
+        return stat.S_ISDIR(os.stat(path).st_mode)
     except FileNotFoundError:
         return False
 
 
 def size(path: epath.Path) -> int:
     """Returns the bytes of a file. epath's own `stat` asks for its owner's name, which not every owner has."""
-    return os.stat(path).st_size if is_local(path) else path.stat().length
+    return os.stat(path).st_size
 
 
 def text_if_there(path: epath.Path) -> str:
@@ -148,13 +148,11 @@ def read_config(workdir: str) -> dict[str, Any]:
       ValueError: it is not there, or not a JSON object.
     """
     path = folder(workdir) / "config.json"
-    if is_local(path):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(path)  # raises what `exists` would take for a file that is not there
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(path)  # raises what `exists` would take for a file that is not there
     if not path.exists():
         raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
-    is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
-    if not is_file or size(path) > _MAX_CONFIG:
+    if not os.path.isfile(path) or size(path) > _MAX_CONFIG:
         raise ValueError(f"{path} is not a config: no file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         config = json.loads(path.read_text())
