@@ -35,6 +35,7 @@ SETTINGS = {
     "four devices": RUN | {"devices": 4, "data__cache": "device"},
     "views on the host": RUN | {"augment__placement": "host"},
 }
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 INTERVAL = 93  # steps between two checkpoints where the quickstart saves every epoch
 
 
@@ -95,20 +96,20 @@ def kill(reference: Reference, folder: pathlib.Path, count: int, rng: random.Ran
 
 
 def stop(reference: Reference, folder: pathlib.Path, count: int, rng: random.Random) -> dict[str, float]:
-    """Sends SIGTERM at random moments of the steps."""
-    found = {"SIGTERMs": 0, "steps lost": 0, "bits different": 0, "slowest exit, s": 0.0}
-    for number in progress(range(count), desc="SIGTERM", unit="signal"):
+    """Sends each of the signals that ask a run to stop in turn, at random moments of the steps."""
+    found = {"signals": 0, "steps lost": 0, "bits different": 0, "slowest exit, s": 0.0}
+    for number in progress(range(count), desc="told to stop", unit="signal"):
         name = list(SETTINGS)[number % len(SETTINGS)]
         run = folder / f"stopped {number}"
         rows = rng.randrange(1, STEPS - 10)
         process = reference.start(name, run)
         processes.wait_until(lambda run=run, rows=rows: len(metrics(run)) >= rows, process)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(STOPS[number % len(STOPS)])
         told = time.monotonic()
         code, _, err = finish(process)
         assert code == 75, err[-2000:]
         found["slowest exit, s"] = max(found["slowest exit, s"], round(time.monotonic() - told, 2))
-        found["SIGTERMs"] += 1
+        found["signals"] += 1
         last = max(row["step"] for row in metrics(run))
         processes.train(run, reference.source, **SETTINGS[name])
         found["steps lost"] += last - starts(run)[-1]["step"]

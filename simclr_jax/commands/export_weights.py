@@ -153,7 +153,7 @@ def _subject(
         file=name,
         format=kind,
         sha256=digest,
-        size=file.stat().length,
+        size=run_folder.size(file),
         run=trained.run,
         step=trained.step,
         network=described,

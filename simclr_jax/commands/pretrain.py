@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from simclr_jax.data import contents
-from simclr_jax.runtime import checkpoint, devices, metrics, preemption, processes, run_folder
+from simclr_jax.runtime import array_files, checkpoint, devices, metrics, preemption, processes, run_folder
 from simclr_jax.runtime.config import config_differences, epochs_extended_from, flatten
 from simclr_jax.runtime.console import say
 from simclr_jax.training import loop, optimizers
@@ -66,7 +66,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         if writes:
             metrics.import_tensorboardx_without_torch()
         writer = metrics.MetricsWriter(workdir, first_step=first_step, **lengths) if writes else metrics.NoWriter()
-        hook, sys.unraisablehook = sys.unraisablehook, checkpoint.without_closed_loops(sys.unraisablehook)
+        hook, sys.unraisablehook = sys.unraisablehook, array_files.without_closed_loops(sys.unraisablehook)
         try:
             log = loop.MetricsLog(trainer, writer, checkpoints)
             last_step, _ = loop.train(

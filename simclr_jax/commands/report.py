@@ -108,7 +108,7 @@ def read(workdir: str, folder: str | None, failed: dict[str, str]) -> html.RunFi
     for path in [path for place in evals if place.is_dir() for path in sorted(place.iterdir())]:
         if path.suffix != ".png" or not path.is_file():
             continue
-        if path.stat().length > html.MOST_PICTURE_BYTES:
+        if run_folder.size(path) > html.MOST_PICTURE_BYTES:
             notes.append(f"{path.stem} is too large for a page, and is left out")
             continue
         stem, _, end = path.stem.rpartition("_")

@@ -159,9 +159,7 @@ class NoWriter:
 
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
     """Returns the lines of a metrics.jsonl up to a step; the last line may have been torn by the end of a process."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+    lines = run_folder.text_if_there(path).splitlines(keepends=True)
     kept = []
     for number, line in enumerate(lines, 1):
         try:

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import socket
+import stat
 import sys
 import time
 import uuid
@@ -78,6 +79,27 @@ def check_writable(path: epath.Path) -> None:
     place = next((place for place in (path, *path.parents) if place.exists()), path)
     if is_local(path) and not os.access(place, os.W_OK):
         raise ValueError(f"{path} cannot be written: {place} is read-only; say where results go: --out=FOLDER")
+
+
+def is_folder(path: epath.Path) -> bool:
+    """Whether a path is a folder; raises OSError where the disk does not tell, which `is_dir` takes for a no."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def size(path: epath.Path) -> int:
+    """Returns the bytes of a file. epath's own `stat` asks for its owner's name, which not every owner has."""
+    return os.stat(path).st_size
+
+
+def text_if_there(path: epath.Path) -> str:
+    """Returns what a file holds, "" of one that is not there; raises OSError where the disk does not tell."""
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def replace_text(path: epath.Path, text: str) -> None:
@@ -182,6 +204,8 @@ def read_config(workdir: str) -> dict[str, Any]:
       ValueError: it is not there, or not a JSON object.
     """
     path = folder(workdir) / "config.json"
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(path)  # raises what `exists` would take for a file that is not there
     if not path.exists():
         raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
     return _read_object(path)
@@ -194,7 +218,9 @@ def read_data(workdir: str) -> dict[str, Any] | None:
       ValueError: it is not such an object.
     """
     path = folder(workdir) / "data.json"
-    if not path.exists():
+    try:
+        os.stat(path)  # `exists` would take a disk that does not answer for a no
+    except FileNotFoundError:
         return None
     data = _read_object(path)
     if not all(
@@ -236,18 +262,18 @@ def note_start(workdir: str, step: int, devices: str) -> None:
         **versions(),
     }
     path = folder(workdir) / "versions.jsonl"
-    before = path.read_text() if path.exists() else ""
-    replace_text(path, before + json.dumps(facts) + "\n")
+    replace_text(path, text_if_there(path) + json.dumps(facts) + "\n")
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:
     """Returns the JSON object of a small file, which may be anybody's."""
-    is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
-    if not is_file or path.stat().length > _MAX_CONFIG:
+    if not os.path.isfile(path) or size(path) > _MAX_CONFIG:
         raise ValueError(f"{path} is not what a run writes: no file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         found = json.loads(path.read_text())
-    except (ValueError, RecursionError, OSError) as error:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}; try again when the disk answers") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} is not what a run writes: it holds {type(found).__name__}, not an object")

@@ -126,8 +126,8 @@ def test_devices_and_processes_are_named_in_their_files_alone():
     assert "jax.device_count" not in (PACKAGE / "training/trainer.py").read_text()
 
 
-def test_orbax_is_named_in_checkpoint_alone():
-    assert owners(lambda path: "orbax" in packages(path)) == {"runtime/checkpoint.py"}
+def test_orbax_is_named_in_array_files_alone():
+    assert owners(lambda path: "orbax" in packages(path)) == {"runtime/array_files.py"}
 
 
 def test_onnx_which_may_not_be_installed_is_named_in_its_room_alone():

@@ -23,7 +23,7 @@ def state():
         "visible devices": tf.config.get_visible_devices(),
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "hooks": (sys.unraisablehook, sys.excepthook, threading.excepthook),
-        "signals": [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)],
+        "signals": [signal.getsignal(number) for number in signal.valid_signals()],
         "modules without a module": [name for name, module in sys.modules.items() if module is None],
         "calls of the C library": list(calls),
         "levels of logs": {name: logging.getLogger(name).level for name in ("", "absl", "tensorflow", "jax", "PIL")},
