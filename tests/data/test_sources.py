@@ -211,6 +211,13 @@ def test_an_unknown_source_is_answered_with_the_known_ones(name):
         open_source(name)
 
 
+@pytest.mark.parametrize("name", ["textures", "npz:no/such.npz", "tfds:cifar10"])
+@pytest.mark.parametrize("labels", ["none", "folders", "csv:x.csv"])
+def test_labels_that_are_not_to_be_chosen_are_refused(name, labels):
+    with pytest.raises(ValueError, match=f"data.labels={labels} is for folder:PATH"):
+        open_source(name, labels=labels)
+
+
 def test_sources_of_files_and_arrays_do_without_tensorflow(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=noise(4))
     (tmp_path / "a.png").write_bytes(png(noise(1)[0]))

@@ -186,6 +186,17 @@ def test_a_run_from_before_a_key_is_read_and_goes_on_as_it_was():
         run_config(stored, "RUN")
 
 
+@pytest.mark.parametrize("source, labels", [("folder:x", "folders"), ("npz:x", ""), ("textures", ""), ("tfds:x", "")])
+def test_a_run_of_before_there_were_other_labels_read_folders(source, labels):
+    """Its probes ask nothing then; a source whose labels are not to be chosen gets no key that it would refuse."""
+    stored = changed(data__source=source).to_dict()
+    del stored["data"]["labels"]
+    assert run_config(stored, "RUN").data.labels == labels
+    assert config_differences(stored, changed(data__source=source).to_dict()) == []
+    stored["data"]["labels"] = "none"
+    assert run_config(stored, "RUN").data.labels == "none"
+
+
 @pytest.mark.parametrize("section", ["model", "head"])
 def test_a_run_of_a_network_that_is_not_known_is_refused(section):
     stored = default.get_config().to_dict()

@@ -248,12 +248,18 @@ def test_load_encoder_gives_the_features_of_the_checkpoint(run):
     assert not np.allclose(simclr_jax.load_encoder(str(workdir), step=3)(images), found)
 
 
-def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path):
+def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path, capsys):
     pile = tmp_path / "pile"
     pile.mkdir()
     for i, image in enumerate(red_or_blue(TRAIN, 0)[0]):
         Image.fromarray(image).save(pile / f"{i}.jpg", quality=95)
+    (pile / "scan.heic").touch()
     pretrain.run(small(f"folder:{pile}"), str(tmp_path / "run"))
+    text = capsys.readouterr().out
+    assert (
+        "read as:      40 train images; no labels\n" in text
+        and "left out:     no image by name or kind: 1 × .heic" in text
+    )
     assert all("online_top1" not in row for row in rows(tmp_path / "run"))
     with pytest.raises(ValueError, match="has no labels; give the probe a source with labels"):
         probes.run("linear", probe_config(), str(tmp_path / "run"))
