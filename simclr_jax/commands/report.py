@@ -76,10 +76,12 @@ def read(workdir: str, notes: list[str]) -> html.RunFiles:
 
     pictures, notes = {}, list(notes)
     for path in sorted((folder / "eval").iterdir()) if (folder / "eval").is_dir() else ():
-        if path.suffix != ".png" or not path.is_file():
+        if path.suffix != ".png":
             continue
-        if path.stat().length > html.MOST_PICTURE_BYTES:
-            notes.append(f"{path.stem} is too large for a page, and is left out")
+        # A link would put any picture of this machine onto the page.
+        own = run_folder.lies_inside(workdir, "eval", path.name)
+        if not (own and run_folder.is_file(path, html.MOST_PICTURE_BYTES)):
+            notes.append(f"{path.stem} is {'no file, or too large for a page' if own else 'a link'}, and is left out")
             continue
         stem, _, end = path.stem.rpartition("_")
         title = html.PROBES.get(stem, (stem.replace("_", " "),))[0]
@@ -88,7 +90,8 @@ def read(workdir: str, notes: list[str]) -> html.RunFiles:
     order = [*dict.fromkeys(HEADINGS.values()), "Pictures"]
 
     starts, versions = [], folder / "versions.jsonl"
-    for line in versions.read_text().splitlines()[:_MOST_STARTS] if versions.is_file() else ():
+    told = run_folder.lies_inside(workdir, versions.name) and run_folder.is_file(versions, run_folder.MOST_TEXT)
+    for line in versions.read_text().splitlines()[:_MOST_STARTS] if told else ():
         with contextlib.suppress(ValueError, RecursionError):
             start = json.loads(line)
             starts += [start] if isinstance(start, dict) else []
@@ -122,6 +125,7 @@ def main() -> None:
 
     def views(workdir: str) -> None:
         config = whole_config(run_folder.read_config(workdir), default.get_config(), workdir)
+        run_folder.check_places(workdir, config.data.source, config.data.dir)
         out = run_folder.inside(workdir, "eval", "views.png")
         out.parent.mkdir(exist_ok=True)
         preview.run(config, str(out), images=6)

@@ -63,6 +63,8 @@ class ProbedRun:
         self.layer_name = self.network.layer_name(self.layer)
 
         data = config.data if config.data.source else self.network.config.data
+        if not config.data.source:
+            run_folder.check_places(self.network.run, data.source, data.dir)
         self.source = data.source
         source = sources.open_source(data.source, directory=data.dir)
         self.class_names = source.class_names

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,18 +25,18 @@ def place(workdir: str, name: str) -> epath.Path:
 
 
 def read(workdir: str) -> dict[str, dict[str, Any]]:
-    """Returns {NAME: what RUN/eval/NAME.json holds}; files that hold no JSON object are passed over."""
+    """Returns {NAME: what RUN/eval/NAME.json holds}; files that hold no JSON object, and links, are passed over."""
     folder = run_folder.folder(workdir) / "eval"
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = {path.stem: read_object(path) for path in paths if path.suffix == ".json"}
+    own = [path for path in paths if path.suffix == ".json" and run_folder.lies_inside(workdir, "eval", path.name)]
+    found = {path.stem: read_object(path) for path in own}
     return {name: result for name, result in found.items() if result is not None}
 
 
 def read_object(path: epath.Path) -> dict[str, Any] | None:
     """Returns the JSON object that a file of a run holds; None where it holds none. The run may be anybody's."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        is_file = os.path.isfile(path) if run_folder.is_local(path) else path.is_file()  # a pipe would never end
-        if is_file and path.stat().length <= _MOST_BYTES:
+        if run_folder.is_file(path, _MOST_BYTES):
             result = json.loads(path.read_text())
             return result if isinstance(result, dict) else None
     return None

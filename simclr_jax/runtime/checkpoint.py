@@ -11,6 +11,7 @@ Orbax is given NumPy arrays: with jax's it would write down devices and slices t
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -259,7 +260,7 @@ def _read(
             handler = ocp.PyTreeCheckpointHandler()
             stored = handler.metadata(path).tree if shapes is None else shapes
             # Arrays that a few bytes on disk could not hold are refused before memory is asked for.
-            claimed = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(stored))
+            claimed = sum(map(_size, jax.tree.leaves(stored)))
             on_disk = sum((path / name).stat().length for name in checksums.files(path))
             if claimed > _MAX_RATIO * on_disk + 2**20:
                 raise ValueError(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
@@ -272,6 +273,12 @@ def _read(
     except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
         raise Damaged(f"{path} is damaged: {_reason(error)}") from error
     return values
+
+
+def _size(stored: Any) -> int:
+    """Bytes that reading an array takes: its own, or those of the piece that it is stored in, which may be larger."""
+    piece = getattr(getattr(stored, "storage", None), "chunk_shape", None) or ()  # of what Orbax tells of a file
+    return max(math.prod(stored.shape), math.prod(piece)) * np.dtype(stored.dtype).itemsize
 
 
 def _reason(error: Exception) -> str:

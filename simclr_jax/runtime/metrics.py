@@ -159,7 +159,7 @@ class NoWriter:
 
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
     """Returns the lines of a metrics.jsonl up to a step; the last line may have been torn by the end of a process."""
-    if not path.exists():
+    if not run_folder.is_file(path, run_folder.MOST_TEXT):
         return []
     lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
     kept = []

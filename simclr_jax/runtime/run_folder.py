@@ -10,8 +10,10 @@ All paths go through epath, so that RUN may lie in an object store; a lock there
 import contextlib
 import datetime
 import json
+import math
 import os
 import platform
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from typing import Any
 import filelock
 from etils import epath
 
+MOST_TEXT = 2**30  # bytes of versions.jsonl and metrics.jsonl, which are read as a whole
+_SYSTEM = ("/proc/", "/sys/")  # which hold all others by links
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
 
 _PACKAGES = (
@@ -47,12 +51,44 @@ def inside(workdir: str, *names: str) -> epath.Path:
     Raises:
       ValueError: a link leads it out of the run, which may be anybody's.
     """
-    run = folder(workdir)
-    path = run.joinpath(*names)
-    place = os.path.realpath(path)  # epath's own resolve follows no links
-    if is_local(path) and place != os.path.join(os.path.realpath(run), *names):
-        raise ValueError(f"{path} is, or lies behind, a link to {place}; remove the link")
+    path = folder(workdir).joinpath(*names)
+    if not lies_inside(workdir, *names):
+        raise ValueError(f"{path} is, or lies behind, a link to {os.path.realpath(path)}; remove the link")
     return path
+
+
+def lies_inside(workdir: str, *names: str) -> bool:
+    """Whether no link leads RUN/NAME/… elsewhere."""
+    run = folder(workdir)
+    # epath's own resolve follows no links
+    return not is_local(run) or os.path.realpath(run.joinpath(*names)) == os.path.join(os.path.realpath(run), *names)
+
+
+def check_places(workdir: str, source: str, directory: str) -> None:
+    """Raises ValueError where a run's config would have images read in the run, on another machine or everywhere.
+
+    The run may be anybody's, with files and addresses that were made to be opened: these the user has to name.
+
+    Args:
+      workdir: RUN.
+      source, directory: ``data.source`` and ``data.dir`` of its config; "" where the user gave another.
+    """
+    kind, _, place = source.partition(":")
+    given = {"source": source, "dir": directory}
+    paths = {"source": place if kind in ("npz", "folder") else "", "dir": directory}
+    for key, path in paths.items():
+        real = os.path.join(os.path.realpath(os.path.expanduser(path)), "")
+        where = {
+            "into the run itself": real.startswith(os.path.join(os.path.realpath(folder(workdir)), "")),
+            "to another machine": "://" in path,
+            "to the system's own files": real == "/" or real.startswith(_SYSTEM),
+        }
+        if path and any(where.values()):
+            flags = shlex.join([f"--config.data.{name}={value}" for name, value in given.items() if value])
+            raise ValueError(
+                f"data.{key} of {workdir} leads {next(words for words, so in where.items() if so)}, to {path[:200]!r}; "
+                f"where you trust whoever made it, name it yourself: {flags}"
+            )
 
 
 def imported(workdir: str) -> epath.Path:
@@ -63,6 +99,12 @@ def imported(workdir: str) -> epath.Path:
 def is_local(path: epath.Path) -> bool:
     """Whether a path is of this machine's file system, and not of an object store such as gs://."""
     return "://" not in str(path)
+
+
+def is_file(path: epath.Path, most: float = math.inf) -> bool:
+    """Whether a path is a file of up to ``most`` bytes, which can be read: pipes and devices may never end."""
+    is_one = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
+    return is_one and path.stat().length <= most
 
 
 def replace_text(path: epath.Path, text: str) -> None:
@@ -128,8 +170,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     path = folder(workdir) / "config.json"
     if not path.exists():
         raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
-    is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
-    if not is_file or path.stat().length > _MAX_CONFIG:
+    if not is_file(path, _MAX_CONFIG):
         raise ValueError(f"{path} is not a config: no file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         config = json.loads(path.read_text())
@@ -160,5 +201,5 @@ def note_start(workdir: str, step: int, devices: str) -> None:
         **packages,
     }
     path = folder(workdir) / "versions.jsonl"
-    before = path.read_text() if path.exists() else ""
+    before = path.read_text() if is_file(path, MOST_TEXT) else ""
     replace_text(path, before + json.dumps(facts) + "\n")
