@@ -104,19 +104,22 @@ def read(workdir: str, folder: str | None, failed: dict[str, str]) -> html.RunFi
     found = {name: result for place in places for name, result in results.read(place).items()}
 
     pictures, notes = {}, []
-    evals = [run_folder.folder(place) / "eval" for place in places]
-    for path in [path for place in evals if place.is_dir() for path in sorted(place.iterdir())]:
-        if path.suffix != ".png" or not path.is_file():
+    evals = [(place, run_folder.folder(place) / "eval") for place in places]
+    for place, path in [(place, path) for place, of in evals if of.is_dir() for path in sorted(of.iterdir())]:
+        if path.suffix != ".png":
             continue
-        if run_folder.size(path) > html.MOST_PICTURE_BYTES:
-            notes.append(f"{path.stem} is too large for a page, and is left out")
+        # A link would put any picture of this machine onto the page.
+        own = run_folder.lies_inside(place, "eval", path.name)
+        if not (own and run_folder.is_file(path, html.MOST_PICTURE_BYTES)):
+            notes.append(f"{path.stem} is {'no file, or too large for a page' if own else 'a link'}, and is left out")
             continue
         stem, _, end = path.stem.rpartition("_")
         title = html.PROBES.get(stem, stem.replace("_", " "))
         heading = next((heading for name, heading in HEADINGS.items() if path.stem.endswith(name)), "Pictures")
         pictures[heading, f"{title}: {end}" if stem else end] = path.read_bytes()
     starts, versions = [], run_folder.folder(workdir) / "versions.jsonl"
-    for line in versions.read_text().splitlines()[:_MOST_STARTS] if versions.is_file() else ():
+    told = run_folder.lies_inside(workdir, versions.name) and run_folder.is_file(versions, run_folder.MOST_TEXT)
+    for line in versions.read_text().splitlines()[:_MOST_STARTS] if told else ():
         with contextlib.suppress(ValueError, RecursionError):
             start = json.loads(line)
             starts += [start] if isinstance(start, dict) else []
@@ -158,6 +161,7 @@ def main() -> None:
 
     def views(workdir: str, folder: str | None) -> None:
         config = whole_config(run_folder.read_config(workdir), default.get_config(), workdir)
+        run_folder.check_places(workdir, config.data.source, config.data.dir)
         path = run_folder.inside(folder or workdir, "eval", "views.png")
         run_folder.check_writable(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -128,14 +128,19 @@ class FeatureWriter:
 
 
 def read(folder: epath.Path) -> Features | None:
-    """Returns the features of a folder; None where there are none, or where they are not whole."""
+    """Returns the features of a folder; None where there are none, or where they are not whole or no features."""
     try:
-        note = json.loads((folder / _NOTE).read_text())
+        note = json.loads(_own(folder / _NOTE).read_text())
         shards = tuple(_load(folder / f"features-{index:05d}.npy") for index in range(note["shards"]))
         labels, ids = (np.array(_load(folder / f"{name}.npy")) for name in ("labels", "ids"))
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        counts = {len(labels), len(ids), sum(map(len, shards)), note["images"]}
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
-    whole = {len(labels), len(ids), sum(map(len, shards))} == {note.get("images")} and len(labels) > 0
+    numbers = {(part.dtype.name, part.ndim) for part in (labels, ids)} == {("int64", 1)} and labels.min(initial=0) >= -1
+    vectors = {(part.dtype.name, part.ndim) for part in shards} == {("float32", 2)}
+    whole = (
+        len(counts) == 1 and len(labels) > 0 and numbers and vectors and len({part.shape[1] for part in shards}) == 1
+    )
     return Features(shards, labels, ids) if whole else None
 
 
@@ -144,7 +149,15 @@ def _save(path: epath.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def _own(path: epath.Path) -> epath.Path:
+    """Returns a path that is a file; raises ValueError for a pipe or device: the run may be anybody's."""
+    if not run_folder.is_file(path):
+        raise ValueError(f"{path} is no file")
+    return path
+
+
 def _load(path: epath.Path) -> np.ndarray:
+    _own(path)
     if "://" in str(path):
         with path.open("rb") as file:
             return np.load(file, allow_pickle=False)

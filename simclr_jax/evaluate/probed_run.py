@@ -82,6 +82,8 @@ class ProbedRun:
         self.layer_name = self.network.layer_name(self.layer)
 
         data = _data(config.data, self.network.config.data)
+        if not config.data.source:
+            run_folder.check_places(self.network.run, data.source, "" if config.data.dir else data.dir)
         self.source = data.source
         source = sources.open_source(data.source, **source_arguments(data))
         self.class_names = source.class_names

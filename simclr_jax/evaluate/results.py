@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,18 +32,18 @@ def place(folder: str, name: str) -> epath.Path:
 
 
 def read(folder: str) -> dict[str, dict[str, Any]]:
-    """Returns {NAME: what FOLDER/eval/NAME.json holds}; files that hold no JSON object are passed over."""
+    """Returns {NAME: what FOLDER/eval/NAME.json holds}; files that hold no JSON object, and links, are passed over."""
     place = run_folder.folder(folder) / "eval"
     paths = sorted(place.iterdir()) if place.is_dir() else []
-    found = {path.stem: read_object(path) for path in paths if path.suffix == ".json"}
+    own = [path for path in paths if path.suffix == ".json" and run_folder.lies_inside(folder, "eval", path.name)]
+    found = {path.stem: read_object(path) for path in own}
     return {name: result for name, result in found.items() if result is not None}
 
 
 def read_object(path: epath.Path) -> dict[str, Any] | None:
     """Returns the JSON object that a file of a run holds; None where it holds none. The run may be anybody's."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        is_file = os.path.isfile(path) if run_folder.is_local(path) else path.is_file()  # a pipe would never end
-        if is_file and run_folder.size(path) <= _MOST_BYTES:
+        if run_folder.is_file(path, _MOST_BYTES):
             result = json.loads(path.read_text())
             return result if isinstance(result, dict) else None
     return None

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runni
 # The children of torchvision's ResNet, by what a Sequential that was made of them calls them, as lightly does.
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _CONVERT = (
-    "convert it where you trust it: python -c \"import torch, safetensors.torch as s; d = torch.load('FILE', "
-    "weights_only=True); s.save_file({k: v.clone() for k, v in d.get('state_dict', d).items()}, 'FILE.safetensors')\""
+    'convert it where you trust it: python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
+    "weights_only=True); s.save_file({k: v.clone() for k, v in d.get('state_dict', d).items()}, sys.argv[2])\" "
 )
 
 
@@ -153,7 +154,7 @@ def _open(path: str):
     except Exception as error:  # SafetensorError, OSError and others
         with open(path, "rb") as pickled:
             if pickled.read(2).startswith((b"PK", b"\x80")):  # asked only now: a safetensors file may begin so, too
-                how = _CONVERT.replace("FILE", path)
+                how = _CONVERT + shlex.join([path, f"{path}.safetensors"])
                 raise ValueError(f"{path} is a pickle, which may run programs and is not read; {how}") from error
         told = str(error).splitlines()[0][:200]
         raise ValueError(f"{path} is no safetensors file, or damaged: {told}") from error

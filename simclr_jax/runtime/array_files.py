@@ -9,6 +9,7 @@ apart: damaged, by proof of its bytes; on a disk that does not answer; or whole,
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -100,7 +101,7 @@ def _read_as_numpy(path: epath.Path, names: tuple[str, ...] | None = None, shape
     """Reads these parts, or all; what is known to be there need not be asked for, which takes as long as reading it."""
     handler = ocp.PyTreeCheckpointHandler()
     stored = handler.metadata(path).tree if shapes is None else shapes
-    claimed = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(stored))
+    claimed = sum(map(_size, jax.tree.leaves(stored)))
     on_disk = sum(run_folder.size(path / name) for name in checksums.files(path))
     if claimed > _MAX_RATIO * on_disk + 2**20:
         raise checksums.Damaged(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
@@ -108,6 +109,12 @@ def _read_as_numpy(path: epath.Path, names: tuple[str, ...] | None = None, shape
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
     return handler.restore(path, args=arguments)
+
+
+def _size(stored: Any) -> int:
+    """Bytes that reading an array takes: its own, or those of the piece that it is stored in, which may be larger."""
+    piece = getattr(getattr(stored, "storage", None), "chunk_shape", None) or ()  # of what Orbax tells of a file
+    return max(math.prod(stored.shape), math.prod(piece)) * np.dtype(stored.dtype).itemsize
 
 
 def _explain(

@@ -12,8 +12,10 @@ import contextlib
 import datetime
 import glob
 import json
+import math
 import os
 import platform
+import shlex
 import socket
 import stat
 import sys
@@ -26,6 +28,8 @@ from typing import Any
 import filelock
 from etils import epath
 
+MOST_TEXT = 2**30  # bytes of versions.jsonl and metrics.jsonl, which are read as a whole
+_SYSTEM = ("/proc/", "/sys/")  # which hold all others by links
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
 _OF_A_SPLIT = {"images": int, "classes": int, "checksum": str}  # what data.json says
 _RANDOM = 12  # digits in the name of what is being written
@@ -56,12 +60,44 @@ def inside(workdir: str, *names: str) -> epath.Path:
     Raises:
       ValueError: a link leads it out of the run, which may be anybody's.
     """
-    run = folder(workdir)
-    path = run.joinpath(*names)
-    place = os.path.realpath(path)  # epath's own resolve follows no links
-    if is_local(path) and place != os.path.join(os.path.realpath(run), *names):
-        raise ValueError(f"{path} is, or lies behind, a link to {place}; remove the link")
+    path = folder(workdir).joinpath(*names)
+    if not lies_inside(workdir, *names):
+        raise ValueError(f"{path} is, or lies behind, a link to {os.path.realpath(path)}; remove the link")
     return path
+
+
+def lies_inside(workdir: str, *names: str) -> bool:
+    """Whether no link leads RUN/NAME/… elsewhere."""
+    run = folder(workdir)
+    # epath's own resolve follows no links
+    return not is_local(run) or os.path.realpath(run.joinpath(*names)) == os.path.join(os.path.realpath(run), *names)
+
+
+def check_places(workdir: str, source: str, directory: str) -> None:
+    """Raises ValueError where a run's config would have images read in the run, on another machine or everywhere.
+
+    The run may be anybody's, with files and addresses that were made to be opened: these the user has to name.
+
+    Args:
+      workdir: RUN.
+      source, directory: ``data.source`` and ``data.dir`` of its config; "" where the user gave another.
+    """
+    kind, _, place = source.partition(":")
+    given = {"source": source, "dir": directory}
+    paths = {"source": place if kind in ("npz", "folder") else "", "dir": directory}
+    for key, path in paths.items():
+        real = os.path.join(os.path.realpath(os.path.expanduser(path)), "")
+        where = {
+            "into the run itself": real.startswith(os.path.join(os.path.realpath(folder(workdir)), "")),
+            "to another machine": "://" in path,
+            "to the system's own files": real == "/" or real.startswith(_SYSTEM),
+        }
+        if path and any(where.values()):
+            flags = shlex.join([f"--config.data.{name}={value}" for name, value in given.items() if value])
+            raise ValueError(
+                f"data.{key} of {workdir} leads {next(words for words, so in where.items() if so)}, to {path[:200]!r}; "
+                f"where you trust whoever made it, name it yourself: {flags}"
+            )
 
 
 def imported(workdir: str) -> epath.Path:
@@ -89,17 +125,27 @@ def is_folder(path: epath.Path) -> bool:
         return False
 
 
+def is_file(path: epath.Path, most: float = math.inf) -> bool:
+    """Whether a path is a file of up to ``most`` bytes, which can be read: pipes and devices may never end."""
+    return os.path.isfile(path) and size(path) <= most
+
+
 def size(path: epath.Path) -> int:
     """Returns the bytes of a file. epath's own `stat` asks for its owner's name, which not every owner has."""
     return os.stat(path).st_size
 
 
 def text_if_there(path: epath.Path) -> str:
-    """Returns what a file holds, "" of one that is not there; raises OSError where the disk does not tell."""
+    """Returns what a file of up to `MOST_TEXT` bytes holds, "" where there is none.
+
+    Raises:
+      OSError: the disk does not tell.
+    """
     try:
-        return path.read_bytes().decode(errors="replace")
+        os.stat(path)
     except FileNotFoundError:
         return ""
+    return path.read_bytes().decode(errors="replace") if is_file(path, MOST_TEXT) else ""
 
 
 def replace_text(path: epath.Path, text: str) -> None:
@@ -267,7 +313,7 @@ def note_start(workdir: str, step: int, devices: str) -> None:
 
 def _read_object(path: epath.Path) -> dict[str, Any]:
     """Returns the JSON object of a small file, which may be anybody's."""
-    if not os.path.isfile(path) or size(path) > _MAX_CONFIG:
+    if not is_file(path, _MAX_CONFIG):
         raise ValueError(f"{path} is not what a run writes: no file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         found = json.loads(path.read_text())
