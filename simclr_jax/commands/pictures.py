@@ -165,6 +165,7 @@ def _draw_curves(probed: ProbedRun, path: epath.Path) -> list[str]:
             found = [(row["epoch"], scale * row[name]) for row in rows if name in row]
             # Validation is drawn dashed with dots: one an epoch.
             style = {"style": "--", "marker": "o"} if name.startswith("validation_") else {}
+            style |= {"marker": "o"} if len(found) == 1 else {}  # no line goes through it
             if found:
                 lines.append(plots.Line(words, *zip(*found, strict=True), colour=colour, **style))
         if label == "loss" and lines:

@@ -154,7 +154,7 @@ def _probe(name: str, result: dict[str, Any], run: RunFiles, defaults: dict[str,
         "layer": layers.get(result.get("layer"), f"head layer {result.get('layer')}"),
         "source": result.get("source", run.config.get("data.source", NO_VALUE)),
         "settings": "; ".join(
-            f"{key} {value}" + (f" instead of {usual}" if usual != "" else "")
+            f"{key} {value}" + (f" instead of {usual}" if usual not in ("", 0) else "")
             for key, (value, usual) in other.items()
             if key not in _TOLD
         ),

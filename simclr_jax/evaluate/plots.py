@@ -193,12 +193,9 @@ def save_png(figure: Figure, file: File) -> Figure:
     """Writes a figure as a PNG, to a path or into a file that is open, and returns it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box is drawn for it
-        if not isinstance(file, epath.Path):
-            figure.savefig(file, format="png")
-        elif not run_folder.is_local(file):
-            with file.open("wb") as opened:
-                figure.savefig(opened, format="png")
-        else:
+        if isinstance(file, epath.Path):
             with run_folder.replacing(file) as new:
                 figure.savefig(str(new), format="png")
+        else:
+            figure.savefig(file, format="png")
     return figure

@@ -113,7 +113,7 @@ def is_local(path: epath.Path) -> bool:
 def check_writable(path: epath.Path) -> None:
     """Raises ValueError where a folder, which may not be there yet, is on a read-only disk or another user's."""
     place = next((place for place in (path, *path.parents) if place.exists()), path)
-    if is_local(path) and not os.access(place, os.W_OK):
+    if not os.access(place, os.W_OK):
         raise ValueError(f"{path} cannot be written: {place} is read-only; say where results go: --out=FOLDER")
 
 
@@ -172,7 +172,7 @@ def beside(path: epath.Path) -> epath.Path:
     """Returns a name beside a file or folder that no other writer has, and removes what killed ones left there."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * _RANDOM}.new"):
         with contextlib.suppress(OSError):  # another process may be removing it
-            if time.time() - left.stat().mtime > _ABANDONED:
+            if time.time() - os.lstat(left).st_mtime > _ABANDONED:
                 left.rmtree() if left.is_dir() and not os.path.islink(left) else left.unlink()
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:_RANDOM]}.new")
 
@@ -183,21 +183,18 @@ def turn(path: epath.Path, waiting: Callable[[], object]) -> Iterator[None]:
 
     Without locks several make it, so that each of them still has to write whole or not at all.
     """
-    lock = None
-    if is_local(path):
-        lock = filelock.FileLock(str(path.with_name(f"{path.name}.lock")))
-        # No locks on this disk, the file is another user's, or the wait was too long: then without one.
-        with contextlib.suppress(OSError, NotImplementedError):
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                waiting()
-                lock.acquire(timeout=_LONGEST_WAIT)  # its holder may have been suspended
+    lock = filelock.FileLock(str(path.with_name(f"{path.name}.lock")))
+    # No locks on this disk, the file is another user's, or the wait was too long: then without one.
+    with contextlib.suppress(OSError, NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            waiting()
+            lock.acquire(timeout=_LONGEST_WAIT)  # its holder may have been suspended
     try:
         yield
     finally:
-        if lock:
-            lock.release()
+        lock.release()
 
 
 @contextlib.contextmanager
