@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split
     config.data.holdout_fraction = 0.1  # of the training split, for each hold-out; 0 = none, and no validation
     config.data.limit = 0  # use only the first n training images; 0 = all
+    config.data.bits = 0  # of 16-bit files, 2 ** bits - 1 is white: 8 to 16; 0 = found in a sample, once for the run
     config.data.cache = "host"  # or device: it holds the training images, if they are of one size and fit
     config.data.max_corrupt_fraction = 0.01  # of a split's images; the run stops when more cannot be read
 

@@ -18,5 +18,6 @@ def get_config() -> ConfigDict:
     config.data.test_split = ""
     config.data.holdout_fraction = 0.1
     config.data.limit = 0
+    config.data.bits = 0  # 0 = as the run's images, or found where these have 8 bits
     config.data.max_corrupt_fraction = 0.01
     return config

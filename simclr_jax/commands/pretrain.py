@@ -28,7 +28,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       loop.NonFinite: the loss, its gradient or a parameter stopped being finite.
       preemption.Stopped: the process was told to stop, and everything is saved.
     """
-    trainer = Trainer.from_config(config)
+    trainer = Trainer.from_config(config, bits=run_folder.read_bits(workdir))
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
     with preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
         more_epochs_than = _check_config(workdir, config) if writes else None
@@ -43,6 +43,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         if more_epochs_than:
             _extend(workdir, trainer, more_epochs_than, first_step)
         if writes:
+            run_folder.write_bits(workdir, trainer.splits.bits_of_white)
             run_folder.write_config(workdir, config.to_dict())
             run_folder.note_start(workdir, first_step, devices.describe())
         processes.agree(first_step)  # process 0 has written
@@ -132,6 +133,7 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     lines = {
         "data": f"{config.data.source}: {len(trainer.train):,} training images, "
         f"{len(trainer.validation):,} validation images ({validation})",
+        **({"16-bit images": str(trainer.splits.white)} if trainer.splits.bits_of_white else {}),
         "devices": devices.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",

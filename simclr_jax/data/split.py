@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simclr_jax.augment.pillow import DEEPEST
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -14,11 +16,13 @@ class Split:
       images: pixels, uint8 [n, H, W, 3]; or paths, NumPy's bytes [n]; or encoded images, bytes objects [n].
       labels: int64 [n], or None where the source has no labels. A single image without one has the label -1.
       ids: int64 [n]; an image keeps its id whatever is cut from or taken out of its split.
+      bits: bit depth whose largest value is white in encoded images of 16 bits, see `bit_depth`.
     """
 
     images: np.ndarray
     labels: np.ndarray | None
     ids: np.ndarray
+    bits: int = DEEPEST
 
     @classmethod
     def whole(cls, images: np.ndarray, labels: np.ndarray | None) -> "Split":
@@ -48,7 +52,7 @@ class Split:
     def take(self, positions: np.ndarray) -> "Split":
         """Returns the images at these positions, in this order."""
         labels = None if self.labels is None else self.labels[positions]
-        return Split(self.images[positions], labels, self.ids[positions])
+        return dataclasses.replace(self, images=self.images[positions], labels=labels, ids=self.ids[positions])
 
     def first(self, limit: int) -> "Split":
         """Returns the first ``limit`` images; all of them for 0."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets
 from tensorflow_datasets.core import ReadInstruction
 
+from simclr_jax.augment.pillow import DEEPEST
 from simclr_jax.data.split import Split
 
 # Splits up to this size are held in memory, which makes their order independent of files and hosts. STL-10's
@@ -77,12 +78,14 @@ class Stream:
       name: its split.
       labelled: whether images have labels.
       ranges: the positions of the split that belong to this stream, as (start, stop).
+      bits: as of Split.
     """
 
     builder: tensorflow_datasets.core.DatasetBuilder
     name: str
     labelled: bool
     ranges: tuple[tuple[int, int], ...]
+    bits: int = DEEPEST
 
     kind = "bytes"  # what an image is, as in Split
 

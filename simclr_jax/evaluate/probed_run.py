@@ -70,7 +70,10 @@ class ProbedRun:
             raise ValueError(
                 f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…"
             )
-        self.splits = sources.Splits(source, **split_arguments(data, self.network.config.seed))
+        # Of the run's own images those of before `run_folder.write_bits` too; of others what is found in them.
+        kept = run_folder.read_bits(self.network.run, **({"before": 0} if config.data.source else {}))
+        bits = config.data.bits or kept
+        self.splits = sources.Splits(source, **split_arguments(data, self.network.config.seed), bits=bits)
         for role in ("train", "validation") if labelled else ():
             if not len(self.splits.load(role)):
                 again = f"name the source again: --config.data.source={data.source}"
@@ -180,6 +183,7 @@ class ProbedRun:
             "image_size": of_run.image_size,
             "source": self.source,
             "images_of": self._fingerprint(role),
+            "white": f"2 ** {self.splits.white.bits}",
         }
 
 

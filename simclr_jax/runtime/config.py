@@ -47,6 +47,7 @@ _NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
 _POSITIVE = Bound(lambda value: value > 0, "above 0")
 _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "seed": (_NOT_NEGATIVE,),
+    "data.bits": (Bound(lambda value: value == 0 or 8 <= value <= 16, "0 (found in the images) or 8 to 16"),),
     "data.cache": (one_of(("host", "device")),),
     "data.max_corrupt_fraction": (Bound(lambda value: 0 <= value < 1, "0 (no image may be unreadable) to below 1"),),
     "augment.placement": (one_of(("host", "device")),),
@@ -92,7 +93,10 @@ _OF_A_RUN = {
 }
 
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
-_CAME_LATER = {key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata}
+_CAME_LATER = {
+    "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
+    **{key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata},
+}
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {

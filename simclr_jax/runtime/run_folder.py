@@ -1,6 +1,7 @@
 """RUN, the folder of a run: its config, its starts, and the lock that keeps a second process out.
 
 RUN/config.json     the config
+RUN/bits.json       which value is white in its image files of 16 bits
 RUN/versions.jsonl  one line a start: step, time, process, command, versions, devices
 RUN/.lock           held while a process trains
 
@@ -21,6 +22,7 @@ from typing import Any
 import filelock
 from etils import epath
 
+_BITS_BEFORE = 16  # what runs without bits.json read files of 16 bits by
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
 
 _PACKAGES = (
@@ -138,6 +140,29 @@ def read_config(workdir: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a config: it holds {type(config).__name__}, not an object")
     return config
+
+
+def read_bits(workdir: str, *, before: int = _BITS_BEFORE) -> int:
+    """Returns the bit depth of white in a run's image files of 16 bits; 0 where it has none, or there is no run yet.
+
+    ``before`` is that of runs that did not note it.
+    """
+    path = folder(workdir) / "bits.json"
+    if not path.exists():
+        trained = (folder(workdir) / "config.json").exists() and not imported(workdir).exists()
+        return before if trained else 0
+    bits = None
+    with contextlib.suppress(ValueError, RecursionError, OSError, KeyError, TypeError):
+        bits = json.loads(path.read_text())["bits"]
+    if type(bits) is not int or not (bits == 0 or 8 <= bits <= 16):
+        raise ValueError(f'{path} does not say which value is white; write {{"bits": 8}} to {{"bits": 16}} there')
+    return bits
+
+
+def write_bits(workdir: str, bits: int) -> None:
+    """Writes RUN/bits.json, where it says something else."""
+    if read_bits(workdir) != bits or not (folder(workdir) / "bits.json").exists():
+        replace_text(folder(workdir) / "bits.json", json.dumps({"bits": bits}) + "\n")
 
 
 def write_config(workdir: str, config: dict[str, Any]) -> None:
