@@ -19,5 +19,6 @@ def get_config() -> ConfigDict:
     config.data.test_split = ""
     config.data.holdout_fraction = -1.0  # -1 = not given
     config.data.limit = -1  # -1 = not given
+    config.data.bits = 0  # 0 = as the run's images, or found where these have 8 bits
     config.data.max_corrupt_fraction = 0.01
     return config

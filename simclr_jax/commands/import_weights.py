@@ -71,7 +71,7 @@ def torch(
     _check_free(out)
     weights = pytorch.load(path, pool=pool, normalize=normalize, prefix=prefix)
     network = weights.network
-    image_size = 32 if network.cifar_stem else 224
+    image_size = weights.image_size or (32 if network.cifar_stem else 224)
     what = f"{network.encoder}, width {network.width}" + ", CIFAR stem" * network.cifar_stem
     notes = {"from": "PyTorch state dict", "path": path, "network": what, "left_out": weights.left_out}
     variables = {kind: {"encoder": tree} for kind, tree in weights.variables.items()}

@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       loop.NonFinite: the loss, its gradient or a parameter stopped being finite.
       preemption.Stopped: the process was told to stop, and everything is saved.
     """
-    trainer = Trainer.from_config(config)
+    trainer = Trainer.from_config(config, bits=run_folder.read_bits(workdir))
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
     data = trainer.splits.contents()
     _check_same_data(data)
@@ -48,6 +48,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         if more_epochs_than:
             _extend(workdir, trainer, more_epochs_than, first_step)
         if writes:
+            run_folder.write_bits(workdir, trainer.splits.bits_of_white)
             run_folder.write_config(workdir, config.to_dict())
             run_folder.write_data(workdir, data)
             run_folder.note_start(workdir, first_step, devices.describe())
@@ -161,6 +162,7 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         f"{len(trainer.validation):,} validation images ({validation})",
         "read as": of_source.understood,
         **({"left out": of_source.left_out} if of_source.left_out else {}),
+        **({"16-bit images": str(trainer.splits.white)} if trainer.splits.bits_of_white else {}),
         "devices": devices.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",

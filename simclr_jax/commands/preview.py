@@ -53,12 +53,14 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     if of_source.left_out:
         say(f"left out: {of_source.left_out}")
     train = splits.load("train")
+    if splits.bits_of_white:
+        say(f"16-bit images: {splits.white}")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
     feed.check(train, **where, free_bytes=devices.free_bytes())
     recipe = recipe_of(config)
     pictures = []
     for image, label, identity in _images(train, images, config.seed):
-        pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement)
+        pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement, train.bits)
         title = f"image {identity}" + (f", class {splits.source.class_names[label]}" if label >= 0 else "")
         drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
         every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
@@ -90,7 +92,9 @@ def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]
         yield epath.Path(os.fsdecode(image)).read_bytes() if part.kind == "paths" else image, int(label), int(identity)
 
 
-def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> tuple[np.ndarray, np.ndarray, list]:
+def _views(
+    recipe: Recipe, image: Any, seed: int, identity: int, place: str, bits: int
+) -> tuple[np.ndarray, np.ndarray, list]:
     """Returns an image's pixels, its views [2, size, size, 3] and their two dicts of parameters."""
     if place == "device" and isinstance(image, np.ndarray):
         from simclr_jax.augment import device
@@ -101,10 +105,10 @@ def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> 
         return image, np.asarray(views), [{name: values[0, view] for name, values in drawn.items()} for view in (0, 1)]
     from simclr_jax.augment import decode, host
 
-    pixels = image if isinstance(image, np.ndarray) else np.asarray(decode.whole(image))
+    pixels = image if isinstance(image, np.ndarray) else np.asarray(decode.whole(image, bits))
     seeds = [host.view_seed(seed, EPOCH, identity, view) for view in (0, 1)]
     drawn = [host.draw(recipe, view_seed, *pixels.shape[:2]) for view_seed in seeds]
-    return pixels, np.asarray(host.two_views(recipe, image, seed, EPOCH, identity)), drawn
+    return pixels, np.asarray(host.two_views(recipe, image, seed, EPOCH, identity, bits=bits)), drawn
 
 
 def describe(parameters: dict[str, float], recipe: Recipe) -> str:

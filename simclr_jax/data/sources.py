@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from simclr_jax.data import contents, folder, layout, npz, textures
+from simclr_jax.data import bit_depth, contents, folder, layout, npz, textures
 from simclr_jax.data.layout import Description
 from simclr_jax.data.split import Split
 
@@ -83,6 +83,7 @@ class Splits:
         pixels; "position": by its place among the others, as in runs of before. A stream has places alone.
       seed: decides which images are held out and sampled.
       every_class: as for :meth:`simclr_jax.data.split.Split.hold_out`.
+      bits: bit depth of white in files of 16 bits; 0 = found in a sample of the training images.
 
     Raises:
       ValueError: a split that does not exist or has two roles, a fraction or limit out of range, or, from ``load``,
@@ -98,6 +99,7 @@ class Splits:
     identity: str = "name"
     seed: int = 0
     every_class: bool = True
+    bits: int = 0
 
     def __post_init__(self):
         if not 0 <= self.holdout_fraction < 0.5:
@@ -136,6 +138,24 @@ class Splits:
 
     def load(self, role: str) -> "Split | Stream":
         """Reads the images of a role: "train", "validation" or "test"."""
+        part = self._load(role)
+        return part if part.kind == "pixels" else dataclasses.replace(part, bits=self.white.bits)
+
+    @functools.cached_property
+    def white(self) -> bit_depth.BitDepth:
+        """What is white in files of 16 bits."""
+        if self.bits:
+            return bit_depth.BitDepth(self.bits)
+        train = self._load("train")
+        encoded = isinstance(train, Split) and train.kind != "pixels"
+        return bit_depth.find(train, seed=self.seed) if encoded else bit_depth.BitDepth(bit_depth.DEPTHS[-1])
+
+    @property
+    def bits_of_white(self) -> int:
+        """What a run keeps of `white`: 0 where there is no image of 16 bits that it says anything of."""
+        return self.white.bits if self.bits or self.white.images else 0
+
+    def _load(self, role: str) -> "Split | Stream":
         name = self.split_of(role)
         if name and role != "train":
             return self._read(name)

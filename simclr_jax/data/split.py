@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from simclr_jax.augment.pillow import DEEPEST
+
 HELD_OUT = ("validation", "test")  # what a training split may give images to; each has its own range of draws
 
 
@@ -19,12 +21,14 @@ class Split:
       ids: int64 [n]; an image keeps its id whatever is cut from or taken out of its split. Those of files are made from
         their names, so that they stay when files come and go; those of images in memory are their positions.
       names: bytes [n], the paths of files as seen from the source's folder; None for images in memory.
+      bits: bit depth whose largest value is white in encoded images of 16 bits, see `bit_depth`.
     """
 
     images: np.ndarray
     labels: np.ndarray | None
     ids: np.ndarray
     names: np.ndarray | None = None
+    bits: int = DEEPEST
 
     @classmethod
     def whole(cls, images: np.ndarray, labels: np.ndarray | None, names: np.ndarray | None = None) -> "Split":
@@ -60,7 +64,8 @@ class Split:
         """Returns the images at these positions, in this order."""
         labels = None if self.labels is None else self.labels[positions]
         names = None if self.names is None else self.names[positions]
-        return Split(self.images[positions], labels, self.ids[positions], names)
+        taken = {"images": self.images[positions], "labels": labels, "ids": self.ids[positions], "names": names}
+        return dataclasses.replace(self, **taken)
 
     def first(self, limit: int) -> "Split":
         """Returns the first ``limit`` images; all of them for 0."""

@@ -17,6 +17,7 @@ from etils import epath
 from tensorflow_datasets.core import ReadInstruction, naming
 from tensorflow_datasets.core.utils import file_utils
 
+from simclr_jax.augment.pillow import DEEPEST
 from simclr_jax.data import prepared, reading
 from simclr_jax.data.layout import Description, understood
 from simclr_jax.data.npz import MOST_CLASSES
@@ -145,12 +146,14 @@ class Stream:
       name: its split.
       labelled: whether images have labels.
       ranges: the positions of the split that belong to this stream, as (start, stop).
+      bits: as of Split.
     """
 
     builder: tensorflow_datasets.core.DatasetBuilder
     name: str
     labelled: bool
     ranges: tuple[tuple[int, int], ...]
+    bits: int = DEEPEST
 
     kind = "bytes"  # what an image is, as in Split
 

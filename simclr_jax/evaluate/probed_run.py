@@ -91,7 +91,10 @@ class ProbedRun:
             raise ValueError(
                 f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…"
             )
-        splits = sources.Splits(source, **split_arguments(data, self.network.config.seed))
+        # Of the run's own images those of before `run_folder.write_bits` too; of others what is found in them.
+        kept = run_folder.read_bits(self.network.run, **({"before": 0} if config.data.source else {}))
+        how = split_arguments(data, self.network.config.seed) | {"bits": config.data.bits or kept}
+        splits = sources.Splits(source, **how)
         self.splits = splits if config.data.source else self._as_trained(splits)
         for role in ("train", "validation") if labelled else ():
             if not len(self.splits.load(role)):
@@ -243,13 +246,14 @@ class ProbedRun:
             "image_size": of_run.image_size,
             "source": self.source,
             "images_of": self._fingerprint(role),
+            "white": f"2 ** {self.splits.white.bits}",
         }
 
 
 def _data(asked: ConfigDict, of_run: ConfigDict) -> ConfigDict:
     """Returns which images are probed on: those of the run, or another source, with the keys that were given."""
     base = {**of_run, **_OTHER_SOURCE} if asked.source else {**of_run}
-    given = {key: value for key, value in asked.items() if key in base and value not in ("", -1)}
+    given = {key: asked[key] for key in ("source", *_OTHER_SOURCE) if asked[key] not in ("", -1)}
     return ConfigDict(base | given)
 
 

@@ -53,6 +53,7 @@ _BOUNDS: dict[str, tuple[Bound, ...]] = {
             lambda value: value in ("", "folders", "none") or value[:4] == "csv:" != value, "folders, none or csv:FILE"
         ),
     ),
+    "data.bits": (Bound(lambda value: value == 0 or 8 <= value <= 16, "0 (found in the images) or 8 to 16"),),
     "data.cache": (one_of(("host", "device")),),
     "data.identity": (one_of(("name", "position")),),
     "data.max_corrupt_fraction": (Bound(lambda value: 0 <= value < 1, "0 (no image may be unreadable) to below 1"),),
@@ -104,6 +105,7 @@ _OF_A_RUN = {
 _CAME_LATER = {
     "data.identity": "position",
     "data.labels": "folders",
+    "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
     **{key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata},
 }
 

@@ -2,6 +2,7 @@
 
 RUN/config.json     the config
 RUN/data.json       what its images were: counts and checksums
+RUN/bits.json       which value is white in its image files of 16 bits
 RUN/versions.jsonl  one line a start: step, time, process, command, versions, devices
 RUN/.lock           held while a process trains
 
@@ -30,6 +31,7 @@ from etils import epath
 
 MOST_TEXT = 2**30  # bytes of versions.jsonl and metrics.jsonl, which are read as a whole
 _SYSTEM = ("/proc/", "/sys/")  # which hold all others by links
+_BITS_BEFORE = 16  # what runs without bits.json read files of 16 bits by
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
 _OF_A_SPLIT = {"images": int, "classes": int, "checksum": str}  # what data.json says
 _RANDOM = 12  # digits in the name of what is being written
@@ -279,6 +281,29 @@ def read_data(workdir: str) -> dict[str, Any] | None:
 def write_data(workdir: str, data: dict[str, Any]) -> None:
     """Writes RUN/data.json."""
     replace_text(folder(workdir) / "data.json", json.dumps(data, indent=2) + "\n")
+
+
+def read_bits(workdir: str, *, before: int = _BITS_BEFORE) -> int:
+    """Returns the bit depth of white in a run's image files of 16 bits; 0 where it has none, or there is no run yet.
+
+    ``before`` is that of runs that did not note it.
+    """
+    path = folder(workdir) / "bits.json"
+    if not path.exists():
+        trained = (folder(workdir) / "config.json").exists() and not imported(workdir).exists()
+        return before if trained else 0
+    bits = None
+    with contextlib.suppress(ValueError, RecursionError, OSError, KeyError, TypeError):
+        bits = json.loads(path.read_text())["bits"]
+    if type(bits) is not int or not (bits == 0 or 8 <= bits <= 16):
+        raise ValueError(f'{path} does not say which value is white; write {{"bits": 8}} to {{"bits": 16}} there')
+    return bits
+
+
+def write_bits(workdir: str, bits: int) -> None:
+    """Writes RUN/bits.json, where it says something else."""
+    if read_bits(workdir) != bits or not (folder(workdir) / "bits.json").exists():
+        replace_text(folder(workdir) / "bits.json", json.dumps({"bits": bits}) + "\n")
 
 
 def write_config(workdir: str, config: dict[str, Any]) -> None:

@@ -42,11 +42,19 @@ class Trainer:
     probe_optimizer: optax.GradientTransformation
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> "Trainer":
-        """Checks a config and wires a run from it. Writes and compiles nothing; raises ValueError."""
-        splits = open_splits(config)
+    def from_config(cls, config: ConfigDict, *, bits: int = 0) -> "Trainer":
+        """Checks a config and wires a run from it. Writes and compiles nothing; raises ValueError.
+
+        ``bits`` is the bit depth of white that a run has found before.
+        """
+        splits = open_splits(config, bits=bits)
         model = _model(config)  # before any image is read: a wrong model is told at once
         train, validation = splits.load("train"), splits.load("validation")
+        if config.data.bits and train.kind == "pixels":
+            raise ValueError(
+                f"config.data.bits={config.data.bits} is of image files of 16 bits, and the pixels of "
+                f"{config.data.source} have 8: leave it 0"
+            )
         lengths = _schedule(config, train, validation)
         schedule.check_chunk(config, free_bytes=devices.free_bytes())
         views = {"placement": config.augment.placement, "cache": config.data.cache}
@@ -158,11 +166,11 @@ class Trainer:
         )
 
 
-def open_splits(config: ConfigDict) -> sources.Splits:
-    """Checks a config and opens its images; raises ValueError."""
+def open_splits(config: ConfigDict, *, bits: int = 0) -> sources.Splits:
+    """Checks a config and opens its images; raises ValueError. ``bits`` counts where the config does not say them."""
     schedule.check(config)
     source = sources.open_source(config.data.source, **source_arguments(config.data))
-    return sources.Splits(source, **split_arguments(config.data, config.seed))
+    return sources.Splits(source, **split_arguments(config.data, config.seed), bits=config.data.bits or bits)
 
 
 def _model(config: ConfigDict) -> SimCLR:
