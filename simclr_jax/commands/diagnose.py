@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
@@ -44,7 +45,8 @@ def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, A
     network = probed.network
     pretraining = run_config(network.stored, network.run, views=True)
     path = results.place(probed.folder, "diagnose")
-    pairs = _encode(probed, pretraining)
+    variables = {"pretrained": network.variables, "untrained": network.untrained()}
+    pairs = _encode(probed, pretraining, variables)
     temperature = pretraining.loss.temperature
     loss = jax.jit(functools.partial(losses.nt_xent, temperature=temperature))
     found = {}
@@ -56,7 +58,8 @@ def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, A
         of_loss = {"loss": value, "chance_loss": collapse.chance_loss(n), "batch_size": n}
         found[name] = collapse.of_pairs(h, z) | of_loss
     images = len(found["pretrained"]["positive"])
-    said = collapse.verdict(found["pretrained"], temperature)
+    moved = distance(*(of["params"] for of in variables.values()))
+    said = collapse.verdict(found["pretrained"], temperature, step=network.step, moved=moved)
     if not network.depth:
         said.append("This run has no head: its z is h, normalised.")
     of = f"step {network.step:,} on {images:,} {config.split} images of {printable(probed.source)}"
@@ -69,6 +72,7 @@ def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, A
         "split": config.split,
         "images": images,
         "temperature": temperature,
+        "moved": moved,
     }
     text = f"\nhow h and z lie at {of}, two views each\n{table(found)}\n\n" + "\n".join(said)
     result = results.keep(probed, path, result, text)
@@ -97,7 +101,13 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join([head, *lines])
 
 
-def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
+def distance(params: Any, start: Any) -> float:
+    """Returns how far parameters are from others, as a share of the others' norm."""
+    moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b), params, start)
+    return float(optax.tree.norm(moved) / optax.tree.norm(start))
+
+
+def _encode(probed: ProbedRun, pretraining: ConfigDict, variables: dict[str, Any]) -> dict[str, tuple]:
     """Returns {network: (h, z)}, each a pair of arrays [n, d]: of the first views and of the second."""
     config, network = probed.config, probed.network
     split = probed.splits.load(config.split).sample(config.images, seed=0)
@@ -115,7 +125,6 @@ def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
         seed=pretraining.seed,
         max_corrupt_fraction=config.data.max_corrupt_fraction,
     )
-    variables = {"pretrained": network.variables, "untrained": network.untrained()}
     layers = (0, network.depth)
     encoders = {(name, layer): network.encode(layer, of) for name, of in variables.items() for layer in layers}
     found = {end: [] for end in encoders}

@@ -151,11 +151,11 @@ class Parser(argparse.ArgumentParser):
 def settle_process() -> None:
     """Makes the settings of the whole process. Programs do so before they import jax or TensorFlow, the library never.
 
-    Both read the environment when they are imported, and jax sets a log level of its own there. TensorFlow's start-up
-    notes are noise on a progress bar, and without oneDNN its arithmetic does not depend on the processor. TFDS uses
-    what TensorFlow calls deprecated, line after line.
+    Both read the environment when they are imported, and jax sets a log level of its own there. TensorFlow's notes, on
+    the machine and of each damaged JPEG, are noise beside the one line that tells a failure, and without oneDNN its
+    arithmetic does not depend on the processor. TFDS uses what TensorFlow calls deprecated, line after line.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     getLogger("tensorflow").setLevel("ERROR")
     process.own()

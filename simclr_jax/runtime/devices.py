@@ -33,6 +33,11 @@ def memory_bytes() -> int:
     return psutil.virtual_memory().total // jax.local_device_count()
 
 
+def are_slow_in(dtype: str) -> bool:
+    """Tells whether a type makes the devices slower than float32 does: CPUs compute bfloat16 by way of float32."""
+    return dtype == "bfloat16" and jax.default_backend() == "cpu"
+
+
 def describe() -> str:
     """Returns the devices in words."""
     kinds = sorted({device.device_kind for device in jax.devices()})

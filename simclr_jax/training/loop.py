@@ -98,13 +98,15 @@ class MetricsLog:
         self._dropped = 0
         self._alarm = trainer.alarm()
         for row in writer.rows():  # of before a resume: what was said is not said again
-            self._alarm.see(row.get("epoch", 0), row)
+            self._alarm.on_step(row["step"], row)
+            self._alarm.see(row["step"], row)
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
         """Takes in a step's metrics; raises NonFinite where a bad update was not dropped, or is one too many."""
         self._checkpoints.check()
         if values.pop("finite"):
             self._epoch.append(values)
+            self._alarm.on_step(step, values)
         else:
             numbers = f"loss {values['loss']:g}, gradient norm {values['gradient_norm']:g}"
             found = f"step {step:,} is not finite ({numbers}, or a parameter that it changes)"
@@ -120,7 +122,7 @@ class MetricsLog:
             say(f"{found}: its update is dropped")
         self._writer.advance(step, values["loss"])
         schedule = self._trainer.schedule
-        if step % self._trainer.config.log.every_steps == 0 or step == schedule.total_steps:
+        if step % self._trainer.config.log.every_steps == 0 or step in (1, schedule.total_steps):
             rate = float(self._trainer.learning_rate(step - 1))
             self._writer.write(step, step / schedule.steps_per_epoch, values | {"learning_rate": rate})
 
@@ -146,7 +148,7 @@ class MetricsLog:
         if "validation_rank_z" in values:
             shown.append(f"rank of h {values['validation_rank_h']:.1f}, of z {values['validation_rank_z']:.1f}")
         say("  ".join(shown))
-        if warning := self._alarm.see(epoch, held_out):
+        if warning := self._alarm.see(step, held_out):
             say(warning)
 
     def save(self, step: int, state: Any) -> None:

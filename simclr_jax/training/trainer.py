@@ -135,10 +135,9 @@ class Trainer:
         return {f"validation_{name}": value for name, value in measures.items()}
 
     def alarm(self) -> collapse.Alarm:
-        """Returns what says that the run has collapsed, from what `validate` finds epoch by epoch."""
-        config = self.config
-        warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
-        return collapse.Alarm(temperature=config.loss.temperature, warmup_epochs=warmup, epochs=epochs)
+        """Returns what says that the run has collapsed, diverged or does not learn, from its steps and `validate`."""
+        steps = {"warmup_steps": self.schedule.warmup_steps, "total_steps": self.schedule.total_steps}
+        return collapse.Alarm(temperature=self.config.loss.temperature, **steps)
 
     @property
     def _trained(self) -> dict[str, Any]:
