@@ -79,6 +79,9 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.batch_size = 4096  # images per step over all devices; two views of each
     config.train.epochs = 100  # a finished run may be given more; the cosine of its learning rate then ends later
+    # A RUN, or RUN/checkpoints/STEP, whose weights a new run begins with; optimiser, schedule and steps begin at 0. Its
+    # network must be the same. A run that goes on from its own checkpoints does not read it again.
+    config.train.start_from = ""
     config.train.on_nonfinite = "stop"  # where the loss or its gradient is not finite; or skip: drop the update
     config.train.max_skipped = 10  # updates dropped in a row; one more stops the run
     # Images that pass the network at once, over all devices, for memory; 0 = the whole batch. The loss still compares

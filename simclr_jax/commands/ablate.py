@@ -24,6 +24,7 @@ from simclr_jax.runtime import run_folder
 from simclr_jax.runtime.config import config_differences, flatten, recipe_of
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
+from simclr_jax.training import loop
 from simclr_jax.training.trainer import Trainer
 
 MOST_SEEDS = 100
@@ -161,9 +162,12 @@ def _do(config: ConfigDict, run: str, pretrain: Callable, probe: ConfigDict) -> 
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         try:
             pretrain(config, run)
-        except ArithmeticError as error:
+        except loop.NonFinite as error:
             mend = "the study goes on with --config.train.on_nonfinite=skip, which drops such updates"
-            raise ArithmeticError(f"{run}: {error}; {mend}") from error
+            if config.train.on_nonfinite == "skip":
+                slower = f"--config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}"
+                mend = f"the same command with --workdir=NEW {slower} does the study anew"
+            raise ArithmeticError(f"{run}: {error.found}; {mend}") from error
         with contextlib.redirect_stderr(log):
             found = _measure(config, run, probe)
     (folder / "features").rmtree()  # of many runs they would fill the disk

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import sys
 import textwrap
 import zlib
@@ -11,10 +12,11 @@ import jax
 from ml_collections import ConfigDict
 
 from simclr_jax.data import contents
+from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.runtime import array_files, checkpoint, devices, metrics, preemption, processes, run_folder
-from simclr_jax.runtime.config import config_differences, epochs_extended_from, flatten
+from simclr_jax.runtime.config import config_differences, epochs_extended_from, flatten, network_differences
 from simclr_jax.runtime.console import say
-from simclr_jax.training import loop, optimizers
+from simclr_jax.training import loop, optimizers, state
 from simclr_jax.training.trainer import Trainer
 
 SLOW = "on CPUs float32 is quicker than bfloat16, 1.7 times where it was measured: --config.model.dtype=float32"
@@ -28,8 +30,9 @@ def run(config: ConfigDict, workdir: str) -> None:
       workdir: RUN; receives config, checkpoints and metrics.
 
     Raises:
-      ValueError: the config, the data or the workdir does not fit, nothing has been compiled or written then; or a
-        checkpoint cannot be written.
+      ValueError: the config, the data, the workdir or its checkpoints do not fit, nothing has been compiled or written
+        then; or a checkpoint cannot be written.
+      OSError: the disk does not give the run's checkpoints, or what it is to start from; nothing has been written.
       loop.NonFinite: the loss, its gradient or a parameter stopped being finite.
       preemption.Stopped: the process was told to stop, and everything is saved.
     """
@@ -37,6 +40,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
     data = trainer.splits.contents()
     _check_same_data(data)
+    start = _network_to_start_from(trainer, workdir)
     with preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
         more_epochs_than = _check_config(workdir, config, data) if writes else None
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
@@ -44,7 +48,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         agree = processes.agree if processes.process()[1] > 1 else None
         first_step, train_state = checkpoints.restore(shapes, on_damage=say, agree=agree)
         if train_state is None:
-            train_state = devices.replicate(trainer.initial_state())
+            initial = trainer.initial_state()
+            train_state = devices.replicate(initial.replace(**start.variables) if start else initial)
         else:
             train_state = devices.to_local(train_state)
         if more_epochs_than:
@@ -64,6 +69,8 @@ def run(config: ConfigDict, workdir: str) -> None:
             if differences:
                 raise ValueError(f"process 0 has another config ({'; '.join(differences)}); start all with one command")
         _describe(trainer, train_state.params, first_step)
+        if start:
+            say(f"its weights are those of step {start.step:,} of {start.run}")
 
         lengths = {"total_steps": schedule.total_steps, "views_per_step": 2 * schedule.batch_size}
         if writes:
@@ -99,6 +106,25 @@ def run(config: ConfigDict, workdir: str) -> None:
     say(f"next: python eval_linear.py --workdir={workdir}    or    tensorboard --logdir={workdir}/tensorboard")
 
 
+def _network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | None:
+    """Reads the network that config.train.start_from names; None without one, or where the run has its own to go on."""
+    place = trainer.config.train.start_from
+    if not place or processes.agree(checkpoint.latest_step(workdir) is not None):
+        return None
+    try:
+        # Of several processes the first chooses the step: the run that it is of may still be training.
+        network = open_run(place) if processes.is_first() else None
+        step = processes.agree(network.step if network else 0)
+        network = network or open_run(checkpoint.split(place)[0], step)
+        differences = network_differences(network.config, trainer.config)
+        if differences:
+            raise ValueError(f"its network is another ({'; '.join(differences)}); give these keys its values")
+        state.check_variables(network.variables, model=trainer.model, run=place)
+    except ValueError as error:
+        raise ValueError(f"config.train.start_from={place}: {error}") from error
+    return network
+
+
 def _check_same_data(data: dict[str, Any]) -> None:
     """Refuses processes that read different images: their batches would differ, or one wait for ever for the others."""
     mine = sum(split["images"] for split in data.values()), zlib.crc32(json.dumps(data).encode()) >> 1
@@ -129,7 +155,8 @@ def _check_config(workdir: str, config: ConfigDict, data: dict[str, Any]) -> int
     if before is not None and (changed := contents.changes(before, data)):
         raise ValueError(
             f"{workdir} was begun on other data ({'; '.join(changed)}): its steps would mean other images; "
-            "bring its data back to go on with it, or give another --workdir"
+            "bring its data back to go on with it, or give another --workdir, with "
+            f"--config.train.start_from={shlex.quote(workdir)} to begin from its weights"
         )
     return more_epochs_than
 

@@ -112,9 +112,8 @@ class Checkpoints:
         if agree is None:
             return step, state
         step = agree(step)
-        return (
-            (step, array_files.read(self._directory / str(step), shapes=shapes, on_devices=True)) if step else (0, None)
-        )
+        path = self._directory / str(step)
+        return step, array_files.read(path, shapes=shapes, on_devices=True) if step else None
 
     @property
     def last_good(self) -> str | None:

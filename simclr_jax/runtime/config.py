@@ -106,8 +106,12 @@ _CAME_LATER = {
     "data.identity": "position",
     "data.labels": "folders",
     "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
+    "train.start_from": "",
     **{key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata},
 }
+
+# Keys of a network that change how it computes, and not what its parameters mean.
+_OF_COMPUTING = ("model.dtype", "model.global_batch_norm", "model.remat")
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
@@ -277,6 +281,13 @@ def config_differences(old: dict[str, Any], new: dict[str, Any], *, same_data: b
         for key in keys
         if _plain(old.get(key)) != _plain(new.get(key))
     ]
+
+
+def network_differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Returns "key: old → new" for each key by which the parameters of one config's network are not another's."""
+    old, new = flatten(old), flatten(new)
+    keys = [key for key in networks.KEYS if key not in _OF_COMPUTING and old[key] != new[key]]
+    return [f"{key}: {shown(old[key])} → {shown(new[key])}" for key in keys]
 
 
 def epochs_extended_from(old: dict[str, Any], new: dict[str, Any], *, same_data: bool = False) -> int | None:

@@ -1,5 +1,6 @@
 """The training loop, of pretraining and of supervised training, and what a pretraining run writes as it goes."""
 
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -16,7 +17,15 @@ State = TypeVar("State")
 
 
 class NonFinite(ArithmeticError):
-    """The loss, its gradient or a parameter is not finite any more."""
+    """The loss, its gradient or a parameter is not finite any more.
+
+    Attributes:
+      found: where and what, without the mend that its message has for the command that trained.
+    """
+
+    def __init__(self, found: str, mend: str):
+        super().__init__(f"{found}; {mend}")
+        self.found = found
 
 
 def train(
@@ -113,11 +122,9 @@ class MetricsLog:
             in_a_row, allowed = values.get("skipped"), self._trainer.config.train.max_skipped
             if in_a_row is None or in_a_row > allowed:
                 self._checkpoints.wait()
-                last_good = f"last good checkpoint: {self._checkpoints.last_good()}"
-                if in_a_row is None:
-                    mend = "a lower learning rate or --config.train.on_nonfinite=skip may help"
-                    raise NonFinite(f"{found}; {last_good}; {mend}")
-                raise NonFinite(f"{found}; {in_a_row:.0f} in a row, more than train.max_skipped={allowed}; {last_good}")
+                if in_a_row is not None:
+                    found += f"; {in_a_row:.0f} in a row, more than train.max_skipped={allowed}"
+                raise NonFinite(found, self._mend(may_skip=in_a_row is None))
             self._dropped += 1
             say(f"{found}: its update is dropped")
         self._writer.advance(step, values["loss"])
@@ -125,6 +132,20 @@ class MetricsLog:
         if step % self._trainer.config.log.every_steps == 0 or step in (1, schedule.total_steps):
             rate = float(self._trainer.learning_rate(step - 1))
             self._writer.write(step, step / schedule.steps_per_epoch, values | {"learning_rate": rate})
+
+    def _mend(self, *, may_skip: bool) -> str:
+        """What to append to the command that trained."""
+        last_good, config = self._checkpoints.last_good, self._trainer.config
+        slower = f"--config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}"
+        if last_good:
+            start_from = shlex.quote(f"--config.train.start_from={last_good}")
+            anew = f"with --workdir=NEW {slower} {start_from} (or an older one beside it) starts another run from there"
+        elif config.train.start_from:
+            anew = f"with {slower} and an older checkpoint as --config.train.start_from starts it anew"
+        else:
+            anew = f"with {slower} starts it anew"
+        skip = "with --config.train.on_nonfinite=skip drops such updates, and " if may_skip else ""
+        return f"last good checkpoint: {last_good or 'none yet'}; the same command {skip}{anew}"
 
     def on_epoch(self, step: int, state: Any) -> None:
         """Measures a state on the held-out images, writes that, and prints the epoch's line."""
