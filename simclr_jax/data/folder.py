@@ -49,9 +49,8 @@ class Folder:
             found = walk.walk(self.root)
         except OSError as error:
             raise ValueError(f"folder:{path} cannot be listed: {error}") from error
-        self.passed_over = dict(found.passed_over.most_common())
         if not found.images:
-            other = f": {_kinds(self.passed_over)}" if self.passed_over else ""
+            other = f": {_kinds(found.passed_over)}" if found.passed_over else ""
             raise ValueError(f"folder:{path} holds no images ({', '.join(walk.SUFFIXES)}){other}")
         counts = collections.Counter()
         for folders, names in found.images:
@@ -65,6 +64,9 @@ class Folder:
         self._labels_key, self._tables, self._table, self._table_note = labels, tables, None, ""
         if labels.startswith(_CSV):
             self._read_table(labels.removeprefix(_CSV))
+            if labels.removeprefix(_CSV) in found.tables:
+                found.passed_over[".csv"] -= 1
+        self.passed_over = {what: count for what, count in found.passed_over.most_common() if count}
         self.split_names = tuple(self._files)
         self.class_names = tuple(sorted({label for files in self._files.values() for label in files if label}))
         _check_classes(path, self._files)

@@ -4,6 +4,7 @@ import collections
 import csv
 import dataclasses
 import io
+import os
 from collections.abc import Container, Sequence
 
 from etils import epath
@@ -35,6 +36,8 @@ class LabelFile:
 
 def read(path: epath.Path) -> LabelFile:
     """Reads a table, comma-separated; raises ValueError where it is none, or gives an image two labels."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is no file but a folder, a pipe or a device, which may never end")
     try:
         content = path.read_bytes()
         rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))

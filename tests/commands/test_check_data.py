@@ -251,6 +251,7 @@ def test_a_stream_is_read_through(tmp_path, capsys, monkeypatch):
     assert {role: report["images"] for role, report in found.items()} == {"train": 8, "validation": 2, "test": 2}
     assert sum(sum(report["classes"].values()) for report in found.values()) == 12
     assert found["train"]["height"] == found["test"]["width"] == (6, 6, 6)
+    assert "tfds:numbered: 12 train images; 4 classes: 0, 1, 2, 3\n" in text
     assert text.endswith("every one of 12 images can be read.\n")
 
 

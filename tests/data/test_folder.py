@@ -161,6 +161,7 @@ def test_a_table_gives_the_labels(tmp_path):
     source = open_source(f"folder:{tmp_path}", labels="csv:labels.csv")
     assert listing(source, tmp_path, "train") == {"images/1.png": "cat", "images/2.png": "dog", "images/3.png": None}
     text = source.describe().understood
+    assert bare.passed_over == {".csv": 1} and source.passed_over == {}
     assert "2 classes: cat, dog; 1 images without a label" in text and "columns file, label, not age" in text
 
 

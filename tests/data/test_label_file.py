@@ -56,6 +56,12 @@ def test_what_is_no_table_of_labels_is_refused(tmp_path, text, mentions):
     assert_one_line(error)
 
 
+def test_what_never_ends_is_not_read(tmp_path):
+    for path in ("/dev/zero", str(tmp_path)):
+        with pytest.raises(ValueError, match="is no file but a folder, a pipe or a device"):
+            label_file.read(epath.Path(path))
+
+
 IMAGES = ["cat.png", "x/1.png", "x/2.jpg", "y/2.jpg", "z/deep.tar.png", "n"]
 
 

@@ -197,6 +197,8 @@ def test_labelled_tells_whether_any_image_has_a_label():
 def test_textures_have_their_three_splits_and_classes():
     source = open_source("textures")
     assert source.split_names == sources.ROLES
+    sizes = "6,000 train images, 1,000 validation images, 2,000 test images"
+    assert source.describe().understood.startswith(f"{sizes}; 12 classes: ")
     for name in source.split_names:
         split = source.load(name)
         assert split.kind == "pixels" and len(split) == len(split.labels) > 0
