@@ -24,7 +24,7 @@ _TF_FRAME = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*", re.DOTALL)  # what TensorFl
 MAX_JPEG_VALUES = 2**29  # height × width × channels of a JPEG that TensorFlow decodes; Pillow decodes larger ones
 
 # Whether a file is an ordinary one is asked of its first and last bytes, in ops that need no lock of Python's; only one
-# that is not, or that does not tell there, is looked through. Any byte is \\C to RE2, which takes others for UTF-8.
+# that is not, or that does not tell there, is looked through. Any byte is \C to RE2, which takes others for UTF-8.
 _HEAD, _TAIL = 2**10, 2**12  # bytes
 _SCAN_BEGINS = r"\C*\x00(\x08\x01|\x0c\x03|\x0e\x04)[\x00\x01CR]\C*"  # of a JPEG: no Exif data follow
 _HAS_EXIF = r"\C*Exif\x00\x00\C*"
@@ -42,70 +42,38 @@ def around(
     `boxes_of(height, width)` returns the boxes for an image size: dicts with y, x, height, width, or more.
     """
 
+    def crop():
+        shape = tf.io.extract_jpeg_shape(encoded)
+        boxes = boxes_of(shape[0], shape[1])
+        top = tf.reduce_min([box["y"] for box in boxes])
+        left = tf.reduce_min([box["x"] for box in boxes])
+        right = tf.reduce_max([box["x"] + box["width"] for box in boxes])
+        # One column more on either side: libjpeg interpolates chroma between columns, and at the edge of what it
+        # decodes the outermost column would differ from that of a full decode.
+        left, right = tf.maximum(left - 1, 0), tf.minimum(right + 1, shape[1])
+        # To the last row, or a file cut short would be refused for its lower boxes alone. Costs nothing measurable at
+        # 0.2 megapixels and a tenth of the decoding at 12.
+        pixels = tf.io.decode_and_crop_jpeg(encoded, [top, left, shape[0] - top, right - left], channels=3)
+        return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]
+
     def all_of_it():
         pixels = whole(encoded, bits)
         return pixels, boxes_of(*size(pixels))
 
-    def jpeg():
-        stored = functools.partial(_around_in_jpeg, encoded, boxes_of, None)
-        turned = functools.partial(_around_in_jpeg, encoded, boxes_of, _orientation)
-        return tf.cond(_is_ordinary_jpeg(encoded), stored, turned)
-
-    return tf.cond(_is_jpeg_for_tensorflow(encoded), jpeg, all_of_it)
-
-
-def _around_in_jpeg(
-    encoded: tf.Tensor, boxes_of: Callable[..., list[dict]], orientation_of: Callable[[tf.Tensor], tf.Tensor] | None
-) -> tuple[tf.Tensor, list[dict]]:
-    """As `around`, of a JPEG. Boxes are of the upright image; what is decoded is its stored rows and columns."""
-    stored = tf.io.extract_jpeg_shape(encoded)
-    turn = tf.unstack(tf.gather(pillow.TURNS, orientation_of(encoded))) if orientation_of else None
-    height, width = _swapped(turn, stored[0], stored[1])
-    boxes = boxes_of(height, width)
-    y = tf.reduce_min([box["y"] for box in boxes])
-    x = tf.reduce_min([box["x"] for box in boxes])
-    rows = tf.reduce_max([box["y"] + box["height"] for box in boxes]) - y
-    columns = tf.reduce_max([box["x"] + box["width"] for box in boxes]) - x
-
-    top, left = _mirrored(turn, y, x, rows, columns, height, width)
-    top, left = _swapped(turn, top, left)
-    right = left + _swapped(turn, rows, columns)[1]
-    # One column more on either side: libjpeg interpolates chroma between columns, and at the edge of what it
-    # decodes the outermost column would differ from that of a full decode.
-    left, right = tf.maximum(left - 1, 0), tf.minimum(right + 1, stored[1])
-    # To the last row, or a file cut short would be refused for its lower boxes alone. Costs nothing measurable at
-    # 0.2 megapixels and a tenth of the decoding at 12.
-    window = [top, left, stored[0] - top, right - left]
-    pixels = tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
-
-    if turn is not None:
-        pixels = _upright(pixels, turn)
-        top, left = _swapped(turn, top, left)
-        rows, columns = size(pixels)
-        top, left = _mirrored(turn, top, left, rows, columns, height, width)
-    return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]
+    return tf.cond(_is_upright_jpeg(encoded), crop, all_of_it)
 
 
 def whole(encoded: tf.Tensor, bits: int = DEEPEST) -> tf.Tensor:
     """All pixels of an encoded image, uint8 `[H, W, 3]`."""
     encoded = tf.convert_to_tensor(encoded)
 
-    def python():
-        return _in_python(functools.partial(_pixels_or_none, bits=bits), encoded, tf.uint8)
-
     def tensorflow():
         return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
-    def jpeg():
-        def turned():
-            return _upright(tensorflow(), tf.unstack(tf.gather(pillow.TURNS, _orientation(encoded))))
+    def python():
+        return _in_python(functools.partial(_pixels_or_none, bits=bits), encoded, tf.uint8)
 
-        return tf.cond(_is_ordinary_jpeg(encoded), tensorflow, turned)
-
-    def other():
-        return tf.cond(_is_ordinary_png(encoded), tensorflow, python)
-
-    pixels = tf.cond(_is_jpeg_for_tensorflow(encoded), jpeg, other)
+    pixels = tf.cond(_is_upright_jpeg(encoded) | _is_ordinary_png(encoded), tensorflow, python)
     return tf.ensure_shape(pixels, [None, None, 3])  # refuses what Python could not decode
 
 
@@ -147,17 +115,17 @@ def _fault(encoded: bytes, error: tf.errors.InvalidArgumentError) -> str:
     return f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
 
 
-def _is_jpeg_for_tensorflow(encoded: tf.Tensor) -> tf.Tensor:
-    def is_small():
-        return tf.reduce_prod(tf.io.extract_jpeg_shape(encoded, tf.int64)) <= MAX_JPEG_VALUES
+def _is_upright_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether TensorFlow decodes it as it is: a JPEG that is not too large, with nothing to turn."""
 
-    return tf.cond(tf.io.is_jpeg(encoded), is_small, lambda: False)
+    def is_small_and_upright():
+        head = tf.strings.substr(encoded, 0, _HEAD)
+        has_no_exif = tf.strings.regex_full_match(head, _SCAN_BEGINS) & ~tf.strings.regex_full_match(head, _HAS_EXIF)
+        is_upright = tf.cond(has_no_exif, lambda: True, lambda: _in_python(_is_stored_upright, encoded, tf.bool))
+        is_small = tf.reduce_prod(tf.io.extract_jpeg_shape(encoded, tf.int64)) <= MAX_JPEG_VALUES
+        return is_small & tf.ensure_shape(is_upright, [])
 
-
-def _is_ordinary_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether the first bytes of a JPEG tell that it has no Exif data."""
-    head = tf.strings.substr(encoded, 0, _HEAD)
-    return tf.strings.regex_full_match(head, _SCAN_BEGINS) & ~tf.strings.regex_full_match(head, _HAS_EXIF)
+    return tf.cond(tf.io.is_jpeg(encoded), is_small_and_upright, lambda: False)
 
 
 def _is_ordinary_png(encoded: tf.Tensor) -> tf.Tensor:
@@ -171,41 +139,10 @@ def _is_ordinary_png(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.strings.regex_full_match(head, _OPAQUE_PNG), has_no_chunks, lambda: False)
 
 
-def _orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """That of a JPEG, int32: one that Exif data before its scans tell."""
-    return tf.ensure_shape(_in_python(_jpeg_orientation, encoded, tf.int32), [])
-
-
 def _in_python(function: Callable[[bytes], np.ndarray], encoded: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     if tf.executing_eagerly():  # numpy_function would lose the zero bytes at the end, which many a WebP has
         return tf.constant(function(encoded.numpy()))
     return tf.numpy_function(function, [encoded], dtype, stateful=False)
-
-
-def _jpeg_orientation(encoded: bytes) -> np.int32:
-    found = _JPEG_EXIF.search(encoded)
-    exif = encoded[found.end() : found.end() + 2**16] if found else b""
-    return np.int32(pillow.orientation(exif))
-
-
-def _swapped(turn: list[tf.Tensor] | None, y: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """What is counted along upright rows and columns as it is along stored ones, or the other way round."""
-    if turn is None:
-        return y, x
-    return tf.where(turn[0] > 0, x, y), tf.where(turn[0] > 0, y, x)
-
-
-def _mirrored(turn: list[tf.Tensor] | None, y, x, rows, columns, height, width) -> tuple[tf.Tensor, tf.Tensor]:
-    """The corner of a part of an image, counted from the sides that are the first ones after the steps of a turn."""
-    if turn is None:
-        return y, x
-    return tf.where(turn[1] < 0, height - y - rows, y), tf.where(turn[2] < 0, width - x - columns, x)
-
-
-def _upright(pixels: tf.Tensor, turn: list[tf.Tensor]) -> tf.Tensor:
-    swap, row_step, column_step = turn
-    pixels = tf.cond(swap > 0, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
-    return tf.ensure_shape(pixels[::row_step, ::column_step], [None, None, 3])
 
 
 def _pixels_or_none(encoded: bytes, bits: int) -> np.ndarray:
@@ -217,11 +154,23 @@ def _pixels_or_none(encoded: bytes, bits: int) -> np.ndarray:
 
 
 def _pixels(encoded: bytes, bits: int = DEEPEST) -> np.ndarray:
-    """Those of what TensorFlow cannot decode by itself."""
-    if not encoded.startswith(PNG_START):
+    """Those of what TensorFlow's ops do not decode as it is meant."""
+    if encoded.startswith(_JPEG_START) and np.prod(tf.io.extract_jpeg_shape(encoded, tf.int64)) <= MAX_JPEG_VALUES:
+        pixels = tf.io.decode_jpeg(encoded, channels=3).numpy()
+    elif encoded.startswith(PNG_START):
+        is_deep = encoded[24:25] == bytes([DEEPEST])
+        values = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16 if is_deep else tf.uint8).numpy()
+        pixels = pillow.from_deep(values, bits) if is_deep else pillow.over_white(values)
+    else:
         return pillow.decode(encoded, bits)
-    is_deep = encoded[24:25] == bytes([DEEPEST])
-    values = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16 if is_deep else tf.uint8).numpy()
-    pixels = pillow.from_deep(values, bits) if is_deep else pillow.over_white(values)
-    found = _PNG_EXIF.search(encoded)
-    return pillow.upright(pixels, pillow.orientation(encoded[found.end() :] if found else b""))
+    return pillow.upright(pixels, _orientation(encoded))
+
+
+def _is_stored_upright(encoded: bytes) -> np.bool_:
+    return np.bool_(_orientation(encoded) == 1)
+
+
+def _orientation(encoded: bytes) -> int:
+    """That of a PNG, or of a JPEG: one that Exif data before its scans tell."""
+    found = (_PNG_EXIF if encoded.startswith(PNG_START) else _JPEG_EXIF).search(encoded)
+    return pillow.orientation(encoded[found.end() : found.end() + 2**16] if found else b"")

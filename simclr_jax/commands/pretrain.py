@@ -193,7 +193,7 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         f"{len(trainer.validation):,} validation images ({validation})",
         "read as": of_source.understood,
         **({"left out": of_source.left_out} if of_source.left_out else {}),
-        **({"16-bit images": str(trainer.splits.white)} if trainer.splits.bits_of_white else {}),
+        **({"16-bit files": str(trainer.splits.white)} if trainer.splits.bits_of_white else {}),
         "devices": devices.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",

@@ -54,7 +54,7 @@ def run(config: ConfigDict, out: str, images: int) -> None:
         say(f"left out: {of_source.left_out}")
     train = splits.load("train")
     if splits.bits_of_white:
-        say(f"16-bit images: {splits.white}")
+        say(f"16-bit files: {splits.white}")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
     feed.check(train, **where, free_bytes=devices.free_bytes())
     recipe = recipe_of(config)

@@ -98,10 +98,10 @@ def cut(pixels, box):
     return pixels[int(box["y"]) :, int(box["x"]) :][: int(box["height"]), : int(box["width"])]
 
 
-def test_of_a_turned_jpeg_no_more_is_decoded_than_its_boxes_need():
-    box = {"y": 50, "x": 10, "height": 5, "width": 8}  # of the upright image, 60 × 40
-    pixels, _ = decode.around(tf.constant(turned("JPEG", 6)), lambda *size: [box])
-    assert pixels.shape == (7, 18, 3)  # its rows are stored columns, of which one more on either side is decoded
+def test_of_an_upright_jpeg_with_exif_data_no_more_is_decoded_than_its_boxes_need():
+    box = {"y": 10, "x": 20, "height": 5, "width": 8}
+    pixels, _ = decode.around(tf.constant(turned("JPEG", 1)), lambda *size: [box])
+    assert pixels.shape == (HEIGHT - 10, 10, 3)
 
 
 def test_views_of_a_turned_file_are_those_of_its_upright_pixels():

@@ -1,18 +1,18 @@
 """Which value is white in a data set's 16-bit files: found once, alike by all that read it, and kept with the run."""
 
-import json
-import os
-
 import numpy as np
 import pytest
 from PIL import Image
 
+import simclr_jax
 from configs import linear
 from simclr_jax.commands import pretrain, preview
 from simclr_jax.data import bit_depth, sources
 from simclr_jax.data.split import Split
 from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.runtime import run_folder
+from simclr_jax.training.trainer import Trainer
+from support.runs import write_run
 from support.tiny_config import small
 
 COUNT, SIDE = 40, 8
@@ -104,7 +104,7 @@ def config_of(folder, **changes):
 def test_a_run_keeps_its_white_for_whatever_reads_it_later(tmp_path, capsys):
     folder, run = write(tmp_path / "images", gray(4080)), str(tmp_path / "run")
     pretrain.run(config_of(folder), run)
-    assert "16-bit images: 4,095 is white (12 bits), found in" in " ".join(capsys.readouterr().out.split())
+    assert "16-bit files: 4,095 is white (12 bits), found in" in " ".join(capsys.readouterr().out.split())
     assert run_folder.read_bits(run) == 12
     write(folder, gray(300))  # the same names, now darker
     probe = linear.get_config()
@@ -116,26 +116,24 @@ def test_a_run_keeps_its_white_for_whatever_reads_it_later(tmp_path, capsys):
 
 
 def test_a_run_without_such_images_leaves_other_sources_their_own(tmp_path):
-    folder = write(tmp_path / "eight", np.random.default_rng(0).integers(0, 255, (COUNT, SIDE, SIDE, 3), np.uint8))
-    run = str(tmp_path / "run")
-    pretrain.run(config_of(folder), run)
-    assert run_folder.read_bits(run) == 0
+    run = str(write_run(tmp_path / "run"))
+    run_folder.write_bits(run, 0)
     probe = linear.get_config()
     probe.data.source = f"folder:{write(tmp_path / 'deep', gray(4080))}"
     assert ProbedRun(probe, run, labelled=False).splits.load("train").bits == 12
 
 
 def test_a_run_of_before_goes_on_as_it_did(tmp_path):
-    folder, run = write(tmp_path / "images", gray(4080)), tmp_path / "run"
-    pretrain.run(config_of(folder, **{"data.bits": 16}), str(run))
-    os.remove(run / "bits.json")
-    stored = json.loads((run / "config.json").read_text())
-    del stored["data"]["bits"]
-    (run / "config.json").write_text(json.dumps(stored))
-    assert run_folder.read_bits(str(run)) == 16
-    assert ProbedRun(linear.get_config(), str(run), labelled=False).splits.load("train").bits == 16
-    pretrain.run(config_of(folder, **{"train.epochs": 2}), str(run))
-    assert run_folder.read_bits(str(run)) == 16
+    """Its files of 16 bits were read as if they used them all, and it did not note that; other sources are not its."""
+    folder = write(tmp_path / "images", gray(4080))
+    run = str(write_run(tmp_path / "run", **{"data.source": f"folder:{folder}"}))
+    assert not (tmp_path / "run" / "bits.json").exists() and run_folder.read_bits(run) == 16
+    assert Trainer.from_config(config_of(folder), bits=run_folder.read_bits(run)).train.bits == 16
+    probe = linear.get_config()
+    assert ProbedRun(probe, run, labelled=False).splits.load("train").bits == 16
+    probe.data.source = f"folder:{folder}"
+    assert ProbedRun(probe, run, labelled=False).splits.load("train").bits == 12
+    assert simclr_jax.load_encoder(run).bits == 16
 
 
 @pytest.mark.parametrize(
@@ -166,4 +164,4 @@ def test_bits_are_refused_where_pixels_have_eight(tmp_path):
 def test_the_preview_says_what_is_white_and_shows_it(tmp_path, capsys):
     config = config_of(write(tmp_path / "images", gray(4080)))
     preview.run(config, str(tmp_path / "preview.png"), 2)
-    assert "16-bit images: 4,095 is white (12 bits)" in capsys.readouterr().out
+    assert "16-bit files: 4,095 is white (12 bits)" in capsys.readouterr().out
