@@ -139,7 +139,9 @@ def test_a_short_probe_is_named_so_and_its_settings_are_told(run):
 
 def test_what_is_missing_is_told_with_its_command(run):
     page = written([run]).text
-    missing = page[page.index("Missing, with what makes it: linear probe, augmented; logistic") : page.index("Training")]
+    missing = page[
+        page.index("Missing, with what makes it: linear probe, augmented; logistic") : page.index("Training")
+    ]
     assert f"logistic regression (L-BFGS) python -m simclr_jax lbfgs --workdir={run}" in missing
     assert f"10 % of labels python -m simclr_jax finetune --workdir={run} --config.label_fraction=0.1" in missing
     assert f"curves python -m simclr_jax pictures --workdir={run}" in missing
