@@ -62,6 +62,13 @@ def test_all_named_classes_differ_in_colour_or_shape():
     assert len(looks) == n
 
 
+def test_twenty_classes_have_twenty_colours():
+    figure = plots.maps(
+        io.BytesIO(), {"h": RNG.normal(size=(20, 2))}, np.arange(20), [str(i) for i in range(20)], title=""
+    )
+    assert len({tuple(dots.get_facecolor()[0]) for dots in figure.axes[0].collections}) == 20
+
+
 @pytest.mark.parametrize(("labels", "names"), [(None, []), (np.arange(60), [str(i) for i in range(1000)])])
 def test_maps_without_labels_or_of_many_classes_have_no_legend(labels, names):
     file = io.BytesIO()

@@ -139,7 +139,9 @@ def test_a_short_probe_is_named_so_and_its_settings_are_told(run):
 
 def test_what_is_missing_is_told_with_its_command(run):
     page = written([run]).text
-    missing = page[page.index("Missing, with what makes it: logistic") : page.index("Training")]
+    missing = page[
+        page.index("Missing, with what makes it: linear probe, augmented; logistic") : page.index("Training")
+    ]
     assert f"logistic regression (L-BFGS) python -m simclr_jax lbfgs --workdir={run}" in missing
     assert f"10 % of labels python -m simclr_jax finetune --workdir={run} --config.label_fraction=0.1" in missing
     assert f"curves python -m simclr_jax pictures --workdir={run}" in missing
@@ -217,14 +219,19 @@ FRAME = """<!doctype html><iframe width="{width}" height="900" style="border: 0"
 <script>addEventListener("load", () => {{
   const frame = document.querySelector("iframe").contentWindow, root = frame.document.documentElement;
   const images = [...frame.document.images].map(image => image.complete && image.naturalWidth > 0);
-  document.title = JSON.stringify({{images, wide: root.scrollWidth, width: frame.innerWidth}});
+  const keys = [...frame.document.querySelectorAll("td.key")].filter(key => key.clientHeight > 0);
+  const lines = Math.max(...keys.map(key => key.querySelector("code").getClientRects().length));
+  const card = Math.max(...[...frame.document.querySelectorAll(".card")].map(card => card.clientWidth));
+  document.title = JSON.stringify({{images, lines, card, wide: root.scrollWidth, width: frame.innerWidth}});
 }});</script>"""
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at the page with")
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, 500, 400])
 def test_a_browser_shows_all_of_it(run, tmp_path, width):
-    written([run, shutil.copytree(run, tmp_path / ("long-name-" * 8))])
+    other = shutil.copytree(run, tmp_path / ("long-name-" * 8))
+    (other / "config.json").write_text((other / "config.json").read_text().replace("0.8", "0.7"))
+    written([run, other])
     page = tmp_path / "page.html"
     page.write_text(FRAME.format(width=width, page=html.escape((run / "report.html").read_text())))
     command = [CHROMIUM, *["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"]]
@@ -235,4 +242,5 @@ def test_a_browser_shows_all_of_it(run, tmp_path, width):
     found = json.loads(re.search("<title>(.*?)</title>", shown.stdout).group(1))
     assert found["images"] == [True] * 4
     assert found["width"] == width and found["wide"] <= width
+    assert found["lines"] == 1 and found["card"] < 400  # no key in several lines, no giant card
     assert "CONSOLE" not in shown.stderr
