@@ -118,9 +118,6 @@ def _save(path: epath.Path, array: np.ndarray) -> None:
 
 
 def _load(path: epath.Path) -> np.ndarray:
-    if "://" in str(path):
-        with path.open("rb") as file:
-            return np.load(file, allow_pickle=False)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 

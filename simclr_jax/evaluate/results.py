@@ -36,8 +36,7 @@ def read(workdir: str) -> dict[str, dict[str, Any]]:
 def read_object(path: epath.Path) -> dict[str, Any] | None:
     """Returns the JSON object that a file of a run holds; None where it holds none. The run may be anybody's."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        is_file = os.path.isfile(path) if run_folder.is_local(path) else path.is_file()  # a pipe would never end
-        if is_file and path.stat().length <= _MOST_BYTES:
+        if os.path.isfile(path) and path.stat().length <= _MOST_BYTES:
             result = json.loads(path.read_text())
             return result if isinstance(result, dict) else None
     return None

@@ -4,7 +4,7 @@ RUN/config.json     the config
 RUN/versions.jsonl  one line a start: step, time, process, command, versions, devices
 RUN/.lock           held while a process trains
 
-All paths go through epath, so that RUN may lie in an object store; a lock there is only on local and network disks.
+RUN lies on a disk of this machine or of its network: a folder of an object store is refused where it is named.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import datetime
 import json
 import os
 import platform
+import re
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from typing import Any
 import filelock
 from etils import epath
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
 
 _PACKAGES = (
@@ -37,8 +40,18 @@ _PACKAGES = (
 
 
 def folder(workdir: str) -> epath.Path:
-    """Returns RUN as a path."""
+    """Returns RUN as a path; raises ValueError where it is no folder of a disk."""
+    check_on_disk(str(workdir))
     return epath.Path(workdir).expanduser()
+
+
+def check_on_disk(path: str) -> None:
+    """Raises ValueError for s3://, gs:// and their like, which would become a local folder called "s3:"."""
+    if _URL.match(path):
+        raise ValueError(
+            f"{path}: object stores and URLs are neither read nor written here; name a folder of a local, network or "
+            "mounted disk, and copy what lies there from or to the store"
+        )
 
 
 def inside(workdir: str, *names: str) -> epath.Path:
@@ -50,7 +63,7 @@ def inside(workdir: str, *names: str) -> epath.Path:
     run = folder(workdir)
     path = run.joinpath(*names)
     place = os.path.realpath(path)  # epath's own resolve follows no links
-    if is_local(path) and place != os.path.join(os.path.realpath(run), *names):
+    if place != os.path.join(os.path.realpath(run), *names):
         raise ValueError(f"{path} is, or lies behind, a link to {place}; remove the link")
     return path
 
@@ -88,25 +101,22 @@ def hold(workdir: str) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         # RUN may come from others, and must not have something outside of it written or removed.
         inside = os.path.join(os.path.realpath(path), "")
-        for child in path.iterdir() if is_local(path) else ():
+        for child in path.iterdir():
             place = os.path.realpath(child)
             if not place.startswith(inside):
                 raise ValueError(f"{child} leads out of the workdir, to {place}: let the workdir itself lie there")
         lock = contextlib.nullcontext()
-        if is_local(path):
-            with contextlib.suppress(NotImplementedError):  # a network disk without locks
-                # The operating system lets go of it when the process ends, however it ends.
-                lock = filelock.FileLock(str(path / ".lock"), timeout=0).acquire()
+        with contextlib.suppress(NotImplementedError):  # a network disk without locks
+            # The operating system lets go of it when the process ends, however it ends.
+            lock = filelock.FileLock(str(path / ".lock"), timeout=0).acquire()
     except filelock.Timeout:
         raise ValueError(
             f"{workdir} is in use: {_last_start(path)}; wait for its end, or give another --workdir"
         ) from None
     except ValueError:
         raise
-    except Exception as error:  # of an object store's client: any kind
-        raise ValueError(
-            f"--workdir={workdir} cannot be written: {getattr(error, 'strerror', None) or error}"
-        ) from error
+    except OSError as error:
+        raise ValueError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
     with lock:
         yield
 
@@ -127,9 +137,8 @@ def read_config(workdir: str) -> dict[str, Any]:
     """
     path = folder(workdir) / "config.json"
     if not path.exists():
-        raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
-    is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
-    if not is_file or path.stat().length > _MAX_CONFIG:
+        raise ValueError(f"{workdir} is not a run: {os.path.abspath(path)} does not exist; {_mend(path.parent)}")
+    if not os.path.isfile(path) or path.stat().length > _MAX_CONFIG:
         raise ValueError(f"{path} is not a config: no file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         config = json.loads(path.read_text())
@@ -138,6 +147,16 @@ def read_config(workdir: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a config: it holds {type(config).__name__}, not an object")
     return config
+
+
+def _mend(run: epath.Path) -> str:
+    """What makes the config of a folder that has none."""
+    if (run / "checkpoints").is_dir():
+        return (
+            "the command that made its checkpoints writes the same file when it is given another folder: stop it at "
+            f"its first step and copy config.json from there to {shlex.quote(str(run))}/"
+        )
+    return shlex.join(["train.py", "--config=configs/NAME.py", f"--workdir={run}"]) + " makes one"
 
 
 def write_config(workdir: str, config: dict[str, Any]) -> None:

@@ -211,7 +211,7 @@ def damaged(folder, run):
         (None, "torch", {"run": "nowhere"}, "nowhere is not a run"),
         (None, "onnx", {"out": "no/e.x"}, "there is no folder .*no; make it"),
         (None, "onnx", {"out": ""}, "--out= names no file"),
-        (None, "torch", {"out": "gs://bucket/e.x"}, "must be a file of this machine"),
+        (None, "torch", {"out": "gs://bucket/e.x"}, "object stores and URLs are neither read nor written"),
     ],
 )
 def test_bad_input_is_told_in_a_line_and_nothing_is_written(spoil, kind, changes, message, run, tmp_path, monkeypatch):
