@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from simclr_jax.commands import next_step
 from simclr_jax.runtime import checkpoint, devices, metrics, preemption, processes, run_folder
 from simclr_jax.runtime.config import config_differences, epochs_extended_from
 from simclr_jax.runtime.console import say
@@ -84,7 +85,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     if last_step < schedule.total_steps:
         raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
     say(f"\n{schedule.total_steps:,} steps done. Checkpoints, metrics and TensorBoard files are in {workdir}")
-    say(f"next: python eval_linear.py --workdir={workdir}    or    tensorboard --logdir={workdir}/tensorboard")
+    say("next: " + "\n  or: ".join(next_step.after_training(trainer, workdir)))
 
 
 def _check_config(workdir: str, config: ConfigDict) -> int | None:

@@ -4,6 +4,7 @@ Features are computed once: they stay in RUN/features, under a name that is anot
 is, and every probe of a checkpoint reads them there. The folder may be deleted at any time.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -64,7 +65,8 @@ class ProbedRun:
 
         data = config.data if config.data.source else self.network.config.data
         self.source = data.source
-        source = sources.open_source(data.source, directory=data.dir)
+        with contextlib.nullcontext() if config.data.source else _remembered(self.network.run, data):
+            source = sources.open_source(data.source, directory=data.dir)
         self.class_names = source.class_names
         if labelled and not self.class_names:
             raise ValueError(
@@ -181,6 +183,19 @@ class ProbedRun:
             "source": self.source,
             "images_of": self._fingerprint(role),
         }
+
+
+@contextlib.contextmanager
+def _remembered(run: str, data: ConfigDict) -> Iterator[None]:
+    """Adds to what is wrong with a run's own data where the run has them from, and what replaces them."""
+    try:
+        yield
+    except ValueError as error:
+        of = " ".join(f"{key}={data[key]}" for key in ("source", "dir") if data[key])
+        raise ValueError(
+            f"{error}; {run}/config.json has {of} from its pretraining: --config.data.source=… and "
+            "--config.data.dir=… of this command go before it"
+        ) from error
 
 
 def check_labels(labels: dict[str, np.ndarray], class_names: tuple[str, ...], source: str) -> None:
