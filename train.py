@@ -9,10 +9,10 @@ the processes find each other; anywhere else start N of them, with
 With --plan in the place of --workdir it says what the run would take, how long, and whether it fits; it writes nothing.
 """
 
-from simclr_jax.commands import launch
+from simclr_jax.commands.settle import settle_process
 
 if __name__ == "__main__":
-    launch.settle_process()  # before what pretrain imports
+    settle_process()  # before what pretrain imports
     from simclr_jax.commands import pretrain
 
     pretrain.main()

@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: str, out: str) -> None:
     for role in roles:
         made = feature_files.read(folder / role)
         say(f"{folder / role}: {probed.layer_name} of {len(made):,} images, {made.dim} values each")
-    say(f'read them with numpy.load("{folder / roles[0] / "features-00000.npy"}", mmap_mode="r")')
+    say(f"read them with numpy.load({str(folder / roles[0] / 'features-00000.npy')!r}, mmap_mode='r')")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from simclr_jax.commands import next_step
 from simclr_jax.data import contents
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.runtime import array_files, checkpoint, devices, metrics, preemption, processes, run_folder
@@ -103,7 +104,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     if last_step < schedule.total_steps:
         raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
     say(f"\n{schedule.total_steps:,} steps done. Checkpoints, metrics and TensorBoard files are in {workdir}")
-    say(f"next: python eval_linear.py --workdir={workdir}    or    tensorboard --logdir={workdir}/tensorboard")
+    say("next: " + "\n  or: ".join(next_step.after_training(trainer, workdir)))
 
 
 def _network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | None:

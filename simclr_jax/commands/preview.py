@@ -2,6 +2,7 @@
 
 import collections
 import os
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,8 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"--out={out}: there is no such folder")
     if path.is_dir():
-        raise ValueError(f"--out={out}: there is a folder of that name; name a file: --out={path / 'preview.png'}")
+        sheet = shlex.quote(f"--out={path / 'preview.png'}")
+        raise ValueError(f"--out={out}: there is a folder of that name; name a file: {sheet}")
     if not 1 <= images <= MOST_IMAGES:
         raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
     splits = open_splits(config)

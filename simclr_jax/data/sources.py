@@ -7,6 +7,7 @@ belong to :mod:`simclr_jax.data.pipeline`; pixels to :mod:`simclr_jax.augment`.
 import dataclasses
 import functools
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -228,10 +229,16 @@ def open_source(
       ValueError: unknown kind, nothing there, nothing usable there, or labels asked for where nothing is to choose.
     """
     kind, _, where = name.partition(":")
+    for key, place in (("data.source", where), ("data.dir", directory)):
+        if "://" in place:
+            raise ValueError(f"{key}: {place} is not on a disk; copy it to one, or mount it, and name the folder there")
     if labels and kind in ("textures", "npz", "tfds"):
         raise ValueError(f'data.labels={labels} is for folder:PATH; {kind} has its labels itself, use ""')
     if kind == "textures" and not where:
         return Textures()
+    if kind in ("npz", "folder") and where and not os.path.exists(path := os.path.abspath(os.path.expanduser(where))):
+        fault = "is not a folder" if kind == "folder" else "does not exist"
+        raise ValueError(f"{name} {fault}: nothing is at {path}; --config.data.source={kind}:PATH says where it is now")
     if kind == "npz" and where:
         return npz.Npz(where, splits=splits)
     if kind == "folder" and where:

@@ -158,9 +158,6 @@ def _own(path: epath.Path) -> epath.Path:
 
 def _load(path: epath.Path) -> np.ndarray:
     _own(path)
-    if "://" in str(path):
-        with path.open("rb") as file:
-            return np.load(file, allow_pickle=False)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 

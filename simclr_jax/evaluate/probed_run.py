@@ -4,6 +4,7 @@ Features are computed once: they stay in RUN/features, under a name that is anot
 is, and every probe of a checkpoint reads them there. The folder may be deleted at any time.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -85,7 +86,8 @@ class ProbedRun:
         if not config.data.source:
             run_folder.check_places(self.network.run, data.source, "" if config.data.dir else data.dir)
         self.source = data.source
-        source = sources.open_source(data.source, **source_arguments(data))
+        with contextlib.nullcontext() if config.data.source else _remembered(self.network.run, data):
+            source = sources.open_source(data.source, **source_arguments(data))
         self.class_names = source.class_names
         if labelled and not self.class_names:
             raise ValueError(
@@ -248,6 +250,19 @@ class ProbedRun:
             "images_of": self._fingerprint(role),
             "white": f"2 ** {self.splits.white.bits}",
         }
+
+
+@contextlib.contextmanager
+def _remembered(run: str, data: ConfigDict) -> Iterator[None]:
+    """Adds to what is wrong with a run's own data where the run has them from, and what replaces them."""
+    try:
+        yield
+    except ValueError as error:
+        of = " ".join(f"{key}={data[key]}" for key in ("source", "dir") if data[key])
+        raise ValueError(
+            f"{error}; {run}/config.json has {of} from its pretraining: --config.data.source=… and "
+            "--config.data.dir=… of this command go before it"
+        ) from error
 
 
 def _data(asked: ConfigDict, of_run: ConfigDict) -> ConfigDict:

@@ -113,7 +113,7 @@ def files(path: epath.Path, inside: str = "") -> list[str]:
     """Returns the names of all files in a folder, at any depth; raises Damaged for links, pipes and devices."""
     found = []
     for child in path.iterdir():
-        mode = os.lstat(child).st_mode if run_folder.is_local(child) else stat.S_IFREG
+        mode = os.lstat(child).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise Damaged(f"its {inside}{child.name} is neither a file nor a folder")
         found += files(child, f"{inside}{child.name}/") if child.is_dir() else [inside + child.name]

@@ -1,6 +1,7 @@
 """Devices: what lies on them, and how a step is mapped over them. The only module that names pmap."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,21 @@ AXIS = "batch"
 def device_count() -> int:
     """Returns the number of devices of all processes."""
     return jax.device_count()
+
+
+def check_platform() -> None:
+    """Raises ValueError where the environment asks jax for a kind of device that is not here."""
+    name = next((name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)), None)
+    if name is None:
+        return
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # without its plugin, cuda is an assertion
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin of jax for it is installed"
+        raise ValueError(
+            f"{name}={os.environ[name]} is set, and jax finds no such device here ({reason}); "
+            f"`unset {name}`, and jax takes what there is"
+        ) from error
 
 
 def free_bytes() -> int:

@@ -39,14 +39,9 @@ class MetricsWriter:
     def __init__(self, workdir: str, *, first_step: int, total_steps: int, views_per_step: int):
         self._folder = run_folder.folder(workdir)
         self._metrics = self._folder / "metrics.jsonl"
-        self._rows = _rows_up_to(self._metrics, first_step)
-        self._before = tuple(self._rows)
-        run_folder.replace_text(self._metrics, "".join(self._rows))
-        self._tensorboard = None
-        if run_folder.is_local(self._folder):
-            self._tensorboard = _TensorBoard(self._folder / "tensorboard", first_step)
-        else:
-            say("no TensorBoard files in an object store; metrics.jsonl holds the same")
+        self._before = _rows_up_to(self._metrics, first_step)
+        run_folder.replace_text(self._metrics, "".join(self._before))
+        self._tensorboard = _TensorBoard(self._folder / "tensorboard", first_step)
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
         self._views_per_step, self._total_steps = views_per_step, total_steps
         self._start = time.monotonic()
@@ -93,31 +88,20 @@ class MetricsWriter:
             self._row = step, now
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         row = json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n"
-        if run_folder.is_local(self._metrics):
-            with _named(self._metrics), self._metrics.open("a") as file:
-                file.write(row)
-        else:
-            self._rows.append(row)
-        if self._tensorboard:
-            with _named(self._folder / "tensorboard"):
-                self._tensorboard.write(step, values)
+        with _named(self._metrics), self._metrics.open("a") as file:
+            file.write(row)
+        with _named(self._folder / "tensorboard"):
+            self._tensorboard.write(step, values)
 
     def rows(self) -> list[dict[str, float]]:
         """Returns the rows of before the start, which are those of a resumed run up to its checkpoint."""
         return [_numbers(row) for row in self._before]
 
-    def flush(self) -> None:
-        """Makes sure that metrics.jsonl holds every row: an object store has no appending, so there it is replaced."""
-        if not run_folder.is_local(self._metrics):
-            run_folder.replace_text(self._metrics, "".join(self._rows))
-
     def close(self) -> None:
         """Closes the bar and the files."""
-        self.flush()
         self._bar.close()
-        if self._tensorboard:
-            with _named(self._folder / "tensorboard"):
-                self._tensorboard.close()
+        with _named(self._folder / "tensorboard"):
+            self._tensorboard.close()
 
 
 @contextlib.contextmanager
@@ -188,9 +172,6 @@ class NoWriter:
     def rows(self) -> list[dict[str, float]]:
         """Returns none."""
         return []
-
-    def flush(self) -> None:
-        """Does nothing."""
 
     def close(self) -> None:
         """Does nothing."""

@@ -6,7 +6,7 @@ RUN/bits.json       which value is white in its image files of 16 bits
 RUN/versions.jsonl  one line a start: step, time, process, command, versions, devices
 RUN/.lock           held while a process trains
 
-All paths go through epath, so that RUN may lie in an object store; a lock there is only on local and network disks.
+RUN lies on a disk of this machine or of its network: a folder of an object store is refused where it is named.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import socket
 import stat
@@ -32,6 +33,7 @@ from etils import epath
 MOST_TEXT = 2**30  # bytes of versions.jsonl and metrics.jsonl, which are read as a whole
 _SYSTEM = ("/proc/", "/sys/")  # which hold all others by links
 _BITS_BEFORE = 16  # what runs without bits.json read files of 16 bits by
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
 _OF_A_SPLIT = {"images": int, "classes": int, "checksum": str}  # what data.json says
 _RANDOM = 12  # digits in the name of what is being written
@@ -52,8 +54,18 @@ _PACKAGES = (
 
 
 def folder(workdir: str) -> epath.Path:
-    """Returns RUN as a path."""
+    """Returns RUN as a path; raises ValueError where it is no folder of a disk."""
+    check_on_disk(str(workdir))
     return epath.Path(workdir).expanduser()
+
+
+def check_on_disk(path: str) -> None:
+    """Raises ValueError for s3://, gs:// and their like, which would become a local folder called "s3:"."""
+    if _URL.match(path):
+        raise ValueError(
+            f"{path}: object stores and URLs are neither read nor written here; name a folder of a local, network or "
+            "mounted disk, and copy what lies there from or to the store"
+        )
 
 
 def inside(workdir: str, *names: str) -> epath.Path:
@@ -72,7 +84,7 @@ def lies_inside(workdir: str, *names: str) -> bool:
     """Whether no link leads RUN/NAME/… elsewhere."""
     run = folder(workdir)
     # epath's own resolve follows no links
-    return not is_local(run) or os.path.realpath(run.joinpath(*names)) == os.path.join(os.path.realpath(run), *names)
+    return os.path.realpath(run.joinpath(*names)) == os.path.join(os.path.realpath(run), *names)
 
 
 def check_places(workdir: str, source: str, directory: str) -> None:
@@ -91,7 +103,7 @@ def check_places(workdir: str, source: str, directory: str) -> None:
         real = os.path.join(os.path.realpath(os.path.expanduser(path)), "")
         where = {
             "into the run itself": real.startswith(os.path.join(os.path.realpath(folder(workdir)), "")),
-            "to another machine": "://" in path,
+            "to another machine": bool(_URL.match(path)),
             "to the system's own files": real == "/" or real.startswith(_SYSTEM),
         }
         if path and any(where.values()):
@@ -105,11 +117,6 @@ def check_places(workdir: str, source: str, directory: str) -> None:
 def imported(workdir: str) -> epath.Path:
     """Returns where a run tells that its weights came from elsewhere; other runs have no such file."""
     return folder(workdir) / "imported.json"
-
-
-def is_local(path: epath.Path) -> bool:
-    """Whether a path is of this machine's file system, and not of an object store such as gs://."""
-    return "://" not in str(path)
 
 
 def check_writable(path: epath.Path) -> None:
@@ -152,16 +159,13 @@ def text_if_there(path: epath.Path) -> str:
 
 def replace_text(path: epath.Path, text: str) -> None:
     """Writes a file so that it is found whole, old or new, whenever this process is killed."""
-    if not is_local(path):
-        path.write_text(text)  # an object is replaced as a whole
-        return
     with replacing(path) as new:
         new.write_text(text)
 
 
 @contextlib.contextmanager
 def replacing(path: epath.Path) -> Iterator[epath.Path]:
-    """Yields where to write a local file that takes the place of ``path`` at the end; on an error nothing changes."""
+    """Yields where to write a file that takes the place of ``path`` at the end; on an error nothing changes."""
     new = beside(path)
     try:
         yield new
@@ -211,25 +215,22 @@ def hold(workdir: str) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         # RUN may come from others, and must not have something outside of it written or removed.
         inside = os.path.join(os.path.realpath(path), "")
-        for child in path.iterdir() if is_local(path) else ():
+        for child in path.iterdir():
             place = os.path.realpath(child)
             if not place.startswith(inside):
                 raise ValueError(f"{child} leads out of the workdir, to {place}: let the workdir itself lie there")
         lock = contextlib.nullcontext()
-        if is_local(path):
-            with contextlib.suppress(NotImplementedError):  # a network disk without locks
-                # The operating system lets go of it when the process ends, however it ends.
-                lock = filelock.FileLock(str(path / ".lock"), timeout=0).acquire()
+        with contextlib.suppress(NotImplementedError):  # a network disk without locks
+            # The operating system lets go of it when the process ends, however it ends.
+            lock = filelock.FileLock(str(path / ".lock"), timeout=0).acquire()
     except filelock.Timeout:
         raise ValueError(
             f"{workdir} is in use: {_last_start(path)}; wait for its end, or give another --workdir"
         ) from None
     except ValueError:
         raise
-    except Exception as error:  # of an object store's client: any kind
-        raise ValueError(
-            f"--workdir={workdir} cannot be written: {getattr(error, 'strerror', None) or error}"
-        ) from error
+    except OSError as error:
+        raise ValueError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
     with lock:
         yield
 
@@ -252,7 +253,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.stat(path)  # raises what `exists` would take for a file that is not there
     if not path.exists():
-        raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
+        raise ValueError(f"{workdir} is not a run: {os.path.abspath(path)} does not exist; {_mend(path.parent)}")
     return _read_object(path)
 
 
@@ -304,6 +305,16 @@ def write_bits(workdir: str, bits: int) -> None:
     """Writes RUN/bits.json, where it says something else."""
     if read_bits(workdir) != bits or not (folder(workdir) / "bits.json").exists():
         replace_text(folder(workdir) / "bits.json", json.dumps({"bits": bits}) + "\n")
+
+
+def _mend(run: epath.Path) -> str:
+    """What makes the config of a folder that has none."""
+    if (run / "checkpoints").is_dir():
+        return (
+            "the command that made its checkpoints writes the same file when it is given another folder: stop it at "
+            f"its first step and copy config.json from there to {shlex.quote(str(run))}/"
+        )
+    return shlex.join(["train.py", "--config=configs/NAME.py", f"--workdir={run}"]) + " makes one"
 
 
 def write_config(workdir: str, config: dict[str, Any]) -> None:

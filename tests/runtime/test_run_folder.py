@@ -8,6 +8,7 @@ import sys
 import jax
 import pytest
 
+from simclr_jax import load_encoder
 from simclr_jax.runtime import run_folder as workdir
 
 
@@ -62,6 +63,7 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_its_target_left_alone(tmp
 
 HOLD = """
 import sys
+from simclr_jax import load_encoder
 from simclr_jax.runtime import run_folder as workdir
 with workdir.hold(sys.argv[1]):
     workdir.note_start(sys.argv[1], 0, "")
@@ -84,6 +86,20 @@ def test_a_second_process_is_refused_until_the_first_is_gone_even_by_sigkill(tmp
         first.kill()
     with workdir.hold(run):
         pass
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/run", "gs://bucket/run", "S3:/bucket", "memory://run", "file:///run"])
+def test_an_object_store_is_refused_before_anything_is_written(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (workdir.folder, workdir.read_config, lambda run: workdir.hold(run).__enter__(), load_encoder):
+        with pytest.raises(ValueError, match=f"^{place}: object stores and URLs are neither read nor written"):
+            use(place)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["a:b", "C:/x", "runs/s3://x", "x=y:/z", "./s3:/x"])
+def test_a_folder_with_a_colon_in_its_name_is_a_folder(place):
+    workdir.check_on_disk(place)
 
 
 def test_what_cannot_be_written_says_so(tmp_path):
