@@ -20,9 +20,10 @@ from simclr_jax.commands.studies import MEASURES, STUDIES, Study, Variant
 from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import colour, plots, scores
 from simclr_jax.evaluate.probed_run import ProbedRun
-from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.config import config_differences, flatten, recipe_of
+from simclr_jax.runtime import disk, run_folder
+from simclr_jax.runtime.config import flatten, recipe_of
 from simclr_jax.runtime.console import say
+from simclr_jax.runtime.differences import config_differences
 from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training import loop
 from simclr_jax.training.trainer import Trainer
@@ -89,7 +90,7 @@ def run(
             say(f"run {number} of {len(missing)}: {variant.name}, seed {config.seed + seed}")
             row = _do(_changed(config, variant, seed), f"{workdir}/runs/{name}", pretrain, probe)
             rows[name] = {"run": name, **row}
-            run_folder.replace_text(done, "".join(json.dumps(row) + "\n" for row in rows.values()))
+            disk.replace_text(done, "".join(json.dumps(row) + "\n" for row in rows.values()))
             jax.clear_caches()  # a run's programs are of no use to the next, and stay in memory
             say(f"  top-1 of h {scores.percent(row, 'top1_h')}, {row['seconds']:.0f} s")
         found = {
@@ -239,7 +240,7 @@ def _tell(folder: epath.Path, name: str, study: Study, found: dict[str, Any], co
     of = f"{config.data.source}, {config.model.encoder}, {len(next(iter(found.values()))['top1_h'])} seeds"
     said = "\n".join(f"- {claim.text}: **{studies.verdict(claim, found)}**" for claim in study.claims)
     text = f"# {name}: {of}\n\n{table}\n\nThe paper's findings:\n\n{said}\n"
-    run_folder.replace_text(folder / f"{name}.md", text)
+    disk.replace_text(folder / f"{name}.md", text)
     picture = folder / f"{name}.png"
     # Each of the study's lines in each panel; variants without a place on the axis stand side by side.
     panels = [plots.Panel(MEASURES[measure], []) for measure in study.measures]

@@ -17,7 +17,7 @@ from simclr_jax.evaluate.html import PROBES
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.interop import card, onnx, pytorch, stablehlo
 from simclr_jax.models import ResNet
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk, run_folder
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
 
@@ -155,7 +155,7 @@ def _subject(
         file=name,
         format=kind,
         sha256=digest,
-        size=run_folder.size(file),
+        size=disk.size(file),
         run=trained.run,
         step=trained.step,
         network=described,

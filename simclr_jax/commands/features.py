@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.evaluate.scores import printable
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk
 from simclr_jax.runtime.console import say
 
 
@@ -24,13 +24,13 @@ def run(config: ConfigDict, workdir: str, out: str) -> None:
     folder = epath.Path(out).expanduser()
     if folder.exists():
         raise ValueError(f"--out={out} exists; give a folder that does not")
-    run_folder.check_writable(folder.parent)
+    disk.check_writable(folder.parent)
     probed = ProbedRun(config, workdir, labelled=False)
     counts = {role: len(probed.splits.load(role)) for role in probed.splits.roles}
     roles = [role for role, count in counts.items() if count]
     for role in counts.keys() - roles:
         say(f"{printable(probed.source)} has no {role} images: left out")
-    new = run_folder.beside(folder)
+    new = disk.beside(folder)
     try:
         for role in roles:
             probed.extract(role, probed.layer, {"pretrained": new / role})

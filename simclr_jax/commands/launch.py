@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from simclr_jax.commands import command_line, failures
-from simclr_jax.runtime import devices, launcher, preemption, processes, run_folder
+from simclr_jax.runtime import devices, disk, launcher, preemption, processes
 
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 
@@ -85,7 +85,7 @@ def _chosen(
     for name in ("workdir", "out"):  # at once, before the data are looked through
         places = flags.FLAGS[name].value if name in flags.FLAGS else None
         for place in places if isinstance(places, list) else [places or ""]:
-            run_folder.check_on_disk(place)
+            disk.check_on_disk(place)
     for name, driver in instead.items():
         if flags.FLAGS[name].value:
             return functools.partial(driver, *given)
@@ -148,7 +148,7 @@ def run(main: Callable[..., object], *, verbosity: int = 0, **arguments: Any) ->
         _quiet()
     with failures.told(_less_memory(None, {})):
         try:
-            run_folder.check_on_disk(arguments.get("out", ""))
+            disk.check_on_disk(arguments.get("out", ""))
             devices.check_platform()
             main(**arguments)
         except failures.ONE_LINE as error:

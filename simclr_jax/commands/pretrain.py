@@ -15,8 +15,9 @@ from simclr_jax.commands import next_step
 from simclr_jax.data import contents
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.runtime import array_files, checkpoint, devices, metrics, preemption, processes, run_folder
-from simclr_jax.runtime.config import config_differences, epochs_extended_from, flatten, network_differences
+from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
+from simclr_jax.runtime.differences import config_differences, epochs_extended_from, network_differences
 from simclr_jax.training import loop, optimizers, state
 from simclr_jax.training.trainer import Trainer
 

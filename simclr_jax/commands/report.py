@@ -11,7 +11,7 @@ from etils import epath
 
 import simclr_jax
 from simclr_jax.evaluate import html, results
-from simclr_jax.runtime import checkpoint, run_folder
+from simclr_jax.runtime import checkpoint, disk, run_folder
 from simclr_jax.runtime.config import flatten, whole_config
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
@@ -69,7 +69,7 @@ def run(
                 failed[name] = " ".join(str(error).split())
                 say(f"{name} was not made: {failed[name]}")
         runs.append(read(workdir, folder, failed))
-    run_folder.replace_text(path, html.render(runs, version=simclr_jax.__version__, defaults=defaults))
+    disk.replace_text(path, html.render(runs, version=simclr_jax.__version__, defaults=defaults))
     say(f"written to {path}")
 
 
@@ -87,7 +87,7 @@ def _place(workdirs: list[str], out: str | None) -> tuple[epath.Path, str | None
         path, folder = run_folder.inside(out, "report.html"), out
     if path.is_dir():
         raise ValueError(f"--out={out}: {path} is a folder")
-    run_folder.check_writable(path.parent)
+    disk.check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path, folder
 
@@ -110,7 +110,7 @@ def read(workdir: str, folder: str | None, failed: dict[str, str]) -> html.RunFi
             continue
         # A link would put any picture of this machine onto the page.
         own = run_folder.lies_inside(place, "eval", path.name)
-        if not (own and run_folder.is_file(path, html.MOST_PICTURE_BYTES)):
+        if not (own and disk.is_file(path, html.MOST_PICTURE_BYTES)):
             notes.append(f"{path.stem} is {'no file, or too large for a page' if own else 'a link'}, and is left out")
             continue
         stem, _, end = path.stem.rpartition("_")
@@ -118,7 +118,7 @@ def read(workdir: str, folder: str | None, failed: dict[str, str]) -> html.RunFi
         heading = next((heading for name, heading in HEADINGS.items() if path.stem.endswith(name)), "Pictures")
         pictures[heading, f"{title}: {end}" if stem else end] = path.read_bytes()
     starts, versions = [], run_folder.folder(workdir) / "versions.jsonl"
-    told = run_folder.lies_inside(workdir, versions.name) and run_folder.is_file(versions, run_folder.MOST_TEXT)
+    told = run_folder.lies_inside(workdir, versions.name) and disk.is_file(versions, disk.MOST_TEXT)
     for line in versions.read_text().splitlines()[:_MOST_STARTS] if told else ():
         with contextlib.suppress(ValueError, RecursionError):
             start = json.loads(line)
@@ -163,7 +163,7 @@ def main() -> None:
         config = whole_config(run_folder.read_config(workdir), default.get_config(), workdir)
         run_folder.check_places(workdir, config.data.source, config.data.dir)
         path = run_folder.inside(folder or workdir, "eval", "views.png")
-        run_folder.check_writable(path.parent)
+        disk.check_writable(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         preview.run(config, str(path), images=6)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk
 
 SHARD_BYTES = 2**28  # of a shard's features
 
@@ -74,7 +74,7 @@ class FeatureWriter:
 
     def __init__(self, folder: epath.Path, note: dict[str, Any], *, shard_bytes: int = SHARD_BYTES):
         self._folder, self._note, self._shard_bytes = folder, note, shard_bytes
-        self._new = run_folder.beside(folder)
+        self._new = disk.beside(folder)
         self._rows: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._ids: list[np.ndarray] = []
@@ -116,7 +116,7 @@ class FeatureWriter:
             if (made := read(self._folder)) is not None:
                 return made
             # What is not whole is renamed before it is removed, so that it does not look whole in between.
-            aside = run_folder.beside(self._folder)
+            aside = disk.beside(self._folder)
             with contextlib.suppress(FileNotFoundError):
                 self._folder.rename(aside)
             _remove(aside)
@@ -151,7 +151,7 @@ def _save(path: epath.Path, array: np.ndarray) -> None:
 
 def _own(path: epath.Path) -> epath.Path:
     """Returns a path that is a file; raises ValueError for a pipe or device: the run may be anybody's."""
-    if not run_folder.is_file(path):
+    if not disk.is_file(path):
         raise ValueError(f"{path} is no file")
     return path
 

@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from simclr_jax.evaluate.scores import printable
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILION, "#8C8C00", "black")
@@ -194,7 +194,7 @@ def save_png(figure: Figure, file: File) -> Figure:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box is drawn for it
         if isinstance(file, epath.Path):
-            with run_folder.replacing(file) as new:
+            with disk.replacing(file) as new:
                 figure.savefig(str(new), format="png")
         else:
             figure.savefig(file, format="png")

@@ -24,7 +24,7 @@ from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.features import extract
 from simclr_jax.evaluate.scores import printable
 from simclr_jax.evaluate.trained_network import open_run
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk, run_folder
 from simclr_jax.runtime.config import check_value, flatten, network_of, source_arguments, split_arguments
 from simclr_jax.runtime.console import progress, say
 
@@ -143,9 +143,9 @@ class ProbedRun:
             return {network: folder for network, folder in folders.items() if feature_files.read(folder) is None}
 
         if first := next(iter(missing().values()), None):
-            run_folder.check_writable(first.parent)
+            disk.check_writable(first.parent)
             first.parent.mkdir(parents=True, exist_ok=True)
-            with run_folder.turn(first, lambda: say(f"another probe computes the features of {role}: waiting for it")):
+            with disk.turn(first, lambda: say(f"another probe computes the features of {role}: waiting for it")):
                 if still := missing():
                     self.extract(role, layer, still)
         return {network: self._kept(role, layer, network)[1] for network in networks}

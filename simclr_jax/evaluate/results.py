@@ -12,7 +12,7 @@ from etils import epath
 
 from simclr_jax.evaluate import scores, sheets
 from simclr_jax.evaluate.probed_run import ProbedRun
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk, run_folder
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
 
@@ -27,7 +27,7 @@ def place(folder: str, name: str) -> epath.Path:
     path = run_folder.inside(folder, "eval", f"{name}.json")
     if (path.parent.exists() and not path.parent.is_dir()) or path.is_dir():
         raise ValueError(f"the result cannot be written to {path}: a file or folder of that name is in its way")
-    run_folder.check_writable(path.parent)
+    disk.check_writable(path.parent)
     return path
 
 
@@ -43,7 +43,7 @@ def read(folder: str) -> dict[str, dict[str, Any]]:
 def read_object(path: epath.Path) -> dict[str, Any] | None:
     """Returns the JSON object that a file of a run holds; None where it holds none. The run may be anybody's."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        if run_folder.is_file(path, _MOST_BYTES):
+        if disk.is_file(path, _MOST_BYTES):
             result = json.loads(path.read_text())
             return result if isinstance(result, dict) else None
     return None
@@ -157,7 +157,7 @@ def keep(probed: ProbedRun, path: epath.Path, result: dict[str, Any], said: str)
     text = json.dumps(result, indent=2)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        run_folder.replace_text(path, text + "\n")
+        disk.replace_text(path, text + "\n")
     finally:
         say(said)
     say(f"written to {path}")

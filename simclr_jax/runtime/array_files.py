@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from simclr_jax.runtime import checksums, run_folder
+from simclr_jax.runtime import checksums, disk
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that are being written
 _METADATA = "_CHECKPOINT_METADATA"  # Orbax's file for what is noted: {"custom_metadata": {_CHECKSUMS: …}}
@@ -102,7 +102,7 @@ def _read_as_numpy(path: epath.Path, names: tuple[str, ...] | None = None, shape
     handler = ocp.PyTreeCheckpointHandler()
     stored = handler.metadata(path).tree if shapes is None else shapes
     claimed = sum(map(_size, jax.tree.leaves(stored)))
-    on_disk = sum(run_folder.size(path / name) for name in checksums.files(path))
+    on_disk = sum(disk.size(path / name) for name in checksums.files(path))
     if claimed > _MAX_RATIO * on_disk + 2**20:
         raise checksums.Damaged(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
     wanted = stored if names is None else {name: stored[name] for name in names}

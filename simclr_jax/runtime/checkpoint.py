@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from simclr_jax.runtime import array_files, checksums, run_folder
+from simclr_jax.runtime import array_files, checksums, disk, run_folder
 
 _log = logging.getLogger(__name__)
 
@@ -237,13 +237,13 @@ def _steps(directory: epath.Path) -> list[int]:
     """Returns the steps of the checkpoints, in order; raises Unreadable where the disk does not tell."""
     numbered = [child for child in _children(directory) if _is_number(child.name)]
     with array_files.disk_of(directory):
-        return sorted(int(child.name) for child in numbered if run_folder.is_folder(child))
+        return sorted(int(child.name) for child in numbered if disk.is_folder(child))
 
 
 def _children(folder: epath.Path) -> list[epath.Path]:
     """Returns what a folder holds, nothing where it does not exist."""
     with array_files.disk_of(folder):
-        return list(folder.iterdir()) if run_folder.is_folder(folder) else []
+        return list(folder.iterdir()) if disk.is_folder(folder) else []
 
 
 def _is_number(name: str) -> bool:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk
 
 _FILES = "files.json"  # {path in the folder: [bytes, CRC-32]}
 
@@ -64,7 +64,7 @@ def _name(path: tuple[Any, ...]) -> str:
 def note_files(path: epath.Path) -> None:
     """Writes down what the files of a folder hold, in a file of its own there."""
     noted = {name: _content(path / name) for name in files(path) if name != _FILES}
-    run_folder.replace_text(path / _FILES, json.dumps(noted))
+    disk.replace_text(path / _FILES, json.dumps(noted))
 
 
 def check_files(path: epath.Path) -> bool:

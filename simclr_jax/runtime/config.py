@@ -24,25 +24,8 @@ LONGEST_TEXT = 4096  # characters; the longest path that Linux opens
 MOST_VALUES = 64  # of a tuple
 
 # Keys that are declared where they are used: their fields, with bounds and defaults.
-_DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in dataclasses.fields(Recipe)}
+DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in dataclasses.fields(Recipe)}
 
-# Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
-# does, not the result.
-NOT_MATHEMATICS = (
-    "data.dir",
-    "data.labels",  # which may say what was clear before; the data's fingerprint tells whether they are others
-    "data.cache",
-    "data.max_corrupt_fraction",
-    "loss.chunk_size",
-    "loss.gather",
-    "train.on_nonfinite",
-    "train.max_skipped",
-    "checkpoint.every_epochs",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
-    "log.every_steps",
-    *(key for key, field in _DECLARED.items() if field.metadata.get("same_result")),
-)
 
 # What papers and other programs call keys, and the last part of ours.
 _ALSO_CALLED = {
@@ -126,20 +109,18 @@ _OF_A_RUN = {
 }
 
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
-_CAME_LATER = {
+CAME_LATER = {
     "data.identity": "position",
     "data.labels": "folders",
     "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
     "train.start_from": "",
-    **{key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata},
+    **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
 }
 
-# Keys of a network that change how it computes, and not what its parameters mean.
-_OF_COMPUTING = ("model.dtype", "model.global_batch_norm", "model.remat")
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
-    **{key: field.default for key, field in _DECLARED.items() if key not in _OF_A_RUN},
+    **{key: field.default for key, field in DECLARED.items() if key not in _OF_A_RUN},
     "augment.placement": "",
     "loss.temperature": 0.0,
     "train.batch_size": 0,
@@ -273,9 +254,9 @@ def run_config(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
         for key, example in (_OF_A_RUN | (_OF_ITS_VIEWS if views else {})).items():
             section, _, name = key.rpartition(".")
             values = _section(stored, section)
-            if name not in values and key not in _CAME_LATER:
+            if name not in values and key not in CAME_LATER:
                 raise ValueError(f"config.{key} is missing")
-            value = values.get(name, _CAME_LATER.get(key))
+            value = values.get(name, CAME_LATER.get(key))
             if key == "data.labels" and name not in values and not found["data"]["source"].startswith("folder:"):
                 value = ""  # which folders there are is a question of files alone
             check_type(key, value, example)
@@ -303,37 +284,6 @@ def whole_config(stored: dict[str, Any], known: ConfigDict, run: str) -> ConfigD
     return config
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any], *, same_data: bool = False) -> list[str]:
-    """Returns "key: old → new" for each key by which two configs give different results.
-
-    Args:
-      old, new: the configs.
-      same_data: whether the images are known to be the same: then it does not matter where they lie.
-    """
-    old, new = _CAME_LATER | flatten(old), _CAME_LATER | flatten(new)
-    ignored = (*NOT_MATHEMATICS, *["data.source"] * same_data)
-    keys = [key for key in {**old, **new} if key not in ignored]
-    return [
-        f"{key}: {shown(old.get(key))} → {shown(new.get(key))}"
-        for key in keys
-        if _plain(old.get(key)) != _plain(new.get(key))
-    ]
-
-
-def network_differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Returns "key: old → new" for each key by which the parameters of one config's network are not another's."""
-    old, new = flatten(old), flatten(new)
-    keys = [key for key in networks.KEYS if key not in _OF_COMPUTING and old[key] != new[key]]
-    return [f"{key}: {shown(old[key])} → {shown(new[key])}" for key in keys]
-
-
-def epochs_extended_from(old: dict[str, Any], new: dict[str, Any], *, same_data: bool = False) -> int | None:
-    """Returns the epochs of the old config where the new one asks for more of them and nothing else; None elsewhere."""
-    before, now = flatten(old).get("train.epochs"), flatten(new)["train.epochs"]
-    only = [line.split(":")[0] for line in config_differences(old, new, same_data=same_data)] == ["train.epochs"]
-    return before if only and isinstance(before, int) and before < now else None
-
-
 def flatten(config: Any) -> dict[str, Any]:
     """Returns {"section.key": value}. Goes no deeper by recursion: a config.json may be nested thousands deep."""
     found, left = {}, [("", config)]
@@ -353,8 +303,3 @@ def _section(stored: Any, name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"config.{name} is missing" if name else "it is no JSON object")
     return values
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no tuples."""
-    return list(value) if isinstance(value, tuple) else value

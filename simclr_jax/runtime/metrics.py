@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk, run_folder
 from simclr_jax.runtime.console import duration, progress, say
 
 _LAST_STEP = 2**31 - 1
@@ -40,7 +40,7 @@ class MetricsWriter:
         self._folder = run_folder.folder(workdir)
         self._metrics = self._folder / "metrics.jsonl"
         self._before = _rows_up_to(self._metrics, first_step)
-        run_folder.replace_text(self._metrics, "".join(self._before))
+        disk.replace_text(self._metrics, "".join(self._before))
         self._tensorboard = _TensorBoard(self._folder / "tensorboard", first_step)
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
         self._views_per_step, self._total_steps = views_per_step, total_steps
@@ -179,7 +179,7 @@ class NoWriter:
 
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
     """Returns the lines of a metrics.jsonl up to a step; the last line may have been torn by the end of a process."""
-    lines = run_folder.text_if_there(path).splitlines(keepends=True)
+    lines = disk.text_if_there(path).splitlines(keepends=True)
     kept = []
     for number, line in enumerate(lines, 1):
         try:

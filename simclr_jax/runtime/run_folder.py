@@ -11,34 +11,25 @@ RUN lies on a disk of this machine or of its network: a folder of an object stor
 
 import contextlib
 import datetime
-import glob
 import json
-import math
 import os
 import platform
-import re
 import shlex
 import socket
-import stat
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 import filelock
 from etils import epath
 
-MOST_TEXT = 2**30  # bytes of versions.jsonl and metrics.jsonl, which are read as a whole
+from simclr_jax.runtime import disk
+
 _SYSTEM = ("/proc/", "/sys/")  # which hold all others by links
 _BITS_BEFORE = 16  # what runs without bits.json read files of 16 bits by
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
 _OF_A_SPLIT = {"images": int, "classes": int, "checksum": str}  # what data.json says
-_RANDOM = 12  # digits in the name of what is being written
-_LONGEST_WAIT = 3600  # seconds for another process's turn
-_ABANDONED = 86_400  # seconds after which nobody writes it any more
 
 _PACKAGES = (
     "simclr_jax",
@@ -55,17 +46,8 @@ _PACKAGES = (
 
 def folder(workdir: str) -> epath.Path:
     """Returns RUN as a path; raises ValueError where it is no folder of a disk."""
-    check_on_disk(str(workdir))
+    disk.check_on_disk(str(workdir))
     return epath.Path(workdir).expanduser()
-
-
-def check_on_disk(path: str) -> None:
-    """Raises ValueError for s3://, gs:// and their like, which would become a local folder called "s3:"."""
-    if _URL.match(path):
-        raise ValueError(
-            f"{path}: object stores and URLs are neither read nor written here; name a folder of a local, network or "
-            "mounted disk, and copy what lies there from or to the store"
-        )
 
 
 def inside(workdir: str, *names: str) -> epath.Path:
@@ -103,7 +85,7 @@ def check_places(workdir: str, source: str, directory: str) -> None:
         real = os.path.join(os.path.realpath(os.path.expanduser(path)), "")
         where = {
             "into the run itself": real.startswith(os.path.join(os.path.realpath(folder(workdir)), "")),
-            "to another machine": bool(_URL.match(path)),
+            "to another machine": disk.is_url(path),
             "to the system's own files": real == "/" or real.startswith(_SYSTEM),
         }
         if path and any(where.values()):
@@ -117,90 +99,6 @@ def check_places(workdir: str, source: str, directory: str) -> None:
 def imported(workdir: str) -> epath.Path:
     """Returns where a run tells that its weights came from elsewhere; other runs have no such file."""
     return folder(workdir) / "imported.json"
-
-
-def check_writable(path: epath.Path) -> None:
-    """Raises ValueError where a folder, which may not be there yet, is on a read-only disk or another user's."""
-    place = next((place for place in (path, *path.parents) if place.exists()), path)
-    if not os.access(place, os.W_OK):
-        raise ValueError(f"{path} cannot be written: {place} is read-only; say where results go: --out=FOLDER")
-
-
-def is_folder(path: epath.Path) -> bool:
-    """Whether a path is a folder; raises OSError where the disk does not tell, which `is_dir` takes for a no."""
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def is_file(path: epath.Path, most: float = math.inf) -> bool:
-    """Whether a path is a file of up to ``most`` bytes, which can be read: pipes and devices may never end."""
-    return os.path.isfile(path) and size(path) <= most
-
-
-def size(path: epath.Path) -> int:
-    """Returns the bytes of a file. epath's own `stat` asks for its owner's name, which not every owner has."""
-    return os.stat(path).st_size
-
-
-def text_if_there(path: epath.Path) -> str:
-    """Returns what a file of up to `MOST_TEXT` bytes holds, "" where there is none.
-
-    Raises:
-      OSError: the disk does not tell.
-    """
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return ""
-    return path.read_bytes().decode(errors="replace") if is_file(path, MOST_TEXT) else ""
-
-
-def replace_text(path: epath.Path, text: str) -> None:
-    """Writes a file so that it is found whole, old or new, whenever this process is killed."""
-    with replacing(path) as new:
-        new.write_text(text)
-
-
-@contextlib.contextmanager
-def replacing(path: epath.Path) -> Iterator[epath.Path]:
-    """Yields where to write a file that takes the place of ``path`` at the end; on an error nothing changes."""
-    new = beside(path)
-    try:
-        yield new
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def beside(path: epath.Path) -> epath.Path:
-    """Returns a name beside a file or folder that no other writer has, and removes what killed ones left there."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * _RANDOM}.new"):
-        with contextlib.suppress(OSError):  # another process may be removing it
-            if time.time() - os.lstat(left).st_mtime > _ABANDONED:
-                left.rmtree() if left.is_dir() and not os.path.islink(left) else left.unlink()
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:_RANDOM]}.new")
-
-
-@contextlib.contextmanager
-def turn(path: epath.Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Lets one process at a time make ``path``, as far as its disk knows locks; ``waiting`` is called before a wait.
-
-    Without locks several make it, so that each of them still has to write whole or not at all.
-    """
-    lock = filelock.FileLock(str(path.with_name(f"{path.name}.lock")))
-    # No locks on this disk, the file is another user's, or the wait was too long: then without one.
-    with contextlib.suppress(OSError, NotImplementedError):
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            waiting()
-            lock.acquire(timeout=_LONGEST_WAIT)  # its holder may have been suspended
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -281,7 +179,7 @@ def read_data(workdir: str) -> dict[str, Any] | None:
 
 def write_data(workdir: str, data: dict[str, Any]) -> None:
     """Writes RUN/data.json."""
-    replace_text(folder(workdir) / "data.json", json.dumps(data, indent=2) + "\n")
+    disk.replace_text(folder(workdir) / "data.json", json.dumps(data, indent=2) + "\n")
 
 
 def read_bits(workdir: str, *, before: int = _BITS_BEFORE) -> int:
@@ -304,7 +202,7 @@ def read_bits(workdir: str, *, before: int = _BITS_BEFORE) -> int:
 def write_bits(workdir: str, bits: int) -> None:
     """Writes RUN/bits.json, where it says something else."""
     if read_bits(workdir) != bits or not (folder(workdir) / "bits.json").exists():
-        replace_text(folder(workdir) / "bits.json", json.dumps({"bits": bits}) + "\n")
+        disk.replace_text(folder(workdir) / "bits.json", json.dumps({"bits": bits}) + "\n")
 
 
 def _mend(run: epath.Path) -> str:
@@ -320,7 +218,7 @@ def _mend(run: epath.Path) -> str:
 def write_config(workdir: str, config: dict[str, Any]) -> None:
     """Writes RUN/config.json, and RUN itself."""
     folder(workdir).mkdir(parents=True, exist_ok=True)
-    replace_text(folder(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
+    disk.replace_text(folder(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -341,12 +239,12 @@ def note_start(workdir: str, step: int, devices: str) -> None:
         **versions(),
     }
     path = folder(workdir) / "versions.jsonl"
-    replace_text(path, text_if_there(path) + json.dumps(facts) + "\n")
+    disk.replace_text(path, disk.text_if_there(path) + json.dumps(facts) + "\n")
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:
     """Returns the JSON object of a small file, which may be anybody's."""
-    if not is_file(path, _MAX_CONFIG):
+    if not disk.is_file(path, _MAX_CONFIG):
         raise ValueError(f"{path} is not what a run writes: no file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         found = json.loads(path.read_text())

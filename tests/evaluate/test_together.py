@@ -12,7 +12,7 @@ from etils import epath
 from configs import knn, lbfgs, linear
 from simclr_jax.commands import probes
 from simclr_jax.evaluate import probed_run
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk, run_folder
 from support.runs import write_run
 from support.tiny_config import tiny, write_archive
 
@@ -88,16 +88,16 @@ def test_probes_that_run_at_once_find_what_each_finds_alone(finished, tmp_path, 
 def test_writers_of_one_file_leave_one_of_their_texts_and_nothing_else(tmp_path):
     texts = [f"{i}" * 100_000 for i in range(8)]
     path = epath.Path(tmp_path / "a.json")
-    assert set(
-        together({text[0]: lambda text=text: run_folder.replace_text(path, text) for text in texts}).values()
-    ) == {None}
+    assert set(together({text[0]: lambda text=text: disk.replace_text(path, text) for text in texts}).values()) == {
+        None
+    }
     assert path.read_text() in texts and [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_file_that_cannot_be_written_stays_what_it_was(tmp_path):
     path = epath.Path(tmp_path / "a.json")
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), run_folder.replacing(path) as new:
+    with pytest.raises(OSError, match="full"), disk.replacing(path) as new:
         new.write_text("ne")
         raise OSError("the disk is full")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
@@ -105,5 +105,5 @@ def test_a_file_that_cannot_be_written_stays_what_it_was(tmp_path):
 
 def test_a_folder_that_cannot_be_locked_is_written_all_the_same(tmp_path):
     (tmp_path / "a.lock").mkdir()  # no file to be locked
-    with run_folder.turn(epath.Path(tmp_path / "a"), lambda: pytest.fail("nobody is waited for")):
+    with disk.turn(epath.Path(tmp_path / "a"), lambda: pytest.fail("nobody is waited for")):
         pass

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from simclr_jax import load_encoder
+from simclr_jax.runtime import disk
 from simclr_jax.runtime import run_folder as workdir
 
 
@@ -57,14 +58,14 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_its_target_left_alone(tmp
     target.write_text("precious")
     for link in (path, tmp_path / "file.new"):
         link.symlink_to(target)
-    workdir.replace_text(workdir.folder(str(path)), "mine")
+    disk.replace_text(workdir.folder(str(path)), "mine")
     assert target.read_text() == "precious" and path.read_text() == "mine" and not path.is_symlink()
 
 
 HOLD = """
 import sys
 from simclr_jax import load_encoder
-from simclr_jax.runtime import run_folder as workdir
+from simclr_jax.runtime import disk, run_folder as workdir
 with workdir.hold(sys.argv[1]):
     workdir.note_start(sys.argv[1], 0, "")
     print("held", flush=True)
@@ -99,7 +100,7 @@ def test_an_object_store_is_refused_before_anything_is_written(place, tmp_path, 
 
 @pytest.mark.parametrize("place", ["a:b", "C:/x", "runs/s3://x", "x=y:/z", "./s3:/x"])
 def test_a_folder_with_a_colon_in_its_name_is_a_folder(place):
-    workdir.check_on_disk(place)
+    disk.check_on_disk(place)
 
 
 def test_what_cannot_be_written_says_so(tmp_path):

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from configs import default, linear
-from simclr_jax.runtime.config import check_keys, config_differences, flatten, run_config, whole_config
+from simclr_jax.runtime.config import check_keys, flatten, run_config, whole_config
+from simclr_jax.runtime.differences import config_differences
 from simclr_jax.training import schedule
 
 ROOT = pathlib.Path(__file__).parents[2]

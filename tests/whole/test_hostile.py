@@ -20,7 +20,8 @@ from simclr_jax.commands import pretrain, probes
 from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.runtime.config import check_keys, config_differences, flatten, run_config
+from simclr_jax.runtime.config import check_keys, flatten, run_config
+from simclr_jax.runtime.differences import config_differences
 from simclr_jax.training.trainer import Trainer
 from support.oracles import encode, picture
 from support.samples import noise
