@@ -15,7 +15,7 @@ from simclr_jax.commands import features as write_features
 from simclr_jax.commands import pictures as draw
 from simclr_jax.data import sources
 from simclr_jax.evaluate import plots, results, scores, sheets
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk
 from support.runs import write_run
 from support.tiny_config import SIZE, tiny
 
@@ -118,7 +118,7 @@ def test_numbers_are_printed_where_they_cannot_be_written(run, monkeypatch, caps
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_folder, "replace_text", full)
+    monkeypatch.setattr(disk, "replace_text", full)
     with pytest.raises(OSError, match="No space"):
         probes.run("linear", config_of(linear, epochs=1), str(run))
     assert "chosen on validation" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from etils import epath
 from configs import knn, lbfgs, linear
 from simclr_jax.commands import probes
 from simclr_jax.evaluate import probed_run
-from simclr_jax.runtime import disk, run_folder
+from simclr_jax.runtime import disk
 from support.runs import write_run
 from support.tiny_config import tiny, write_archive
 
@@ -73,7 +73,7 @@ def test_probes_that_run_at_once_find_what_each_finds_alone(finished, tmp_path, 
             def acquire(self, **_):
                 raise NotImplementedError("a disk that knows none")
 
-        monkeypatch.setattr(run_folder, "filelock", types.SimpleNamespace(FileLock=NoLock, Timeout=filelock.Timeout))
+        monkeypatch.setattr(disk, "filelock", types.SimpleNamespace(FileLock=NoLock, Timeout=filelock.Timeout))
     found = together({kind: lambda kind=kind: probe(kind, run) for kind in KINDS})
     assert {kind: measures(result) for kind, result in found.items()} == alone
     for kind in KINDS:
