@@ -15,7 +15,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
-from simclr_jax.commands import pretrain
 from simclr_jax.runtime import devices, processes
 from simclr_jax.runtime.console import duration, say
 from simclr_jax.training.trainer import Trainer
@@ -72,8 +71,8 @@ def run(config: ConfigDict) -> dict[str, Any]:
     }
     memory, step = measure(trainer)
     say(_table(trainer, numbers, memory, limit))
-    if devices.are_slow_in(config.model.dtype):
-        say(f"\n{pretrain.SLOW}")
+    if advice := devices.quicker_type(config.model.dtype):
+        say(f"\n{advice}")
     if memory is not None and memory.peak <= limit:
         overrides, seconds = {}, _try(trainer, step, numbers["flops_per_step"])
     else:
@@ -134,12 +133,12 @@ def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> fl
 def seconds_per_step(trainer: Trainer, step: jax.stages.Compiled) -> float:
     """Takes some steps on blank images and returns the median of their seconds."""
     shapes, _ = trainer.batch_shapes()
-    batch = jax.tree.map(lambda x: np.zeros((jax.local_device_count(), *x.shape), x.dtype), shapes)
-    state, resident = devices.replicate(trainer.initial_state()), devices.replicate(trainer.feed.resident)
-    stop, times = np.zeros(jax.local_device_count(), np.float32), []
+    batch = jax.tree.map(lambda x: np.zeros((trainer.devices * x.shape[0], *x.shape[1:]), x.dtype), shapes)
+    batch, resident = devices.shard(batch), devices.replicate(trainer.feed.resident)
+    state, times = devices.replicate(trainer.initial_state()), []
     for _ in range(1 + TRIED_STEPS):
         start = time.perf_counter()
-        state, metrics = step(state, batch, resident, stop)
+        state, metrics = devices.take_step(step, state, batch, resident)
         devices.first(metrics)  # waits
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])

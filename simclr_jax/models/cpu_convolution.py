@@ -7,8 +7,8 @@ groups of images, small enough to stay in a cache from one operation to the next
 
 - 1×1 kernels as matrix products, 3×3 kernels at a stride by im2col (a matrix of all that an output sees, times the
   kernel), and other 3×3 kernels of many channels by :mod:`cpu_winograd`;
-- kernels of more taps than the image has pixels by im2col of the taps that reach a pixel: XLA would let the two change
-  places, into a form that it has no fast one for, and 2×2 pixels took 30 times as long as 3×3;
+- kernels of more taps than the image has pixels as a product for each tap that sees a pixel: XLA would let image and
+  kernel change places, into a form that it has no fast one for, and 2×2 pixels took 30 times as long as 3×3;
 - dgrad, the input's gradient, at a stride as one product of the gradient with all of the kernel, whose parts are then
   added where they belong (col2im): XLA's convolution would multiply the zeros between them;
 - wgrad, the kernel's gradient, as the sum of the groups', which are transposed in the cache.
@@ -91,16 +91,26 @@ def _pointwise(x, kernel, stride):
 
 
 def _tiny(x, kernel, stride, pad):
-    rows, columns = taps = _taps(x, kernel, stride, pad)
-    matrix = kernel[rows.start : rows.stop, columns.start : columns.stop].reshape(-1, kernel.shape[-1])
-    return cpu_winograd.product(_im2col(x, len(kernel), stride, pad, taps), matrix)
+    """The sum, over the taps of the kernel, of products of the pixels that a tap sees and its matrix, in float32."""
+    (n, *sides, inputs), outputs = x.shape, kernel.shape[-1]
+    places = [(side + 2 * pad - len(kernel)) // stride + 1 for side in sides]
+    total = jnp.zeros((n, *places, outputs), jnp.float32)
+    for (a, rows), (b, columns) in itertools.product(*(_taps(side, kernel, stride, pad) for side in sides)):
+        i, j = (of.start * stride + tap - pad for of, tap in ((rows, a), (columns, b)))
+        ends = (of[-1] * stride + tap - pad + 1 for of, tap in ((rows, a), (columns, b)))
+        seen = lax.slice(x, (0, i, j, 0), (n, *ends, inputs), (1, stride, stride, 1))
+        found = jnp.matmul(seen.reshape(-1, inputs), kernel[a, b], preferred_element_type=jnp.float32)
+        around = [(of.start, places_of - of.stop) for of, places_of in zip((rows, columns), places, strict=True)]
+        total += jnp.pad(found.reshape(n, len(rows), len(columns), outputs), ((0, 0), *around, (0, 0)))
+    return total.astype(x.dtype)
 
 
-def _taps(x, kernel, stride, pad):
-    """The rows and the columns of a kernel that see a pixel at some place; the others see the padding alone."""
-    k = len(kernel)
-    lasts = ((side + 2 * pad - k) // stride * stride for side in x.shape[1:3])  # where the kernel is put last
-    return [range(max(0, pad - last), min(k, side + pad)) for side, last in zip(x.shape[1:3], lasts, strict=True)]
+def _taps(side, kernel, stride, pad):
+    """[(tap, the places of the output at which it sees a pixel)], without taps that see the padding alone."""
+    k, last = len(kernel), (side + 2 * pad - len(kernel)) // stride
+    starts = (tap - pad for tap in range(k))  # where a tap is at the first place, counted from the first pixel
+    seen = [range(max(0, -(start // stride)), min(last, (side - 1 - start) // stride) + 1) for start in starts]
+    return [(tap, places) for tap, places in enumerate(seen) if places]
 
 
 def _winograd(x, transformed):
@@ -174,7 +184,10 @@ def _wgrad(x, kernel, gradient, stride, pad):
     if _suits_winograd(x, kernel, stride, pad):
         return cpu_winograd.to_kernel(_sum_of_groups(cpu_winograd.correlate, x, gradient))
 
-    rows, columns = taps = _taps(x, kernel, stride, pad) if _is_tiny(x, kernel) else (range(k), range(k))
+    rows, columns = taps = [range(k)] * 2
+    if _is_tiny(x, kernel):
+        seen = ([tap for tap, _ in _taps(side, kernel, stride, pad)] for side in x.shape[1:3])
+        rows, columns = taps = [range(of[0], of[-1] + 1) for of in seen]
 
     def by_columns(x, gradient):
         """[n, H, W, I], [n, H', W', O] → [k k I, O]."""

@@ -142,6 +142,17 @@ def test_a_program_is_the_same_on_every_platform(tmp_path):
     assert [str(x.shape) for x in (*made.in_avals, *made.out_avals)] == [f"(batch, {SIZE}, {SIZE}, 3)", "(batch, 64)"]
 
 
+def test_stages_of_few_pixels_are_in_a_program_for_any_number_of_images_too(tmp_path):
+    """A CPU has another form for them."""
+    small = create_encoder("resnet_tiny")
+    variables = random_variables(small, images(1, 8))
+    stablehlo.save(str(tmp_path / "any"), small, variables, image_size=8)  # stages of 2×2, 1×1 and 1×1 pixels
+    made = export.deserialize((tmp_path / "any").read_bytes())
+    for count in (1, 5):
+        assert_close(made.call(images(count, 8)), small.apply(variables, images(count, 8), train=False))
+    assert "stablehlo.dot_general" in program(tmp_path / "any")
+
+
 @pytest.mark.parametrize("kind", export_weights.FORMATS)
 def test_the_card_is_of_the_file(kind, run, tmp_path, monkeypatch):
     monkeypatch.setattr(export_weights, "_try", lambda *_: None)

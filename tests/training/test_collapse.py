@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from simclr_jax.commands import pretrain
 from simclr_jax.training import collapse
+from support.tiny_config import small, write_archive
 
 RNG = np.random.default_rng(0)
 
@@ -213,6 +215,22 @@ def test_a_resumed_run_has_moved_by_what_its_rows_stand_for():
         alarm.on_step(step, {"update_ratio": 3e-4})
         assert alarm.see(step, {f"validation_{k}": v for k, v in GOOD.items()}) is None
     assert alarm.see(1000, {f"validation_{k}": v for k, v in GOOD.items()}) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer.learning_rate": 1e-9}, "in 210 steps the parameters have moved by"),
+        ({"optimizer.learning_rate": 1.0, "model.norm": "group", "head.kind": "linear"}, "the run has collapsed"),
+    ],
+)
+def test_a_real_run_is_told_what_is_wrong_with_it(changes, words, tmp_path, capsys):
+    """Group norms compute alike in training and evaluation, so that a step that is far too long spoils both."""
+    settings = {"train.batch_size": 8, "train.epochs": 55, "checkpoint.every_epochs": 0, "log.every_steps": 50}
+    config = small(f"npz:{write_archive(tmp_path / 'images.npz')}", **settings, **changes)
+    pretrain.run(config, str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert said.count("WARNING") == 1 and words in said
 
 
 def test_rows_without_the_measures_are_passed_over():
