@@ -93,7 +93,7 @@ class Folder:
                 try:
                     entry = os.stat(path)
                     size_and_time = entry.st_size, entry.st_mtime_ns
-                except OSError:  # in an object store, or a link to nowhere
+                except OSError:  # a link to nowhere
                     size_and_time = ()
                 found = zlib.crc32(os.fsencode(f"{split} {path} {size_and_time}\n"), found)
         return f"folder {found:08x}"

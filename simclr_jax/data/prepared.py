@@ -55,7 +55,7 @@ def _versions(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _check_files(version: epath.Path) -> None:
-    """Raises ValueError for a pipe or device, reading which may never end; an object store has none."""
+    """Raises ValueError for a pipe or device, reading which may never end."""
     if os.path.isdir(version):
         with os.scandir(version) as entries:
             for entry in entries:

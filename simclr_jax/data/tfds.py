@@ -110,7 +110,7 @@ def _open(name: str, directory: str) -> tensorflow_datasets.core.DatasetBuilder:
 
 
 def _size(builder: tensorflow_datasets.core.DatasetBuilder, split: str) -> int:
-    """Returns the bytes of a split's files; 0 in an object store, where asking for each takes long.
+    """Returns the bytes of a split's files.
 
     Raises:
       ValueError: files of a format that is not read here, or elsewhere than in the set's folder, or not there, or too
@@ -124,8 +124,6 @@ def _size(builder: tensorflow_datasets.core.DatasetBuilder, split: str) -> int:
     for path in paths:
         if os.path.dirname(path) != folder:
             raise ValueError(f"{folder}: its dataset_info.json names {path!r} for {split}, which lies elsewhere")
-    if not os.path.isdir(folder):
-        return 0
     try:
         size = sum(map(os.path.getsize, paths))
     except OSError as error:

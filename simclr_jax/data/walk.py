@@ -109,10 +109,6 @@ def _entries(folder: epath.Path) -> tuple[list[str], dict[str, tuple[int, bool]]
 
     Asks the disk for links alone.
     """
-    if not os.path.isdir(folder):  # an object store, where a question for each file would take for ever
-        children = {child.name: child for child in folder.iterdir()}
-        unclear = [name for name in children if name.rpartition(".")[2].lower() not in _ENDINGS]
-        return sorted(children), {name: (_FOLDER, False) for name in unclear if children[name].is_dir()}
     names, others = [], {}
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -168,8 +168,8 @@ def test_lines_of_tensorflow_itself_are_kept_out():
     script = """
 import os
 os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
-from simclr_jax.commands import launch
-launch.settle_process()
+from simclr_jax.commands.settle import settle_process
+settle_process()
 import tensorflow as tf
 try:
     tf.io.decode_jpeg(b"\\xff\\xd8\\xff\\xe0aaa")
