@@ -22,7 +22,8 @@ _FORMS = {"set", "split", "subset", "folder", "px", "raw", "original", "full", "
 _FORMS |= {"unknown", "unlabeled", "unlabelled"}
 _FILL = "|".join(sorted(_IMAGES | _FORMS, key=len, reverse=True))
 _ROLE = re.compile(rf"(?:{_FILL})*({'|'.join(sorted(_ROLE_OF, key=len, reverse=True))})(?:{_FILL})*")
-_BESIDE = {"extra", "extras", "unlabeled", "unlabelled", "unsupervised", "pred", "prediction", "predictions"}
+_BARE = {"unlabeled", "unlabelled", "unsup", "unsupervised", "nolabel", "nolabels"}  # images without a class
+_BESIDE = _BARE | {"extra", "extras", "pred", "prediction", "predictions"}
 _YEAR, _MONTH = r"(?:19|20)\d\d", r"(?:0?[1-9]|1[0-2])"
 _DATE = re.compile(
     rf"{_YEAR}([-_. ]?{_MONTH}([-_. ]?\d\d?)?)?(\D.*)?|\d\d?[-_. ]\d\d?[-_. ]{_YEAR}(\D.*)?"  # 2023, 2023-06-30 coast
@@ -257,6 +258,7 @@ def _check_classes(tree: _Tree, place: Mapping[Folders, tuple[str, str]], bases:
     alike = sorted({name for split, name in pairs if letters[split, name.casefold()] > 1})
     reasons = {
         "some are called like splits": [name for name in classes if split_of(name)],
+        "some are called images without a class": [name for name in classes if _BARE & set(_words(name))],
         "some are called by what they hold, not by what it shows": of_images,
         "splits lie in classes, and belong outside": ["/".join(folders) for folders in nested if split_of(folders[-1])],
         "they look like dates or a camera's folders": _most(classes, _DATE),

@@ -129,6 +129,8 @@ UNCLEAR = {  # {folders: what the message says}
     ("ObjectCategories/a", "ObjectCategories/b"): "--config.data.source=folder:PATH/ObjectCategories",
     ("DCIM/a", "DCIM/b"): "further folders lie in them",
     ("train/test", "train/control"): "some are called like splits (test)",
+    ("cat", "dog", "unlabeled"): "some are called images without a class (unlabeled)",
+    ("train/pos", "train/neg", "train/unsup"): "some are called images without a class (unsup)",
     ("Cat", "cat"): "they differ in capitals alone (Cat, cat)",
 }
 
