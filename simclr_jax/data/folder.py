@@ -111,7 +111,8 @@ class Folder:
         if self._table:
             text += f"; labels from {self._table_note}"
         elif self._tables and not self.class_names:
-            text += f"; {self._tables[0]} may hold some: --config.data.labels=csv:{self._tables[0]}"
+            table = self._tables[0]
+            text += f"; {listed([table])} may hold some: {layout.flag('labels', _CSV + table)}"
         left_out = [
             self.beside and f"beside the splits: {listed(self.beside)} images",
             self.passed_over and f"no image by name or kind: {_kinds(self.passed_over)}",

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import re
+import shlex
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ _FORMS = {"set", "split", "subset", "folder", "px", "raw", "original", "full", "
 _FORMS |= {"unknown", "unlabeled", "unlabelled"}
 _FILL = "|".join(sorted(_IMAGES | _FORMS, key=len, reverse=True))
 _ROLE = re.compile(rf"(?:{_FILL})*({'|'.join(sorted(_ROLE_OF, key=len, reverse=True))})(?:{_FILL})*")
-_BESIDE = {"extra", "extras", "unlabeled", "unlabelled", "unsupervised", "pred", "prediction", "predictions"}
+_BARE = {"unlabeled", "unlabelled", "unsup", "unsupervised", "nolabel", "nolabels"}  # images without a class
+_BESIDE = _BARE | {"extra", "extras", "pred", "prediction", "predictions"}
 _YEAR, _MONTH = r"(?:19|20)\d\d", r"(?:0?[1-9]|1[0-2])"
 _DATE = re.compile(
     rf"{_YEAR}([-_. ]?{_MONTH}([-_. ]?\d\d?)?)?(\D.*)?|\d\d?[-_. ]\d\d?[-_. ]{_YEAR}(\D.*)?"  # 2023, 2023-06-30 coast
@@ -113,6 +115,11 @@ def listed(counts: Mapping[str, int] | Iterable[str], most: int = NAMED) -> str:
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def flag(key: str, value: str) -> str:
+    """Returns the flag that gives a key of the data a value, as it is typed in a shell."""
+    return shlex.quote(f"--config.data.{key}={value}")
+
+
 def understood(splits: Mapping[str, int], class_names: Sequence[str], stored: Mapping[str, str] | None = None) -> str:
     """Returns as text a source's splits, {name: number of images}, what they are stored as, and its classes."""
     known = [*_SPELLINGS, *splits]
@@ -174,7 +181,7 @@ def _splits(tree: _Tree, top: Folders, labels: str, named: Sequence[str]) -> dic
             words = {"train": "training"}.get(split, split)
             raise ValueError(
                 f"folder:{tree.root} has more than one folder of {words} images: {listed(twice)}; keep one, or name "
-                f"it: --config.data.{split}_split={next(name for name in twice if name != split)}"
+                f"it: {flag(f'{split}_split', next(name for name in twice if name != split))}"
             )
     if "train" in chosen.values():
         return splits
@@ -197,7 +204,7 @@ def _splits(tree: _Tree, top: Folders, labels: str, named: Sequence[str]) -> dic
             if trains and len(splits) > 1
             else ", which trains on all of them"
         )
-        + ("; if not, move" if trains else f"; to train on one, --config.data.train_split={largest}; or move")
+        + ("; if not, move" if trains else f"; to train on one, {flag('train_split', largest)}; or move")
         + " what is no split elsewhere"
     )
 
@@ -257,6 +264,7 @@ def _check_classes(tree: _Tree, place: Mapping[Folders, tuple[str, str]], bases:
     alike = sorted({name for split, name in pairs if letters[split, name.casefold()] > 1})
     reasons = {
         "some are called like splits": [name for name in classes if split_of(name)],
+        "some are called images without a class": [name for name in classes if _BARE & set(_words(name))],
         "some are called by what they hold, not by what it shows": of_images,
         "splits lie in classes, and belong outside": ["/".join(folders) for folders in nested if split_of(folders[-1])],
         "they look like dates or a camera's folders": _most(classes, _DATE),
@@ -270,15 +278,12 @@ def _check_classes(tree: _Tree, place: Mapping[Folders, tuple[str, str]], bases:
             continue
         other = of_images[:1] or list(classes) * (len(classes) == 1 and bool(nested))
         within = [folders for folders in inner if other and other[0] in folders]
-        aside = (
-            f"; to read {other[0]} alone, --config.data.source=folder:{'/'.join((tree.root, *within[0]))}"
-            if within
-            else ""
-        )
+        path = "/".join((tree.root, *(within[0] if within else ())))
+        aside = f"; to read {listed(other)} alone, {flag('source', f'folder:{path}')}" if within else ""
         raise ValueError(
             f"folder:{tree.root}, {listed(splits)} images: the folders {listed(classes)} may be no classes: {why} "
             f"({listed(names, 3)}). If they are, --config.data.labels=folders; if not, --config.data.labels=none, or "
-            f"--config.data.labels=csv:{table}, of columns file,label{aside}"
+            f"{flag('labels', f'csv:{table}')}, of columns file,label{aside}"
         )
 
 

@@ -170,7 +170,7 @@ def _by_split(names: Sequence[str], prefix: str, named: Sequence[str], path: epa
         split = name if name in named else layout.split_of(name) or name
         if split in found:
             others = [each for each in (name, found[split][len(prefix) :]) if each != split]
-            mend = f", or name one: --config.data.{split}_split={_shown(others[0])}" if others else ""
+            mend = f", or name one: {layout.flag(f'{split}_split', others[0])}" if others else ""
             both = f"{_shown(found[split])} and {_shown(array)}"
             raise ValueError(f"npz:{path} holds {both}, which are both {split}; keep one{mend}")
         found[split] = array

@@ -75,6 +75,11 @@ def test_images_are_found_by_path_or_by_name_with_or_without_suffix(tmp_path):
     assert match(tmp_path, *rows) == (dict(zip(IMAGES, "abcdef", strict=True)), 0)
 
 
+def test_a_path_is_no_name_of_another_image(tmp_path):
+    found = table(tmp_path, "file,label\na.png,cat\n")
+    assert label_file.match(found, ["a.png", "x/a.png"], "T")[0] == ["cat", ""]
+
+
 def test_images_without_a_row_have_no_label(tmp_path):
     labels, _ = match(tmp_path, "cat,a")
     assert labels == dict.fromkeys(IMAGES, "") | {"cat.png": "a"}

@@ -1,6 +1,7 @@
 """What people's folders are called, each layout with its right reading; and what cannot be told from names is asked."""
 
 import re
+import shlex
 
 import pytest
 
@@ -129,6 +130,8 @@ UNCLEAR = {  # {folders: what the message says}
     ("ObjectCategories/a", "ObjectCategories/b"): "--config.data.source=folder:PATH/ObjectCategories",
     ("DCIM/a", "DCIM/b"): "further folders lie in them",
     ("train/test", "train/control"): "some are called like splits (test)",
+    ("cat", "dog", "unlabeled"): "some are called images without a class (unlabeled)",
+    ("train/pos", "train/neg", "train/unsup"): "some are called images without a class (unsup)",
     ("Cat", "cat"): "they differ in capitals alone (Cat, cat)",
 }
 
@@ -173,6 +176,15 @@ def test_folders_that_may_be_splits_or_classes_are_asked_about(folders):
     if named := re.search(r"--config\.data\.train_split=([^;]+)", text):
         place, _ = read(*folders, labels="none", named=(named[1], "", ""))
         assert named[1] in place.values()
+
+
+def test_what_a_message_says_to_type_is_quoted_for_a_shell():
+    with pytest.raises(ValueError) as error:
+        read("My Things/a", "My Things/b")
+    said = re.search(r"'--config.data.source=.*'", str(error.value))[0]
+    assert shlex.split(said) == ["--config.data.source=folder:PATH/My Things"]
+    with pytest.raises(ValueError, match="'--config.data.train_split=Train Set'"):
+        read("Train Set", "training")
 
 
 def test_labels_none_and_a_table_read_splits_and_no_classes():
