@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from simclr_jax.augment import decode
+from simclr_jax.augment import decode, pillow
 from simclr_jax.data import walk
 from support.samples import assert_one_line, noise, png
 
@@ -56,7 +56,7 @@ def test_a_file_of_each_known_format_is_found_and_decoded_by_suffix_or_without(t
 def test_the_suffixes_are_those_of_the_formats_that_are_decoded():
     assert set(walk.SUFFIXES) == {f".{suffix}" for suffixes in FORMATS.values() for suffix in suffixes.split()}
     of_pillow = {
-        suffix for suffix, kind in Image.registered_extensions().items() if kind in {*decode.PILLOW_FORMATS, "PNG"}
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in {*pillow.FORMATS, "PNG"}
     }
     assert of_pillow - set(walk.SUFFIXES) == {".pfm"}  # numbers of 32 bits, without a white
 
@@ -134,31 +134,3 @@ def test_a_bottomless_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there are more than 64 folders in each other") as error:
         images(tmp_path)
     assert_one_line(error)
-
-
-class Store:
-    """A folder of an object store, whose objects are files of this disk under another name."""
-
-    def __init__(self, path):
-        self._path, self.name = path, path.name
-
-    def __fspath__(self):
-        return f"gs://bucket{self._path}"
-
-    def __truediv__(self, name):
-        return Store(self._path / name)
-
-    def iterdir(self):
-        return [Store(path) for path in self._path.iterdir()]
-
-    def is_dir(self):
-        return self._path.is_dir()
-
-    def open(self, mode):
-        return self._path.open(mode)
-
-
-def test_a_store_of_objects_is_walked_by_its_names(tmp_path):
-    plant(tmp_path, "a/1.png", "a/b/2.jpg", "a/README", "c", ".d/3.png", "notes.txt")
-    found, of_store = walk.walk(epath.Path(tmp_path)), walk.walk(Store(tmp_path))
-    assert found == of_store and len(found.images) == 3
