@@ -24,6 +24,8 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import numpy as np  # noqa: E402
+
 from simclr_jax.runtime.console import progress  # noqa: E402
 from support import processes  # noqa: E402
 from support.processes import checkpoints, finish, metrics, start, starts  # noqa: E402
@@ -143,6 +145,32 @@ def damage(reference: Reference, folder: pathlib.Path, count: int, rng: random.R
     return found
 
 
+def mistake(reference: Reference, folder: pathlib.Path) -> dict[str, int]:
+    """Gives a finished run another class of images, and one whose checkpoints are all damaged, the command twice."""
+    name = next(iter(SETTINGS))
+    found = {"starts": 0, "refused in one line": 0, "files changed": 0}
+    images = pathlib.Path(reference.source.removeprefix("npz:"))
+    whole = images.read_bytes()
+    arrays = dict(np.load(images))
+    arrays["y_train"][0] = arrays["y_train"].max() + 1
+    for kind in ("another class", "all damaged"):
+        run = pathlib.Path(shutil.copytree(reference.folder / name, folder / kind))
+        if kind == "another class":
+            np.savez(images, **arrays)
+        for path in run.glob("checkpoints/*/d/*") if kind == "all damaged" else ():
+            path.write_bytes(b"")
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        for _ in range(2):
+            code, _, err = finish(reference.start(name, run))
+            found["starts"] += 1
+            found["refused in one line"] += code == 1 and err.count("\n") == 1 and err.startswith("error: ")
+            after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+            found["files changed"] += len(dict(before.items() ^ after.items()))
+        images.write_bytes(whole)
+        shutil.rmtree(run)
+    return found
+
+
 def _flip(path: pathlib.Path, newest: pathlib.Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 16
@@ -257,6 +285,7 @@ def main() -> None:
             "killed": (given.kills, lambda: kill(*disturb, given.kills, random.Random(given.seed))),
             "told to stop": (given.stops, lambda: stop(*disturb, given.stops, random.Random(given.seed))),
             "damaged": (given.damages, lambda: damage(*disturb, given.damages, random.Random(given.seed))),
+            "mistaken": (given.damages, lambda: mistake(*disturb)),
             "start to first step": (given.rounds, lambda: start_up(*disturb, given.rounds)),
             "asynchronous checkpoints": (given.rounds, lambda: cost_of_saving(folder, given.rounds)),
             "bad input": (given.inputs, bad_inputs),

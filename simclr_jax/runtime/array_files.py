@@ -21,8 +21,8 @@ from etils import epath
 from simclr_jax.runtime import checksums, disk
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that are being written
-_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file for what is noted: {"custom_metadata": {_CHECKSUMS: …}}
-_CHECKSUMS = "crc32"
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file for what is noted: {"custom_metadata": {_CHECKSUMS: …, _FORMS: …}}
+_CHECKSUMS, _FORMS = "crc32", "forms"
 _MAX_RATIO = 64  # of arrays to their files, bytes; parameters are noise, and noise is not compressed
 _REASON = 200  # characters of another library's message
 _SHOWN = 3  # arrays that a message names
@@ -40,8 +40,8 @@ class Writer:
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
 
     def start(self, path: epath.Path, arrays: Any) -> None:
-        """Begins to write a tree of NumPy arrays, of which it makes a copy, with their checksums."""
-        noted = {_CHECKSUMS: checksums.of_arrays(arrays)}
+        """Begins to write a tree of NumPy arrays, of which it makes a copy, with their checksums and forms."""
+        noted = {_CHECKSUMS: checksums.of_arrays(arrays), _FORMS: checksums.forms(arrays)}
         self._orbax.save(path, args=ocp.args.StandardSave(arrays), custom_metadata=noted)
 
     def wait(self) -> None:
@@ -65,8 +65,10 @@ def read(
     """
     try:
         with disk_of(path):
-            noted = _checked_files(path)
+            noted, forms = _checked_files(path)
             try:
+                if shapes is not None and forms not in (None, checksums.forms(shapes)):
+                    raise ValueError("its arrays are others")  # of which Orbax would leave threads behind
                 values = _read_onto_devices(path, shapes) if on_devices else _read_as_numpy(path, names, shapes)
                 found = checksums.of_arrays(values)
                 wrong = checksums.differing(
@@ -83,14 +85,14 @@ def read(
     return values
 
 
-def _checked_files(path: epath.Path) -> dict[str, int]:
-    """Compares a tree's files with what was noted of them, and returns what was noted of its arrays."""
+def _checked_files(path: epath.Path) -> tuple[dict[str, int], dict[str, str] | None]:
+    """Compares a tree's files with what was noted of them; returns its arrays' checksums and, of newer trees, forms."""
     checksums.check_files(path)
     noted = checksums.read_json(path / _METADATA).get("custom_metadata")
-    noted = noted.get(_CHECKSUMS) if isinstance(noted, dict) else None
-    if not noted or not isinstance(noted, dict):
+    found = noted.get(_CHECKSUMS) if isinstance(noted, dict) else None
+    if not found or not isinstance(found, dict):
         raise checksums.Damaged("it has no checksums")
-    return noted
+    return found, noted.get(_FORMS)
 
 
 def _read_onto_devices(path: epath.Path, shapes: Any) -> Any:
@@ -129,7 +131,8 @@ def _explain(
     except (MemoryError, checksums.Damaged):
         raise
     except Exception as again:
-        if files_are_whole or (isinstance(again, OSError) and not isinstance(again, FileNotFoundError)):
+        of_disk = isinstance(again, OSError) and not isinstance(again, FileNotFoundError)
+        if files_are_whole or of_disk or "os_error_code=" in str(again):  # so tensorstore tells of an OSError
             mend = "or with the versions that RUN/versions.jsonl tells"
             raise Unreadable(f"{path} cannot be read: {reason(again)}; {_NOTHING_CHANGED}, {mend}") from again
         raise checksums.Damaged(reason(again)) from again

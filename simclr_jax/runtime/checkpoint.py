@@ -160,11 +160,11 @@ class Checkpoints:
         return place
 
     def _all_damaged(self, damages: dict[int, checksums.Damaged]) -> str:
-        here, aside = self._directory, self._directory.parent / "damaged"
-        newest = f"{next(iter(damages.values()))}, the newest of {len(damages)}" if damages else f"they lie in {aside}"
+        places = [place for place in (self._directory, self._directory.parent / "damaged") if _children(place)]
+        newest = f"{next(iter(damages.values()))}, the newest of {len(damages)}" if damages else "all were set aside"
         return (
             f"{self._workdir} has no whole checkpoint any more ({newest}); nothing was changed; give another "
-            f"--workdir, or remove {here} and {aside} to start this run from its beginning"
+            f"--workdir, or remove {' and '.join(map(str, places))} to start this run from its beginning"
         )
 
 

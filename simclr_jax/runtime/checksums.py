@@ -45,14 +45,15 @@ def form_differences(have: Any, want: Any) -> list[str]:
     Args:
       have, want: trees of arrays, or of what has their dtype and shape; of what kind their containers are is the same.
     """
-    have, want = _forms(have), _forms(want)
+    have, want = forms(have), forms(want)
     wrong = {name: f"is {have[name]} and not {want[name]}" for name in have.keys() & want if have[name] != want[name]}
     wrong |= {name: f"is surplus, {have[name]}" for name in have.keys() - want}
     wrong |= {name: f"is missing, {want[name]}" for name in want.keys() - have}
     return [f"{name} {wrong[name]}" for name in sorted(wrong, key=lambda name: ("opt_state" in name, name))]
 
 
-def _forms(tree: Any) -> dict[str, str]:
+def forms(tree: Any) -> dict[str, str]:
+    """Returns {path: type and shape} of the arrays of a tree, or of what has their dtype and shape."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_name(path): f"{getattr(x, 'dtype', type(x).__name__)} {list(np.shape(x))}" for path, x in leaves}
 

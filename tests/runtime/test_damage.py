@@ -1,6 +1,7 @@
 """Why a checkpoint cannot be used: damage is proved, a disk may be mute, a run may be another. Only damage is moved."""
 
 import errno
+import json
 import os
 import pwd
 import shutil
@@ -96,6 +97,17 @@ def test_what_orbax_wraps_is_found_by_reading_the_files(run, tmp_path, monkeypat
     assert contents(tmp_path) == without and without.keys() < before.keys()
 
 
+def test_what_tensorstore_tells_of_the_system_is_no_damage_though_the_files_can_be_read(run, tmp_path, monkeypatch):
+    for path in (tmp_path / "checkpoints").glob("*/files.json"):
+        path.unlink()
+    before, error = contents(tmp_path), ValueError("UNKNOWN: Error opening … [os_error_code='5']")
+    for owner in (ocp.Checkpointer, ocp.PyTreeCheckpointHandler):
+        monkeypatch.setattr(owner, "restore", always(owner.restore, error))
+    with pytest.raises(array_files.Unreadable, match="once the disk answers"):
+        restore(run)
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("step", [None, 3])
 def test_a_reader_does_not_take_an_older_checkpoint_for_one_that_the_disk_does_not_give(run, monkeypatch, step):
     monkeypatch.setattr(LOCAL_PATH, "read_bytes", once(LOCAL_PATH.read_bytes, os_error(errno.EIO), inside(3)))
@@ -155,6 +167,15 @@ def of_other_arrays(state, what):
     return state.replace(params=params[what])
 
 
+def forget_what_was_noted(path, *, forms):
+    """Makes a checkpoint one of a process that was killed and, without forms, of before they were noted."""
+    (path / "files.json").unlink()
+    metadata = json.loads((path / "_CHECKPOINT_METADATA").read_text())
+    if forms:
+        del metadata["custom_metadata"]["forms"]
+    (path / "_CHECKPOINT_METADATA").write_text(json.dumps(metadata))
+
+
 OTHERS = {
     "shape": r"1 arrays differ, params/encoder/kernel is float32 \[3, 4\] and not float32 \[5, 4\]",
     "dtype": r"1 arrays differ, params/encoder/kernel is float32 \[3, 4\] and not bfloat16 \[3, 4\]",
@@ -166,8 +187,8 @@ OTHERS = {
 @pytest.mark.parametrize("noted", [True, False], ids=["files noted", "files not noted"])
 @pytest.mark.parametrize("what", OTHERS)
 def test_a_whole_checkpoint_of_other_arrays_is_named_and_left_alone(run, tmp_path, what, noted):
-    for path in (tmp_path / "checkpoints").glob("*/files.json") if not noted else ():
-        path.unlink()
+    if not noted:
+        forget_what_was_noted(tmp_path / "checkpoints" / "3", forms=what != "shape")  # Orbax leaves threads of those
     before, wanted = contents(tmp_path), of_other_arrays(make_state(0), what)
     for several in ({}, {"agree": lambda step: step}, {"agree": lambda step: 3, "owner": False}):
         with pytest.raises(ValueError, match=f"3 is whole, but this is not its run's data or config: {OTHERS[what]}"):
@@ -209,7 +230,7 @@ def test_where_all_are_damaged_no_start_begins_anew_until_it_is_told_to(run, tmp
         assert contents(tmp_path) == before and not restore.lines
     places = str(told.value).split("remove ")[1].split(" to start")[0].split(" and ")
     for place in places:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(place)
     assert restore(run, agree=agree) == (0, None)
 
 
@@ -218,7 +239,7 @@ def test_what_was_set_aside_keeps_a_run_from_beginning_anew(run, tmp_path):
     assert restore(run)[0] == 2
     assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
     damage_all(tmp_path / "checkpoints" / "2")
-    for remaining in ("2 is damaged", "they lie in .*/damaged"):
+    for remaining in ("2 is damaged", "all were set aside"):
         with pytest.raises(ValueError, match=f"has no whole checkpoint any more .*{remaining}"):
             restore(run)
         shutil.rmtree(tmp_path / "checkpoints" / "2", ignore_errors=True)
