@@ -292,7 +292,8 @@ class Alarm:
         if found != self._fault:
             self._fault, self._since, self._in_a_row = found, step, 0
         self._in_a_row += 1
-        lasts = self._in_a_row >= PATIENCE and step - self._since >= self._patient_steps
+        enough = step - self._since >= self._patient_steps or step == self._total  # later it could not be told
+        lasts = self._in_a_row >= PATIENCE and enough
         if found is None or not (lasts or found == "too short"):
             return None
         self._said = True

@@ -141,6 +141,13 @@ def test_a_run_is_warned_once_when_a_fault_has_lasted_beyond_warm_up(row, words,
     assert not heard([*[row] * 7, GOOD, *[row] * 4, GOOD], warmup=150)
 
 
+def test_a_run_that_ends_with_a_fault_is_told_though_it_has_not_lasted():
+    """Measured with a learning rate of 1 and group norms: z were spread at steps 172 to 180, alike before and after."""
+    rows = [*[COLLAPSED] * 8, GOOD, COLLAPSED, COLLAPSED]
+    assert not heard(rows, steps=20, warmup=4, total=220)
+    assert [step for step, _ in heard([*rows, COLLAPSED], steps=20, warmup=4, total=240)] == [240]
+
+
 def test_epochs_of_one_step_are_no_patience():
     """337 photos in batches of 256: warm-up of 10 epochs is 13 steps, and a validation follows every step."""
     assert not heard([COLLAPSED] * 200, warmup=13, total=300, steps=1)
@@ -220,12 +227,11 @@ def test_a_resumed_run_has_moved_by_what_its_rows_stand_for():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"optimizer.learning_rate": 1e-9}, "in 210 steps the parameters have moved by"),
-        ({"optimizer.learning_rate": 1.0, "model.norm": "group", "head.kind": "linear"}, "the run has collapsed"),
+        ({"optimizer.learning_rate": 1e-9}, "in 204 steps the parameters have moved by"),
+        ({"optimizer.weight_decay": 100.0, "model.norm": "group"}, "the run has collapsed: for"),
     ],
 )
 def test_a_real_run_is_told_what_is_wrong_with_it(changes, words, tmp_path, capsys):
-    """Group norms compute alike in training and evaluation, so that a step that is far too long spoils both."""
     settings = {"train.batch_size": 8, "train.epochs": 55, "checkpoint.every_epochs": 0, "log.every_steps": 50}
     config = small(f"npz:{write_archive(tmp_path / 'images.npz')}", **settings, **changes)
     pretrain.run(config, str(tmp_path / "run"))
