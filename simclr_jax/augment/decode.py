@@ -26,8 +26,7 @@ MAX_JPEG_VALUES = 2**29  # height × width × channels of a JPEG that TensorFlow
 # Whether a file is an ordinary one is asked of its first and last bytes, in ops that need no lock of Python's; only one
 # that is not, or that does not tell there, is looked through. Any byte is \C to RE2, which takes others for UTF-8.
 _HEAD, _TAIL = 2**10, 2**12  # bytes
-_SCAN_BEGINS = r"\C*\x00(\x08\x01|\x0c\x03|\x0e\x04)[\x00\x01CR]\C*"  # of a JPEG: no Exif data follow
-_HAS_EXIF = r"\C*Exif\x00\x00\C*"
+_JFIF, _TABLE = 20, b"\xff\xdb"  # bytes of a JPEG's usual first marker; the beginning of a table: no Exif data follow
 _OPAQUE_PNG = r"\CPNG\C{20}[\x01\x02\x04\x08][\x00\x02\x03]\C*IDAT\C*"  # of up to 8 bits, if it has none of these:
 _HAS_CHUNKS = r"\C*(tRNS|eXIf)\C*"
 _JPEG_EXIF = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e]|\xff\xe1..(?=Exif\0\0)", re.DOTALL)  # or where a scan begins
@@ -119,8 +118,7 @@ def _is_upright_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     """Whether TensorFlow decodes it as it is: a JPEG that is not too large, with nothing to turn."""
 
     def is_small_and_upright():
-        head = tf.strings.substr(encoded, 0, _HEAD)
-        has_no_exif = tf.strings.regex_full_match(head, _SCAN_BEGINS) & ~tf.strings.regex_full_match(head, _HAS_EXIF)
+        has_no_exif = tf.strings.substr(encoded, _JFIF, len(_TABLE)) == _TABLE
         is_upright = tf.cond(has_no_exif, lambda: True, lambda: _in_python(_is_stored_upright, encoded, tf.bool))
         is_small = tf.reduce_prod(tf.io.extract_jpeg_shape(encoded, tf.int64)) <= MAX_JPEG_VALUES
         return is_small & tf.ensure_shape(is_upright, [])

@@ -191,7 +191,7 @@ def test_the_command_exports(run, tmp_path, capsys, monkeypatch):
     for arguments, line in (
         (["caffe", str(run), "--out=x"], "invalid choice: 'caffe'"),
         (["torch", str(run)], "--out"),
-        (["torch", "nowhere", f"--out={tmp_path}/f"], "nowhere is not a run"),
+        (["torch", "nowhere", f"--out={tmp_path}/f.safetensors"], "nowhere is not a run"),
     ):
         with pytest.raises(SystemExit, match=f"^error: .*{line}"):
             command(*arguments)
