@@ -89,8 +89,8 @@ class Split:
           roles: of `HELD_OUT`.
           fraction: of the images, for each role; 0 = none.
           seed: decides which.
-          every_class: whether a class of which chance gives a role nothing gives it one image all the same, if one is
-            left to train on. Which one that is depends on the class's other images.
+          every_class: whether a class of which chance gives a role less than half of its share, or nothing, gives it
+            that many all the same, if one is left to train on. Which ones these are depends on the class's other images.
         """
         draws, labels = self._draws(f"hold out {seed}"), self.class_numbers
         role_of = np.full(len(self), -1)
@@ -101,9 +101,10 @@ class Split:
         ends = np.flatnonzero(np.diff(labels[order])) + 1
         for of_class in np.split(order, ends) if every_class and fraction else ():
             for number in numbers:
+                least = max(1, round(fraction * len(of_class) / 2))
+                missing = max(0, least - int((role_of[of_class] == number).sum()))
                 left = of_class[role_of[of_class] < 0]
-                if len(left) > 1 and not (role_of[of_class] == number).any():
-                    role_of[left[0]] = number
+                role_of[left[: min(missing, len(left) - 1)]] = number
         parts = {HELD_OUT[number]: self.take(np.flatnonzero(role_of == number)) for number in numbers}
         return parts | {"train": self.take(np.flatnonzero(role_of < 0))}
 

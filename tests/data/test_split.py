@@ -87,6 +87,14 @@ def test_every_class_with_an_image_to_spare_is_judged():
     assert sum(map(len, parts.values())) == len(labels)
 
 
+def test_of_no_class_less_than_half_its_share_is_held_out():
+    labels = np.repeat(np.arange(50), 40)
+    parts = Split.whole(pixels(len(labels)), labels).hold_out(ROLES, 0.1, seed=0)
+    for role in ROLES:
+        counts = np.bincount(parts[role].labels, minlength=50)
+        assert counts.min() == 2 and 3 < counts.mean() < 5
+
+
 def test_where_the_data_grew_only_what_was_never_trained_on_is_judged():
     """A class's stand-in may have been trained on while another image stood there: it is not chosen then."""
     for start in range(40):

@@ -55,9 +55,7 @@ def test_a_file_of_each_known_format_is_found_and_decoded_by_suffix_or_without(t
 
 def test_the_suffixes_are_those_of_the_formats_that_are_decoded():
     assert set(walk.SUFFIXES) == {f".{suffix}" for suffixes in FORMATS.values() for suffix in suffixes.split()}
-    of_pillow = {
-        suffix for suffix, kind in Image.registered_extensions().items() if kind in {*pillow.FORMATS, "PNG"}
-    }
+    of_pillow = {suffix for suffix, kind in Image.registered_extensions().items() if kind in {*pillow.FORMATS, "PNG"}}
     assert of_pillow - set(walk.SUFFIXES) == {".pfm"}  # numbers of 32 bits, without a white
 
 
