@@ -118,7 +118,9 @@ def _is_upright_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     """Whether TensorFlow decodes it as it is: a JPEG that is not too large, with nothing to turn."""
 
     def is_small_and_upright():
-        has_no_exif = tf.strings.substr(encoded, _JFIF, len(_TABLE)) == _TABLE
+        # Of a shorter string TensorFlow would put the bytes into its message, which is then no text.
+        is_long = tf.strings.length(encoded) >= _JFIF + len(_TABLE)
+        has_no_exif = tf.cond(is_long, lambda: tf.strings.substr(encoded, _JFIF, len(_TABLE)) == _TABLE, lambda: False)
         is_upright = tf.cond(has_no_exif, lambda: True, lambda: _in_python(_is_stored_upright, encoded, tf.bool))
         is_small = tf.reduce_prod(tf.io.extract_jpeg_shape(encoded, tf.int64)) <= MAX_JPEG_VALUES
         return is_small & tf.ensure_shape(is_upright, [])
