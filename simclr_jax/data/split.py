@@ -90,7 +90,7 @@ class Split:
           fraction: of the images, for each role; 0 = none.
           seed: decides which.
           every_class: whether a class of which chance gives a role less than half of its share, or nothing, gives it
-            that many all the same, if one is left to train on. Which ones these are depends on the class's other images.
+            that many all the same, if one is left to train on. Which these are depends on the class's other images.
         """
         draws, labels = self._draws(f"hold out {seed}"), self.class_numbers
         role_of = np.full(len(self), -1)
