@@ -81,7 +81,7 @@ def test_every_run_is_done_once(config, tmp_path, monkeypatch, capsys):
     assert all(row["top1_h"] > 0.9 and row["colour_r2"] > 0.9 for row in rows)  # the classes differ in brightness
 
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: (drawn.append(figure), open(file, "x").close()))
     capsys.readouterr()
     nothing = Pretraining()
     assert start(config, folder, nothing) == found and not nothing.seen
