@@ -120,12 +120,18 @@ class Split:
         return [self.take(np.sort(piece)) for piece in pieces]
 
     def _draws(self, purpose: str) -> np.ndarray:
-        """Returns a number in [0, 1) for each image, float64 [n], made of the purpose and its name or content."""
+        """Returns a number in [0, 1) for each image, float64 [n], made of the purpose and its name or content.
+
+        Where all are one and the same image, as in a set that stands in for another, it is made of positions.
+        """
         known_by = self.names if self.names is not None else self.images
-        return (_hashes(known_by, purpose.encode()) >> 11) / 2.0**53
+        draws = (_hashes(known_by, purpose.encode()) >> 11) / 2.0**53
+        if len(draws) > 1 and (draws == draws[0]).all():
+            return (_hashes([b"%d" % position for position in range(len(self))], purpose.encode()) >> 11) / 2.0**53
+        return draws
 
 
-def _hashes(values: np.ndarray, purpose: bytes) -> np.ndarray:
+def _hashes(values: Iterable, purpose: bytes) -> np.ndarray:
     """Returns a hash of each value, uint64 [n], another one for each purpose; the same on every machine."""
 
     def each() -> Iterator[bytes]:

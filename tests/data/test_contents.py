@@ -27,7 +27,12 @@ def make_folder(tmp_path):
 
 @pytest.fixture(name="arrays")
 def make_arrays():
-    return {"x_train": noise(30), "y_train": np.arange(30) % 3, "x_validation": noise(6, seed=1)}
+    return {
+        "x_train": noise(30),
+        "y_train": np.arange(30) % 3,
+        "x_validation": noise(6, seed=1),
+        "y_validation": np.arange(6) % 3,
+    }
 
 
 def of(name):

@@ -132,3 +132,8 @@ def test_a_sample_is_seeded_spread_and_stays_in_order():
 def test_a_fraction_of_0_holds_nothing_out(fraction):
     parts = Split.whole(pixels(400), np.zeros(400, int)).hold_out(ROLES, fraction, seed=0)
     assert len(parts["validation"]) == pytest.approx(400 * fraction, abs=30 * (fraction > 0))
+
+
+def test_a_set_of_one_image_again_and_again_is_cut_all_the_same():
+    parts = Split.whole(np.zeros((200, 1, 1, 3), np.uint8), np.zeros(200, int)).hold_out(ROLES, 0.1, seed=0)
+    assert all(10 <= len(parts[role]) <= 35 for role in ROLES)
