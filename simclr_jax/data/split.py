@@ -122,13 +122,18 @@ class Split:
     def _draws(self, purpose: str) -> np.ndarray:
         """Returns a number in [0, 1) for each image, float64 [n], made of the purpose and its name or content.
 
-        Where all are one and the same image, as in a set that stands in for another, it is made of positions.
+        Copies of one image are told apart by how many came before: a set of a few images again and again can be cut.
         """
-        known_by = self.names if self.names is not None else self.images
-        draws = (_hashes(known_by, purpose.encode()) >> 11) / 2.0**53
-        if len(draws) > 1 and (draws == draws[0]).all():
-            return (_hashes([b"%d" % position for position in range(len(self))], purpose.encode()) >> 11) / 2.0**53
-        return draws
+        hashes = _hashes(self.names if self.names is not None else self.images, purpose.encode())
+        order = np.argsort(hashes, kind="stable")
+        position = np.arange(len(self))
+        begins = np.append(True, np.diff(hashes[order]) != 0)[: len(self)]
+        copy = np.empty(len(self), int)
+        copy[order] = position - np.maximum.accumulate(np.where(begins, position, 0))
+        again = copy > 0
+        named = zip(hashes[again].tolist(), copy[again].tolist(), strict=True)
+        hashes[again] = _hashes([b"%d %d" % pair for pair in named], purpose.encode())
+        return (hashes >> 11) / 2.0**53
 
 
 def _hashes(values: Iterable, purpose: bytes) -> np.ndarray:
