@@ -15,6 +15,8 @@ def ended(program, prepare=""):
     """(exit code, output, error output) of a program that gets signals by `send(name)`."""
     before = f"""
 import os, signal, sys, time
+for name in {EVERY[2:]}:
+    signal.signal(getattr(signal, name), signal.SIG_DFL)  # the tests may run under nohup
 {prepare}
 from simclr_jax.runtime import preemption
 

@@ -1,6 +1,7 @@
 """Real processes that are asked to stop otherwise than by SIGTERM: by a scheduler, by a terminal that is closed."""
 
 import contextlib
+import functools
 import io
 import os
 import pty
@@ -39,7 +40,6 @@ def test_a_scheduler_may_ask_by_another_signal_than_sigterm(source, tmp_path):
 
 def test_a_terminal_that_is_closed_takes_nothing_of_the_run_with_it(source, tmp_path):
     """What is printed meets an error from then on."""
-    pytest.importorskip("simclr_jax.commands.settle")
     run = tmp_path / "run"
     settings = processes.TINY | {"data.source": source, "train.epochs": LONG}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
@@ -53,9 +53,9 @@ def test_a_terminal_that_is_closed_takes_nothing_of_the_run_with_it(source, tmp_
     ours, theirs = pty.openpty()
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     login = ["setsid", "--ctty", "--wait"]  # the terminal's first process, to which the system sends SIGHUP
-    process = subprocess.Popen(
-        [*login, *command], cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=subprocess.STDOUT
-    )
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": subprocess.STDOUT}
+    heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    process = subprocess.Popen([*login, *command], cwd=ROOT, env=environment, preexec_fn=heard, **streams)
     os.close(theirs)
     os.set_blocking(ours, False)
 
