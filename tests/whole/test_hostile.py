@@ -234,7 +234,7 @@ def test_the_pipeline_counts_each_image_once(contents):
 @pytest.fixture(scope="module", name="archive")
 def make_archive(tmp_path_factory):
     path = tmp_path_factory.mktemp("hostile") / "images.npz"
-    np.savez(path, x_train=noise(40, side=SIZE), y_train=np.arange(40) % 2, x_test=noise(8), y_test=np.zeros(8, int))
+    np.savez(path, x_train=noise(48, side=SIZE), y_train=np.arange(48) % 2, x_test=noise(8), y_test=np.zeros(8, int))
     return path
 
 
