@@ -98,7 +98,7 @@ def test_help_lists_every_key_with_its_comment_whichever_file_that_stands_in():
     lines = execute("-m", "simclr_jax", "finetune", "--help").stdout.splitlines()
     settings = {line.split("=")[0].removeprefix("  --config."): line for line in lines if "--config." in line}
     assert set(flatten(finetune.get_config())) <= set(settings)
-    assert settings["data.source"].endswith("as in pretraining; else the keys below count")  # of configs/probe.py
+    assert settings["data.source"].endswith("what is not given is then as in configs/default.py")  # of configs/probe.py
     assert settings["label_fraction"].endswith("smaller ones lie in larger ones")
 
 
