@@ -5,10 +5,10 @@ python eval_linear.py --workdir=RUN [--config.key=value …]
 configs/linear.py has every key. The result is printed and kept in RUN/eval/linear.json.
 """
 
-from simclr_jax.commands import launch
+from simclr_jax.commands.settle import settle_process
 
 if __name__ == "__main__":
-    launch.settle_process()  # before what probes imports
+    settle_process()  # before what probes imports
     from simclr_jax.commands import probes
 
     probes.main("linear")

@@ -6,13 +6,13 @@ configs/default.py has every key. The same command on the same RUN resumes it. U
 the processes find each other; anywhere else start N of them, with
 --coordinator=HOST:PORT --num_processes=N --process_id=0 to N-1.
 
-With --plan in the place of --workdir it says what the run would take and whether it fits, and runs nothing.
+With --plan in the place of --workdir it says what the run would take, how long, and whether it fits; it writes nothing.
 """
 
-from simclr_jax.commands import launch
+from simclr_jax.commands.settle import settle_process
 
 if __name__ == "__main__":
-    launch.settle_process()  # before what pretrain imports
+    settle_process()  # before what pretrain imports
     from simclr_jax.commands import pretrain
 
     pretrain.main()

@@ -1,10 +1,10 @@
-"""The table of bad_input.py: 200 things that people type, and files that they are given."""
+"""The table of bad_input.py: 300 things that people type, and files that they are given."""
 
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bad_files import CONFIGS, DAMAGE, FOLDERS, NPZ, SMALL, STORED, flags_of
+from bad_files import CONFIGS, DAMAGE, FOLDERS, NPZ, SMALL, STORED, STRANGERS, flags_of
 
 
 class Case(NamedTuple):
@@ -50,6 +50,10 @@ def table(scratch: pathlib.Path) -> Iterator[Case]:
             yield Case("config.json of a run", "probe", (f"--workdir={run}",))
         else:
             yield Case("config.json of a run", "train", (*train, f"--workdir={run}"))
+    for name in STRANGERS:
+        yield Case("run of a stranger", "probe", (f"--workdir={scratch}/runs/{name}",))
+        yield Case("run of a stranger", "simclr_jax", ("knn", f"--workdir={scratch}/runs/{name}"))
+    yield Case("other data", "train", (*train, f"--workdir={scratch}/runs/grown"))
     for name in sorted(DAMAGE):
         yield Case("checkpoint of a run", "load", (f"{scratch}/runs/{name}",))
         yield Case("checkpoint of a run", "simclr_jax", ("export", "torch", f"{scratch}/runs/{name}", out))
@@ -117,6 +121,32 @@ WORDS = [
     (*TRAIN, "--workdir=x", "--noconfig.train.epochs"),
     ("train", "--config.train.epochs=3", "--config=configs/quickstart.py", "--workdir=x"),
     ("train", "--config=configs/linear.py", "--workdir=x"),
+    ("train", "--confg=configs/quickstart.py", "--workdir=x"),
+    ("train", "–config=configs/quickstart.py", "--workdir=x", "--config.seed=1"),
+    ("train", "configs/quickstart.py", "--workdir=x"),
+    ("train", "--config=configs/quickstart.py.", "--workdir=x"),
+    (*TRAIN, "--workdir=x", "--config.train.batch_size=1e3"),
+    (*TRAIN, "--workdir=x", "--config.train.epochs=100.0"),
+    (*TRAIN, "--workdir=x", "--config.augment.image_size=224x224"),
+    (*TRAIN, "--workdir=x", "--config.train.lr=1"),
+    (*TRAIN, "--workdir=x", "--lr=1"),
+    (*TRAIN, "--workdir=x", "train.epochs=5"),
+    (*TRAIN, "--workdir=x", "--config.data.labels=names"),
+    (*TRAIN, "--workdir=x", "--config.data.labels=none"),
+    (*TRAIN, "--workdir=x", "--config.data.bits=7"),
+    (*TRAIN, "--workdir=x", "--config.data.identity=number"),
+    (*TRAIN, "--workdir=x", "--config.train.start_from=nowhere"),
+    (*TRAIN, "--workdir=s3://bucket/run"),
+    (*TRAIN, "--workdir=gs://bucket/run"),
+    (*TRAIN, "--workdir=x", "--config.data.source=folder:s3://bucket/x"),
+    (*TRAIN, "--workdir=x", "--config.data.source=tfds:cifar10", "--config.data.dir=gs://x"),
+    (*TRAIN, "--workdir=x", "--config.data.source=tfds:x/.."),
+    (*TRAIN, "--workdir=x", "--config.data.source=tfds:x/data_dir=/tmp"),
+    ("probe", "--workdir=s3://bucket/run"),
+    ("simclr_jax", "features", "--workdir=nowhere", "--out=s3://b/x"),
+    ("simclr_jax", "report", "--workdir=nowhere", "--out=gs://b/x"),
+    ("simclr_jax", "import", "torch", "x", "--out=s3://b/x", "--normalize=none"),
+    ("simclr_jax", "export", "torch", "nowhere", "--out=e.pt"),
     ("probe",),
     ("probe", "--workdir=nowhere"),
     ("probe", "--workdir=configs"),

@@ -79,6 +79,13 @@ FOLDERS: dict[str, dict[str, bytes | None]] = {
     "strangers": {"train/a/1.png": None, "test/b/2.png": None},
     "twice": {"train/a/1.png": None, "val/a/2.png": None, "valid/a/3.png": None},
     "classes": {"train/1.png": None, "test/2.png": None, "cat/3.png": None},
+    "dates": {"2023/winter/1.png": None, "2024/spring/2.png": None},
+    "one_class": {"cat/1.png": None, "cat/2.png": None},
+    "splits_in_classes": {"cat/train/1.png": None, "cat/test/2.png": None, "dog/train/3.png": None},
+    "cameras": {"100CANON/1.png": None, "101CANON/2.png": None},
+    "images_beside": {"images/1.png": None, "cat/2.png": None},
+    "capitals": {"Cat/1.png": None, "cat/2.png": None},
+    "one_sort_of_name": {"train/a/1.png": None, "Training/a/2.png": None},
     "hidden": {".a/1.png": None, "a/.1.png": None},
     "deep": {"d/" * 70 + "1.png": None},
     "pipes": {"a/1.png": b"pipe"},
@@ -113,6 +120,15 @@ STORED: dict[str, Any] = {
     "binary": bytes(range(256)),
     "nothing": b"",
     "digits": b'{"seed": ' + b"9" * 10**5 + b"}",
+}
+
+
+STRANGERS: dict[str, Any] = {  # what their config.json would have a probe read
+    "everything": lambda c: c["data"].update(source="folder:/"),
+    "the_system": lambda c: c["data"].update(source="npz:/proc/kcore"),
+    "elsewhere": lambda c: c["data"].update(source="npz:gs://bucket/x.npz"),
+    "code": lambda c: c["data"].update(source="tfds:huggingface:someone/theirs"),
+    "gone": lambda c: c["data"].update(source="npz:/no/such.npz"),
 }
 
 
@@ -157,10 +173,19 @@ def plant(scratch: pathlib.Path, run: Callable[..., Any]) -> None:
     if ended.returncode:
         raise RuntimeError(f"the good run, by which bad ones are made, has failed: {ended.stderr}")
     (scratch / "runs").mkdir()
-    for name, change in {**STORED, **DAMAGE, "other": lambda c: c.update(seed=3), "unborn": None}.items():
+    for name, change in {
+        **STORED,
+        **STRANGERS,
+        **DAMAGE,
+        "other": lambda c: c.update(seed=3),
+        "unborn": None,
+        "grown": None,
+    }.items():
         copy = scratch / "runs" / name
         shutil.copytree(scratch / "run", copy)
-        if name in DAMAGE:
+        if name == "grown":
+            _mutate(copy / "data.json", lambda data: data["train"].update(images=41))
+        elif name in DAMAGE:
             for step in list((copy / "checkpoints").iterdir()):
                 change(step)
         elif change is None:

@@ -108,9 +108,9 @@ def _report(cases: list, ends: list[End]) -> None:
 
 def _import_all() -> None:
     """Imports what the commands do, and starts nothing: no device and no thread may be there when they are forked."""
-    from simclr_jax.commands import launch
+    from simclr_jax.commands.settle import settle_process
 
-    launch.settle_process()
+    settle_process()
     from simclr_jax.augment import device  # noqa: F401
     from simclr_jax.commands import (
         check_data,  # noqa: F401

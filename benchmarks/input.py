@@ -32,7 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from turns import Program, show, spread, take_turns, watch_memory  # noqa: E402
 
 from simclr_jax.augment.recipe import Recipe, blur_kernel_size  # noqa: E402  (a script finds the library itself)
-from simclr_jax.commands import launch  # noqa: E402
+from simclr_jax.commands.settle import settle_process  # noqa: E402
 
 BATCH = {32: 256, 96: 64, 224: 32}  # images, by the side of a view
 STORED = {32: 32, 96: 96, 224: 256}  # side of the pixels in an array that views of a size are made from
@@ -291,7 +291,7 @@ def main() -> None:
     """Measures, prints tables and a JSON object."""
     given = arguments()
     everything = not (given.views or given.step or given.memory)
-    launch.settle_process()
+    settle_process()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several programs share the accelerator
     if not has("torchvision"):
         print("torchvision is not installed: rates without ratios")

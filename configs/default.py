@@ -14,11 +14,16 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "tfds:imagenet2012"  # textures, npz:PATH, folder:PATH or tfds:NAME
     config.data.dir = ""  # where TFDS keeps its prepared data sets; "" = its default, ~/tensorflow_datasets
+    config.data.labels = ""  # of folder:PATH: "" = class folders where they are clear; folders, none or csv:FILE
     config.data.train_split = "train"
     config.data.validation_split = ""  # "" = the split named validation, else a hold-out of the training split
     config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split
     config.data.holdout_fraction = 0.1  # of the training split, for each hold-out; 0 = none, and no validation
-    config.data.limit = 0  # use only the first n training images; 0 = all
+    config.data.limit = 0  # use only n training images, a seeded sample; 0 = all
+    # What hold-outs, samples and ids go by: the name of an image's file or, in memory, its pixels, so that a set may
+    # grow and nothing that was trained on is held out; or position, its place among the others, as in older runs.
+    config.data.identity = "name"
+    config.data.bits = 0  # of 16-bit files, 2 ** bits - 1 is white: 8 to 16; 0 = found in a sample, once for the run
     config.data.cache = "host"  # or device: it holds the training images, if they are of one size and fit
     config.data.max_corrupt_fraction = 0.01  # of a split's images; the run stops when more cannot be read
 
@@ -74,6 +79,9 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.batch_size = 4096  # images per step over all devices; two views of each
     config.train.epochs = 100  # a finished run may be given more; the cosine of its learning rate then ends later
+    # A RUN, or RUN/checkpoints/STEP, whose weights a new run begins with; optimiser, schedule and steps begin at 0. Its
+    # network must be the same. A run that goes on from its own checkpoints does not read it again.
+    config.train.start_from = ""
     config.train.on_nonfinite = "stop"  # where the loss or its gradient is not finite; or skip: drop the update
     config.train.max_skipped = 10  # updates dropped in a row; one more stops the run
     # Images that pass the network at once, over all devices, for memory; 0 = the whole batch. The loss still compares

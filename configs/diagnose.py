@@ -15,6 +15,6 @@ def get_config() -> ConfigDict:
     """Returns every key."""
     config = probe.get_config()
     config.split = "validation"  # or test, or train
-    config.images = 2048  # the first ones of the split; ranks need more views than there are dimensions
+    config.images = 2048  # a seeded sample of the split; ranks need more views than there are dimensions
     del config.layer  # h and z are what is compared
     return config

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config = probe.get_config()
     config.trainable = "all"  # the first part that learns: all, a block (stage3_block1), a stage, head or classifier
     config.label_fraction = 1.0  # of the training images, as many of each class; smaller ones lie in larger ones
-    config.ids = ""  # instead: a text file with the ids of the images to learn from, one a line
+    config.ids = ""  # instead: a text file that lists images, a line each: paths from the source's folder on, or ids
     config.from_scratch = True  # whether the untrained network learns, too, for comparison
     config.seed = 0  # decides the subset, the order of images, their views and the network from scratch
     config.seeds = 1  # repeats, from seed on; the result is their mean and standard deviation

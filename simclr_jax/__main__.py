@@ -48,8 +48,10 @@ Any key of the config can be changed, as for train.py: --config.data.source=fold
 keys in configs/COMMAND.py.
 """
 
+import difflib
 import pathlib
 import pkgutil
+import re
 import sys
 
 # Each command: its file of commands/, and which of that file's commands it is, where there are several. A file is
@@ -73,22 +75,36 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that is named first; without one, says which there are."""
+    from simclr_jax.commands.settle import settle_process
+
+    settle_process()  # before what the command imports
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("", "help", "--help", "-h"):
         print(__doc__.strip())
         return
+    if name == "--version":
+        from simclr_jax.commands import command_line
+
+        print(command_line.version())
+        return
     if name not in COMMANDS:
-        sys.exit(f"error: {name!r} is not a command; there are: {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        sys.exit(f"error: {name!r} is not a command; there are: {', '.join(COMMANDS)}{meant}")
     project = pathlib.Path(__file__).resolve().parent.parent
     if not (project / "configs").is_dir():
         sys.exit(f"error: {project} has no configs/; install from a clone of the project: pip install --editable .")
     sys.path.insert(0, str(project))  # configs/ lies beside the package
     del sys.argv[1]
-    from simclr_jax.commands import launch
-
-    launch.settle_process()  # before what the command imports
+    sys.modules["__main__"].__doc__ = _about(name)
     file, *which = COMMANDS[name]
     pkgutil.resolve_name(f"simclr_jax.commands.{file}:main")(*which)
+
+
+def _about(name: str) -> str:
+    """Returns what the list of commands says of one, for its --help."""
+    of_command = re.compile(rf"^python -m simclr_jax {name}\b")
+    return "\n\n".join(part for part in __doc__.split("\n\n") if of_command.match(part))
 
 
 if __name__ == "__main__":

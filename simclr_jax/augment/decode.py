@@ -1,28 +1,41 @@
 """Encoded images to pixels: no more of them than their boxes need. TensorFlow ops for a `tf.data` map.
 
 TensorFlow decodes JPEG and PNG; Pillow, slower, everything else, which TensorFlow misreads (a BMP with a palette) or
-does not know (TIFF). Always three channels of 8 bits, the first frame, alpha dropped. Whether an image can be read
-depends on its bytes alone, never on the boxes.
+does not know (TIFF). Always three channels of 8 bits, the first frame, upright by its Exif data, what is transparent on
+white; of 16-bit images ``bits`` says which value is white, as in `pillow`. Whether an image can be read depends on its
+bytes alone, never on the boxes.
 """
 
-import io
+import functools
 import re
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
+
+from simclr_jax.augment import pillow
+from simclr_jax.augment.pillow import DEEPEST
 
 PNG_START = b"\x89PNG"
-_ENDS = (("JPEG", b"\xff\xd8\xff", b"\xff\xd9"), ("PNG", PNG_START, b"IEND\xaeB`\x82"))  # the first bytes, the last
-PILLOW_FORMATS = ("BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "JPEG")
-BITS_PER_SAMPLE = 258  # the TIFF tag: 12 or 16 where Pillow gives gray pixels of 16 bits
+_PNG_END = b"IEND\xaeB`\x82"
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TF_FRAME = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*", re.DOTALL)  # what TensorFlow puts around its messages
-MAX_PIXELS = (2**31 - 1) // 3  # of an image: TensorFlow's limit for PNG, kept for all, where Pillow's own is not lower
 MAX_JPEG_VALUES = 2**29  # height × width × channels of a JPEG that TensorFlow decodes; Pillow decodes larger ones
 
+# Whether a file is an ordinary one is asked of its first and last bytes, in ops that need no lock of Python's; only one
+# that is not, or that does not tell there, is looked through. Any byte is \C to RE2, which takes others for UTF-8.
+_HEAD, _TAIL = 2**10, 2**12  # bytes
+_JFIF, _TABLE = 20, b"\xff\xdb"  # bytes of a JPEG's usual first marker; the beginning of a table: no Exif data follow
+_OPAQUE_PNG = r"\CPNG\C{20}[\x01\x02\x04\x08][\x00\x02\x03]\C*IDAT\C*"  # of up to 8 bits, if it has none of these:
+_HAS_CHUNKS = r"\C*(tRNS|eXIf)\C*"
+_JPEG_EXIF = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e]|\xff\xe1..(?=Exif\0\0)", re.DOTALL)  # or where a scan begins
+_PNG_EXIF = re.compile(rb"eXIf(?=(Exif\0\0)?(II\x2a\0|MM\0\x2a))")
 
-def around(encoded: tf.Tensor, boxes_of: Callable[..., list[dict]]) -> tuple[tf.Tensor, list[dict]]:
+
+def around(
+    encoded: tf.Tensor, boxes_of: Callable[..., list[dict]], bits: int = DEEPEST
+) -> tuple[tf.Tensor, list[dict]]:
     """Pixels that hold every box, and the boxes moved to where they lie in these pixels.
 
     `boxes_of(height, width)` returns the boxes for an image size: dicts with y, x, height, width, or more.
@@ -43,27 +56,24 @@ def around(encoded: tf.Tensor, boxes_of: Callable[..., list[dict]]) -> tuple[tf.
         return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]
 
     def all_of_it():
-        pixels = whole(encoded)
+        pixels = whole(encoded, bits)
         return pixels, boxes_of(*size(pixels))
 
-    return tf.cond(_is_jpeg_for_tensorflow(encoded), crop, all_of_it)
+    return tf.cond(_is_upright_jpeg(encoded), crop, all_of_it)
 
 
-def whole(encoded: tf.Tensor) -> tf.Tensor:
+def whole(encoded: tf.Tensor, bits: int = DEEPEST) -> tf.Tensor:
     """All pixels of an encoded image, uint8 `[H, W, 3]`."""
     encoded = tf.convert_to_tensor(encoded)
-    is_png = tf.strings.substr(encoded, 0, len(PNG_START)) == PNG_START
-
-    def pillow():
-        if tf.executing_eagerly():  # numpy_function would lose the zero bytes at the end, which many a WebP has
-            return tf.constant(_pillow_pixels_or_none(encoded.numpy()))
-        return tf.numpy_function(_pillow_pixels_or_none, [encoded], tf.uint8, stateful=False)
 
     def tensorflow():
         return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
-    pixels = tf.cond(_is_jpeg_for_tensorflow(encoded) | is_png, tensorflow, pillow)
-    return tf.ensure_shape(pixels, [None, None, 3])  # refuses what Pillow could not decode
+    def python():
+        return _in_python(functools.partial(_pixels_or_none, bits=bits), encoded, tf.uint8)
+
+    pixels = tf.cond(_is_upright_jpeg(encoded) | _is_ordinary_png(encoded), tensorflow, python)
+    return tf.ensure_shape(pixels, [None, None, 3])  # refuses what Python could not decode
 
 
 def size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -83,47 +93,84 @@ def examine(encoded: bytes) -> tuple[int, int]:
     try:
         height, width = size(whole(tf.constant(encoded)))
     except tf.errors.InvalidArgumentError as error:
-        known = [(kind, end) for kind, start, end in _ENDS if encoded.startswith(start)]
-        if known and "too large" in error.message:  # for these alone TensorFlow's message says what is wrong
-            fault = _TF_FRAME.sub("", error.message)
-        elif known:
-            kind, end = known[0]
-            fault = f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
-        else:
-            try:
-                fault = f"{_pillow_pixels(encoded).shape} is no shape of an image"
-            except UnidentifiedImageError:
-                fault = f"no image, begins with {encoded[:16]!r}"
-            except Exception as pillows:
-                fault = str(pillows) or type(pillows).__name__
-        raise ValueError(f"{fault}, {len(encoded):,} bytes") from error
+        raise ValueError(f"{_fault(encoded, error)}, {len(encoded):,} bytes") from error
     return int(height), int(width)
 
 
-def _is_jpeg_for_tensorflow(encoded: tf.Tensor) -> tf.Tensor:
-    def is_small():
-        return tf.reduce_prod(tf.io.extract_jpeg_shape(encoded, tf.int64)) <= MAX_JPEG_VALUES
-
-    return tf.cond(tf.io.is_jpeg(encoded), is_small, lambda: False)
-
-
-def _pillow_pixels_or_none(encoded: bytes) -> np.ndarray:
-    """As `_pillow_pixels`; no pixels where it fails, since TensorFlow would log the traceback of each failure."""
+def _fault(encoded: bytes, error: tf.errors.InvalidArgumentError) -> str:
+    """What is wrong with bytes that cannot be decoded, where TensorFlow has told what it thinks."""
     try:
-        return _pillow_pixels(encoded)
+        if not encoded.startswith(_JPEG_START):
+            return f"{_pixels(encoded).shape} is no shape of an image"
+    except tf.errors.InvalidArgumentError as of_png:
+        error = of_png
+    except UnidentifiedImageError:
+        return f"no image, begins with {encoded[:16]!r}"
+    except Exception as pillows:
+        return str(pillows) or type(pillows).__name__
+    if "too large" in error.message:  # else it does not say what is wrong
+        return _TF_FRAME.sub("", error.message)
+    kind, end = ("JPEG", _JPEG_END) if encoded.startswith(_JPEG_START) else ("PNG", _PNG_END)
+    return f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
+
+
+def _is_upright_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether TensorFlow decodes it as it is: a JPEG that is not too large, with nothing to turn."""
+
+    def is_small_and_upright():
+        # Of a shorter string TensorFlow would put the bytes into its message, which is then no text.
+        is_long = tf.strings.length(encoded) >= _JFIF + len(_TABLE)
+        has_no_exif = tf.cond(is_long, lambda: tf.strings.substr(encoded, _JFIF, len(_TABLE)) == _TABLE, lambda: False)
+        is_upright = tf.cond(has_no_exif, lambda: True, lambda: _in_python(_is_stored_upright, encoded, tf.bool))
+        is_small = tf.reduce_prod(tf.io.extract_jpeg_shape(encoded, tf.int64)) <= MAX_JPEG_VALUES
+        return is_small & tf.ensure_shape(is_upright, [])
+
+    return tf.cond(tf.io.is_jpeg(encoded), is_small_and_upright, lambda: False)
+
+
+def _is_ordinary_png(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether the first and last bytes of a file tell that it is a PNG of up to 8 bits, opaque, without Exif data."""
+
+    def has_no_chunks():
+        end = tf.strings.substr(encoded, tf.maximum(tf.strings.length(encoded) - _TAIL, 0), _TAIL)
+        return ~tf.strings.regex_full_match(head, _HAS_CHUNKS) & ~tf.strings.regex_full_match(end, _HAS_CHUNKS)
+
+    head = tf.strings.substr(encoded, 0, _HEAD)
+    return tf.cond(tf.strings.regex_full_match(head, _OPAQUE_PNG), has_no_chunks, lambda: False)
+
+
+def _in_python(function: Callable[[bytes], np.ndarray], encoded: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    if tf.executing_eagerly():  # numpy_function would lose the zero bytes at the end, which many a WebP has
+        return tf.constant(function(encoded.numpy()))
+    return tf.numpy_function(function, [encoded], dtype, stateful=False)
+
+
+def _pixels_or_none(encoded: bytes, bits: int) -> np.ndarray:
+    """No pixels where decoding fails, since TensorFlow would log the traceback of each failure."""
+    try:
+        return _pixels(encoded, bits)
     except Exception:  # Pillow's plug-ins raise anything from struct.error to KeyError on damaged files
         return np.zeros(0, np.uint8)
 
 
-def _pillow_pixels(encoded: bytes) -> np.ndarray:
-    """The first frame without alpha."""
-    image = Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.height} × {image.width} is too large, more than {MAX_PIXELS:,} pixels")
-    if image.mode in ("I", "F"):
-        raise ValueError("pixels of 32 bits have no defined white, save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):  # Pillow would clip it
-        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
-        gray = np.asarray(image) >> (bits - 8)
-        return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+def _pixels(encoded: bytes, bits: int = DEEPEST) -> np.ndarray:
+    """Those of what TensorFlow's ops do not decode as it is meant."""
+    if encoded.startswith(_JPEG_START) and np.prod(tf.io.extract_jpeg_shape(encoded, tf.int64)) <= MAX_JPEG_VALUES:
+        pixels = tf.io.decode_jpeg(encoded, channels=3).numpy()
+    elif encoded.startswith(PNG_START):
+        is_deep = encoded[24:25] == bytes([DEEPEST])
+        values = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16 if is_deep else tf.uint8).numpy()
+        pixels = pillow.from_deep(values, bits) if is_deep else pillow.over_white(values)
+    else:
+        return pillow.decode(encoded, bits)
+    return pillow.upright(pixels, _orientation(encoded))
+
+
+def _is_stored_upright(encoded: bytes) -> np.bool_:
+    return np.bool_(_orientation(encoded) == 1)
+
+
+def _orientation(encoded: bytes) -> int:
+    """That of a PNG, or of a JPEG: one that Exif data before its scans tell."""
+    found = (_PNG_EXIF if encoded.startswith(PNG_START) else _JPEG_EXIF).search(encoded)
+    return pillow.orientation(encoded[found.end() : found.end() + 2**16] if found else b"")

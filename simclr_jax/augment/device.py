@@ -9,6 +9,8 @@ Everything is float32 whatever the model computes in; the products ask for `Prec
 a TPU would be coarser than the steps of an 8-bit image.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +112,20 @@ def central_views(images: jax.Array, image_size: int) -> jax.Array:
     Returns:
       float32 `[n, image_size, image_size, 3]` in [0, 1].
     """
-    box = rules.central_square(*np.float32(images.shape[1:3]), np)
+    return boxed_views(images, rules.central_square(*np.float32(images.shape[1:3]), np), image_size)
+
+
+def boxed_views(images: jax.Array, box: dict[str, Any], image_size: int) -> jax.Array:
+    """A part of each image, resized (bicubic with antialias) and nothing else.
+
+    Args:
+      images: uint8 `[n, H, W, 3]`.
+      box: y, x, height and width of the part, pixels.
+      image_size: side of the view, pixels.
+
+    Returns:
+      float32 `[n, image_size, image_size, 3]` in [0, 1].
+    """
     box = {name: jnp.full(len(images), value, jnp.float32) for name, value in box.items()}
     pixels = _crop_and_resize(image_size, images, box | {"flip": jnp.zeros(len(images), bool)})
     return pixels.transpose(0, 1, 3, 2)

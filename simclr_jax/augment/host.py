@@ -2,8 +2,8 @@
 
 What a view looks like depends on (seed, epoch, image id, view) alone: `view_seed` folds these into a
 stateless seed, `draw` turns it into parameters by the rule in `recipe`, `render` makes the pixels. Images are
-uint8 `[H, W, 3]` or the bytes of an encoded file (JPEG, PNG, and slower whatever Pillow reads; first frame; no
-alpha). Reading, order and batches are the pipeline's.
+uint8 `[H, W, 3]` or the bytes of an encoded file (JPEG, PNG, and slower whatever Pillow reads; see `decode`, also for
+``bits``, the bit depth of white). Reading, order and batches are the pipeline's.
 
 Shapes stop varying after the resize, so the rest of a view (`host_ops`) is compiled by XLA into one op, as is the rule
 of the parameters: at 32 pixels the arithmetic of a view costs less than the scheduling of its many small ops. Where all
@@ -60,7 +60,9 @@ def draw(recipe: Recipe, seed: tf.Tensor, height, width) -> dict[str, tf.Tensor]
     return _draw_views(recipe)([seed], height, width)[0]
 
 
-def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+def render(
+    recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor], *, bits: int = decode.DEEPEST
+) -> tf.Tensor:
     """One view of an image, from its parameters.
 
     Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur; clipped to [0, 1]
@@ -70,6 +72,7 @@ def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -
       recipe: the recipe that the parameters were drawn from.
       image: uint8 `[H, W, 3]`, or a scalar string: an encoded image; of a JPEG only the crop is decoded.
       parameters: from `draw`, for this image's height and width.
+      bits: bit depth of white in encoded images of 16 bits.
 
     Returns:
       float32 `[image_size, image_size, 3]` in [0, 1].
@@ -79,13 +82,13 @@ def render(recipe: Recipe, image: tf.Tensor, parameters: dict[str, tf.Tensor]) -
     """
     image = _checked(image)
     if image.dtype == tf.string:
-        image, (parameters,) = decode.around(image, lambda height, width: [parameters])
+        image, (parameters,) = decode.around(image, lambda height, width: [parameters], bits)
     pixels = _crop_and_resize(recipe.image_size, image, parameters)
     # Tensors, or every new value of a Python number would compile the program anew.
     return _finish(pixels, {name: tf.cast(parameters[name], dtype) for name, dtype in FINISHING.items()})
 
 
-def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Tensor:
+def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id, *, bits: int = decode.DEEPEST) -> tf.Tensor:
     """Both views of an image, a function of (seed, epoch, image id) and the pixels alone.
 
     Args:
@@ -94,6 +97,7 @@ def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Ten
       seed: of the run; int or scalar int64, as `epoch` and `image_id`.
       epoch: of the run.
       image_id: identifies the image.
+      bits: as of `render`.
 
     Returns:
       float32 `[2, image_size, image_size, 3]` in [0, 1].
@@ -101,13 +105,13 @@ def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Ten
     Raises:
       ValueError: the image is neither uint8 nor string.
     """
-    image, views = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id)
+    image, views = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id, bits=bits)
     return tf.stack([render(recipe, image, parameters) for parameters in views])
 
 
-def one_view(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> tf.Tensor:
+def one_view(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id, *, bits: int = decode.DEEPEST) -> tf.Tensor:
     """The first of `two_views`, float32 `[image_size, image_size, 3]`, without the work of the second."""
-    image, (parameters,) = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id, views=1)
+    image, (parameters,) = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id, views=1, bits=bits)
     return render(recipe, image, parameters)
 
 
@@ -127,14 +131,14 @@ def pairs_of_views(recipe: Recipe, images: tf.Tensor, seed: int, epochs, image_i
     return _compiled_pairs(recipe)(images, tf.constant(seed, tf.int64), epochs, image_ids)
 
 
-def two_crops(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> dict[str, Any]:
+def two_crops(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id, *, bits: int = decode.DEEPEST) -> dict[str, Any]:
     """What the devices need to make both views of an image: the crops' pixels and the views' parameters.
 
     A crop lies in the corner of a canvas with twice the view's side, which is all that has to travel. One that does
     not fit there is resized here, and its box becomes the view's square.
 
     Args:
-      recipe, image, seed, epoch, image_id: as for `two_views`.
+      recipe, image, seed, epoch, image_id, bits: as for `two_views`.
 
     Returns:
       {"crops": uint8 `[2, 2 * image_size, 2 * image_size, 3]`, "parameters": those of `draw`,
@@ -143,19 +147,20 @@ def two_crops(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id) -> dict[s
     Raises:
       ValueError: the image is neither uint8 nor string.
     """
-    image, views = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id)
+    image, views = _image_and_parameters(recipe, _checked(image), seed, epoch, image_id, bits=bits)
     crops, boxes = zip(*(_on_canvas(recipe.image_size, image, parameters) for parameters in views), strict=True)
     views = [{**view, **box} for view, box in zip(views, boxes, strict=True)]
     parameters = {name: tf.stack([view[name] for view in views]) for name in views[0]}
     return {"crops": tf.stack(crops), "parameters": parameters}
 
 
-def central_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
+def central_view(image: tf.Tensor, image_size: int, *, bits: int = decode.DEEPEST) -> tf.Tensor:
     """The evaluation view: the central square (`recipe.central_square`), resized (bicubic with antialias).
 
     Args:
       image: uint8 `[H, W, 3]`, or a scalar string: an encoded image.
       image_size: side of the view, pixels.
+      bits: as of `render`.
 
     Returns:
       float32 `[image_size, image_size, 3]` in [0, 1].
@@ -165,7 +170,7 @@ def central_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """
     image = _checked(image)
     if image.dtype == tf.string:
-        image, (box,) = decode.around(image, lambda height, width: [_central_square(height, width)])
+        image, (box,) = decode.around(image, lambda height, width: [_central_square(height, width)], bits)
     else:
         box = _central_square(*decode.size(image))
     return tf.clip_by_value(_crop_and_resize(image_size, image, box) / 255, 0.0, 1.0)
@@ -226,7 +231,7 @@ def _compiled_pairs(recipe: Recipe):
 
 
 def _image_and_parameters(
-    recipe: Recipe, image: tf.Tensor, seed, epoch, image_id, views: int = NUM_VIEWS
+    recipe: Recipe, image: tf.Tensor, seed, epoch, image_id, *, views: int = NUM_VIEWS, bits: int
 ) -> tuple[tf.Tensor, list[dict]]:
     """Pixels that hold the crops of the first views, and these views' parameters."""
     seeds = [view_seed(seed, epoch, image_id, view) for view in range(views)]
@@ -235,7 +240,7 @@ def _image_and_parameters(
         return _draw_views(recipe)(seeds, height, width)
 
     if image.dtype == tf.string:
-        return decode.around(image, draw_views)
+        return decode.around(image, draw_views, bits)
     return image, draw_views(*decode.size(image))
 
 

@@ -20,10 +20,12 @@ from simclr_jax.commands.studies import MEASURES, STUDIES, Study, Variant
 from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import colour, plots, scores
 from simclr_jax.evaluate.probed_run import ProbedRun
-from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.config import config_differences, flatten, recipe_of
+from simclr_jax.runtime import disk, run_folder
+from simclr_jax.runtime.config import flatten, recipe_of
 from simclr_jax.runtime.console import say
+from simclr_jax.runtime.differences import config_differences
 from simclr_jax.runtime.metrics import read_rows
+from simclr_jax.training import loop
 from simclr_jax.training.trainer import Trainer
 
 MOST_SEEDS = 100
@@ -88,7 +90,7 @@ def run(
             say(f"run {number} of {len(missing)}: {variant.name}, seed {config.seed + seed}")
             row = _do(_changed(config, variant, seed), f"{workdir}/runs/{name}", pretrain, probe)
             rows[name] = {"run": name, **row}
-            run_folder.replace_text(done, "".join(json.dumps(row) + "\n" for row in rows.values()))
+            disk.replace_text(done, "".join(json.dumps(row) + "\n" for row in rows.values()))
             jax.clear_caches()  # a run's programs are of no use to the next, and stay in memory
             say(f"  top-1 of h {scores.percent(row, 'top1_h')}, {row['seconds']:.0f} s")
         found = {
@@ -161,9 +163,12 @@ def _do(config: ConfigDict, run: str, pretrain: Callable, probe: ConfigDict) -> 
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         try:
             pretrain(config, run)
-        except ArithmeticError as error:
+        except loop.NonFinite as error:
             mend = "the study goes on with --config.train.on_nonfinite=skip, which drops such updates"
-            raise ArithmeticError(f"{run}: {error}; {mend}") from error
+            if config.train.on_nonfinite == "skip":
+                slower = f"--config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}"
+                mend = f"the same command with --workdir=NEW {slower} does the study anew"
+            raise ArithmeticError(f"{run}: {error.found}; {mend}") from error
         with contextlib.redirect_stderr(log):
             found = _measure(config, run, probe)
     (folder / "features").rmtree()  # of many runs they would fill the disk
@@ -193,7 +198,7 @@ def _measure(config: ConfigDict, run: str, probe: ConfigDict) -> dict[str, float
     of_z = of_h if z is h else top1(z)
 
     # How far colour alone goes: in matching some validation images' views, and in what h tells of mean colours.
-    split = probed.splits.load("validation").first(MATCHED)
+    split = probed.splits.load("validation").sample(MATCHED, seed=0)
     pairs = feed.view_pairs(
         split,
         recipe_of(config),
@@ -235,7 +240,7 @@ def _tell(folder: epath.Path, name: str, study: Study, found: dict[str, Any], co
     of = f"{config.data.source}, {config.model.encoder}, {len(next(iter(found.values()))['top1_h'])} seeds"
     said = "\n".join(f"- {claim.text}: **{studies.verdict(claim, found)}**" for claim in study.claims)
     text = f"# {name}: {of}\n\n{table}\n\nThe paper's findings:\n\n{said}\n"
-    run_folder.replace_text(folder / f"{name}.md", text)
+    disk.replace_text(folder / f"{name}.md", text)
     picture = folder / f"{name}.png"
     # Each of the study's lines in each panel; variants without a place on the axis stand side by side.
     panels = [plots.Panel(MEASURES[measure], []) for measure in study.measures]

@@ -8,13 +8,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax.data import feed
-from simclr_jax.data.folder import Folder
+from simclr_jax.data.layout import listed
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.runtime.console import progress, say
 from simclr_jax.training.trainer import open_splits
 
 LISTED = 100  # unreadable images that are listed on a screen; all are where the output goes to a file
-NAMED = 10  # folders or suffixes that are named in a line
 BATCH = 64  # images between two moves of the progress bar
 
 Report = dict[str, Any]  # of a split, see run
@@ -36,20 +35,17 @@ def run(config: ConfigDict) -> dict[str, Report]:
     """
     splits = open_splits(config)
     source = splits.source
+    of_source = source.describe()
+    say(f"{config.data.source}: {of_source.understood}")
     loaded = {role: splits.load(role) for role in splits.roles}
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}
     names = {role: splits.split_of(role) or "held out" for role in reports} | {"train": splits.train}
-    say(f"\n{config.data.source}\n{_table(reports, names)}")
+    say(f"\n{_table(reports, names)}")
 
-    # What lies in a folder and is no image of a split.
-    if isinstance(source, Folder):
-        if source.empty_folders:
-            say(f"\nfolders without images: {_some(source.empty_folders)}")
-        if source.passed_over:
-            kinds = [f"{count:,} × {suffix or 'no suffix'}" for suffix, count in source.passed_over.items()]
-            say(f"\npassed over, no image by name or kind: {_some(kinds)}")
-        if source.beside:
-            say(f"\npassed over, images beside the folders of the splits: {source.beside:,}")
+    unread = [name for name in source.split_names if name not in map(splits.split_of, splits.roles)]
+    left_out = "; ".join(filter(None, [of_source.left_out, unread and f"splits that are not used: {listed(unread)}"]))
+    if left_out:
+        say(f"\nleft out: {left_out}")
 
     # What cannot be read: all of it in a file, so many on a screen.
     left = LISTED if sys.stdout.isatty() else math.inf
@@ -80,7 +76,9 @@ def run(config: ConfigDict) -> dict[str, Report]:
         some = ", ".join(count for role, count in counts.items() if fractions[role])
         say(f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows.")
     else:
-        say(f"\nThe data are fine: every one of {sum(r['images'] for r in reports.values()):,} images can be read.")
+        looked_at = f"every one of {sum(r['images'] for r in reports.values()):,} images can be read"
+        others = f"Of what was looked at, {looked_at}; what is left out was not."
+        say(f"\n{others if left_out else f'The data are fine: {looked_at}.'}")
     return reports
 
 
@@ -125,13 +123,6 @@ def _table(reports: dict[str, Report], splits: dict[str, str]) -> str:
             spreads = [report[side] for report in reports.values()]
             rows.append([f"{side} {what}", *(f"{spread[index]:,}" if spread else "-" for spread in spreads)])
     return "\n".join(f"{row[0]:16}" + "".join(f"{cell:>16}" for cell in row[1:]) for row in rows)
-
-
-def _some(names: Any) -> str:
-    """Names as many as fit in a line or two."""
-    shown = [name if name.isprintable() else ascii(name) for name in names[:NAMED]]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def main() -> None:

@@ -1,32 +1,33 @@
 """Whether a run has collapsed, at any of its checkpoints: measures, a verdict in plain words and a picture."""
 
 import functools
-import json
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
 from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import plots, results
 from simclr_jax.evaluate.probed_run import ProbedRun
-from simclr_jax.runtime import run_folder
+from simclr_jax.evaluate.scores import printable
 from simclr_jax.runtime.config import recipe_of, run_config
-from simclr_jax.runtime.console import progress, say
+from simclr_jax.runtime.console import progress
 from simclr_jax.training import collapse
 
 MOST_IMAGES = 8192  # all pairs of them are compared
 BINS = np.linspace(-1, 1, 101)  # of the histograms of cosines
 
 
-def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
     """Measures how h and z of a run's checkpoint lie; writes RUN/eval/diagnose.json and similarities.png.
 
     Args:
       config: as configs/diagnose.py.
       workdir: RUN. Its checkpoint and config are all that is used of it.
+      out: a folder that receives eval/ instead, for a RUN that cannot be written.
 
     Returns:
       What diagnose.json holds.
@@ -40,11 +41,12 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         )
     if not 2 <= config.images <= MOST_IMAGES:
         raise ValueError(f"config.images={config.images} must be from 2 to {MOST_IMAGES:,}")
-    probed = ProbedRun(ConfigDict({**config, "layer": 0}), workdir, labelled=False)
+    probed = ProbedRun(ConfigDict({**config, "layer": 0}), workdir, labelled=False, out=out)
     network = probed.network
     pretraining = run_config(network.stored, network.run, views=True)
-    path = results.place(network.run, "diagnose")
-    pairs = _encode(probed, pretraining)
+    path = results.place(probed.folder, "diagnose")
+    variables = {"pretrained": network.variables, "untrained": network.untrained()}
+    pairs = _encode(probed, pretraining, variables)
     temperature = pretraining.loss.temperature
     loss = jax.jit(functools.partial(losses.nt_xent, temperature=temperature))
     found = {}
@@ -56,14 +58,11 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         of_loss = {"loss": value, "chance_loss": collapse.chance_loss(n), "batch_size": n}
         found[name] = collapse.of_pairs(h, z) | of_loss
     images = len(found["pretrained"]["positive"])
-    said = collapse.verdict(found["pretrained"], temperature)
+    moved = distance(*(of["params"] for of in variables.values()))
+    said = collapse.verdict(found["pretrained"], temperature, step=network.step, moved=moved)
     if not network.depth:
         said.append("This run has no head: its z is h, normalised.")
-    of = f"step {network.step:,} on {images:,} {config.split} images of {probed.source}"
-    say(f"\nhow h and z lie at {of}, two views each\n{table(found)}\n\n" + "\n".join(said))
-    path.parent.mkdir(exist_ok=True)
-    picture = run_folder.inside(network.run, "eval", "similarities.png")
-    plots.similarities(picture, found["pretrained"]["positive"], found["pretrained"]["negative"], title=of)
+    of = f"step {network.step:,} on {images:,} {config.split} images of {printable(probed.source)}"
     result = {
         **_plain(found["pretrained"]),
         "untrained": _plain(found["untrained"]),
@@ -73,9 +72,12 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         "split": config.split,
         "images": images,
         "temperature": temperature,
+        "moved": moved,
     }
-    run_folder.replace_text(path, json.dumps(result, indent=2) + "\n")
-    say(f"\nwritten to {path} and {picture.name}")
+    text = f"\nhow h and z lie at {of}, two views each\n{table(found)}\n\n" + "\n".join(said)
+    result = results.keep(probed, path, result, text)
+    cosines = found["pretrained"]["positive"], found["pretrained"]["negative"]
+    results.draw(probed, "similarities.png", lambda picture: plots.similarities(picture, *cosines, title=of))
     return result
 
 
@@ -99,14 +101,21 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join([head, *lines])
 
 
-def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
+def distance(params: Any, start: Any) -> float:
+    """Returns how far parameters are from others, as a share of the others' norm."""
+    moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b), params, start)
+    return float(optax.tree.norm(moved) / optax.tree.norm(start))
+
+
+def _encode(probed: ProbedRun, pretraining: ConfigDict, variables: dict[str, Any]) -> dict[str, tuple]:
     """Returns {network: (h, z)}, each a pair of arrays [n, d]: of the first views and of the second."""
     config, network = probed.config, probed.network
-    split = probed.splits.load(config.split).first(config.images)
+    split = probed.splits.load(config.split).sample(config.images, seed=0)
     size = min(config.batch_size, len(split))
     if size < 2:
         raise ValueError(
-            f"{probed.source} has {len(split)} {config.split} images; two are compared: take another split"
+            f"{probed.source} has {len(split)} {config.split} images; two are compared: take other ones, "
+            f"--config.split={'train' if config.split != 'train' else 'validation'}"
         )
     pairs = feed.view_pairs(
         split,
@@ -116,7 +125,6 @@ def _encode(probed: ProbedRun, pretraining: ConfigDict) -> dict[str, tuple]:
         seed=pretraining.seed,
         max_corrupt_fraction=config.data.max_corrupt_fraction,
     )
-    variables = {"pretrained": network.variables, "untrained": network.untrained()}
     layers = (0, network.depth)
     encoders = {(name, layer): network.encode(layer, of) for name, of in variables.items() for layer in layers}
     found = {end: [] for end in encoders}
@@ -144,4 +152,4 @@ def main() -> None:
     from configs import diagnose
     from simclr_jax.commands import launch
 
-    launch.launch_on_run(run, diagnose)
+    launch.launch_on_run(run, diagnose, out=True)

@@ -17,7 +17,7 @@ from simclr_jax.evaluate.html import PROBES
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.interop import card, onnx, pytorch, stablehlo
 from simclr_jax.models import ResNet
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk, run_folder
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
 
@@ -36,7 +36,7 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
       kind: of `FORMATS`: "torch", a PyTorch state dict with torchvision's names; "onnx", a graph, which is tried with
         onnxruntime where that is installed; "stablehlo", a program of jax.export for CPU, CUDA and TPU.
       run: RUN or RUN/checkpoints/STEP.
-      out: the file; neither it nor its card, the same with .md behind it, may exist.
+      out: the file, with the suffix of its kind; neither it nor its card, the same with .md behind it, may exist.
       license: of the weights, for the card.
 
     Raises:
@@ -46,10 +46,12 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
     path = run_folder.folder(out)
     if not path.name:
         raise ValueError(f"--out={out} names no file")
-    if not run_folder.is_local(path):
-        raise ValueError(f"--out={out} must be a file of this machine; copy it there afterwards")
     if not path.parent.is_dir():
         raise ValueError(f"--out={out}: there is no folder {path.parent}; make it, or name another")
+    described = card.FORMATS[kind]
+    if path.suffix != described.suffix:
+        right = path.with_suffix(described.suffix)
+        raise ValueError(f"--out={out}: {described.title}, is known by the end of its name; give --out={right}")
     places = [path, path.with_name(f"{path.name}.md")]
     for place in places:
         if place.exists():
@@ -61,7 +63,7 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
     size = sum(x.nbytes for x in jax.tree.leaves(variables))
     with _whole(out, places) as (file, card_file):
         if kind == "torch":
-            pytorch.save(str(file), variables, network)
+            pytorch.save(str(file), variables, network, image_size=trained.image_size)
         elif size > _MOST_BYTES:
             raise ValueError(
                 f"the weights take {size / 2**20:,.0f} MiB, and such a file holds at most {_MOST_BYTES / 2**20:,.0f}; "
@@ -153,16 +155,17 @@ def _subject(
         file=name,
         format=kind,
         sha256=digest,
-        size=file.stat().length,
+        size=disk.size(file),
         run=trained.run,
         step=trained.step,
         network=described,
         feature_dim=encoder.feature_dim,
         image_size=trained.image_size,
+        bits=run_folder.read_bits(trained.run),
         normalize=network.normalize,
         config=flatten(trained.stored),
         imported=(results.read_object(imported) or {}) if imported.exists() else None,
-        probes=[(PROBES.get(probe, (probe,))[0], result) for probe, result in results.read(trained.run).items()],
+        probes=[(PROBES.get(probe, probe), result) for probe, result in results.read(trained.run).items()],
         license=license or None,
         versions=f"simclr_jax {simclr_jax.__version__} with jax {jax.__version__}",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -5,6 +5,8 @@ from ml_collections import ConfigDict
 
 from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.probed_run import ProbedRun
+from simclr_jax.evaluate.scores import printable
+from simclr_jax.runtime import disk
 from simclr_jax.runtime.console import say
 
 
@@ -17,18 +19,29 @@ def run(config: ConfigDict, workdir: str, out: str) -> None:
       out: a folder that does not exist yet; receives train, validation and test as `evaluate.feature_files` describes.
 
     Raises:
-      ValueError: the folder exists; or as `ProbedRun`.
+      ValueError: the folder exists, there are no images; or as `ProbedRun`. Nothing is left of it then.
     """
     folder = epath.Path(out).expanduser()
     if folder.exists():
         raise ValueError(f"--out={out} exists; give a folder that does not")
+    disk.check_writable(folder.parent)
     probed = ProbedRun(config, workdir, labelled=False)
-    roles = probed.splits.roles
+    counts = {role: len(probed.splits.load(role)) for role in probed.splits.roles}
+    roles = [role for role, count in counts.items() if count]
+    for role in counts.keys() - roles:
+        say(f"{printable(probed.source)} has no {role} images: left out")
+    new = disk.beside(folder)
+    try:
+        for role in roles:
+            probed.extract(role, probed.layer, {"pretrained": new / role})
+        new.rename(folder)
+    finally:
+        if new.exists():
+            new.rmtree()
     for role in roles:
-        probed.extract(role, probed.layer, {"pretrained": folder / role})
         made = feature_files.read(folder / role)
         say(f"{folder / role}: {probed.layer_name} of {len(made):,} images, {made.dim} values each")
-    say(f'read them with numpy.load("{folder / roles[0] / "features-00000.npy"}", mmap_mode="r")')
+    say(f"read them with numpy.load({str(folder / roles[0] / 'features-00000.npy')!r}, mmap_mode='r')")
 
 
 def main() -> None:

@@ -3,10 +3,11 @@
 import itertools
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax.augment.recipe import Recipe
-from simclr_jax.data import subset
+from simclr_jax.data import sources, subset
 from simclr_jax.data.split import Split
 from simclr_jax.evaluate import probed_run, results
 from simclr_jax.models import create_classifier, create_model
@@ -19,12 +20,13 @@ from simclr_jax.training.supervised import SupervisedTrainer
 FEW_LABELS, EPOCHS_OF_FEW, EPOCHS = 0.01, 60, 30  # of the papers: v1 appendix B.5, v2 section 3.1
 
 
-def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
     """Fine-tunes a run's network, and the same network from scratch; writes RUN/eval/finetune.json and prints a table.
 
     Args:
       config: as configs/finetune.py.
       workdir: RUN. Its checkpoint and config are all that is used of it.
+      out: a folder that receives eval/ instead, for a RUN that cannot be written.
 
     Returns:
       What the JSON file holds; accuracies are fractions.
@@ -34,24 +36,31 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
       loop.NonFinite: a loss that is not finite. No result has been written in either case.
     """
     name = "finetune" + ("" if config.trainable == "all" else f"_{config.trainable}")
-    return _run(config, workdir, name, "fine-tuning", config.trainable, config.from_scratch, "from_scratch")
+    return _run(config, workdir, out, name, "fine-tuning", config.trainable, config.from_scratch, "from_scratch")
 
 
-def run_linear(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def run_linear(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
     """Trains a classifier on a run's frozen encoder with augmented views; writes RUN/eval/linear_augmented.json.
 
     Args, Returns, Raises: as `run`, with configs/linear_augmented.py.
     """
     title = "linear evaluation with augmentation"
-    return _run(config, workdir, "linear_augmented", title, "classifier", True, "untrained")
+    return _run(config, workdir, out, "linear_augmented", title, "classifier", True, "untrained")
 
 
 def _run(
-    config: ConfigDict, workdir: str, name: str, title: str, trainable: str, compared: bool, other: str
+    config: ConfigDict,
+    workdir: str,
+    out: str | None,
+    name: str,
+    title: str,
+    trainable: str,
+    compared: bool,
+    other: str,
 ) -> dict[str, Any]:
     """``other`` is what the untrained network is called in the result."""
     _check(config)
-    probed = probed_run.ProbedRun(config, workdir)
+    probed = probed_run.ProbedRun(config, workdir, out=out)
     network, run = probed.network, probed.network.config
     model = create_classifier(
         create_model(network_of(run), axis_name=devices.AXIS if run.model.global_batch_norm else None),
@@ -61,7 +70,7 @@ def _run(
     )
     # The result's name tells of its settings, so that other ones do not take its place.
     of_images = "_ids" if config.ids else "" if config.label_fraction == 1 else f"_{config.label_fraction:g}"
-    path = results.place(network.run, name + (f"_layer{probed.layer}" if probed.layer else "") + of_images)
+    path = results.place(probed.folder, name + (f"_layer{probed.layer}" if probed.layer else "") + of_images)
     recipe = Recipe(
         network.image_size,
         min_area=config.min_area,
@@ -69,15 +78,11 @@ def _run(
         grayscale_probability=0.0,
         blur_probability=0.0,
     )
-    validation, test = probed.splits.load("validation"), probed.splits.load("test")
+    labelled, validation, test = _labelled(probed)
     judged, chosen = [], {}
     for seed in range(config.seed, config.seed + config.seeds):
-        train = _training_images(probed, seed)
-        # Of streams the labels are not known before the images have been read.
-        splits = {"train": train, "validation": validation, "test": test}
-        known = {role: split.labels for role, split in splits.items() if isinstance(split, Split)}
-        if "train" in known:
-            probed_run.check_labels(known, probed.class_names, probed.source)
+        few = config.label_fraction < 1
+        train = subset.balanced(labelled, config.label_fraction, seed=seed) if few else labelled  # a seed has its own
         trainer = SupervisedTrainer(
             model,
             recipe,
@@ -137,21 +142,21 @@ def _check(config: ConfigDict) -> None:
     optimizers.scaled_learning_rate(1.0, batch_size=1, scaling=config.scaling)
 
 
-def _training_images(probed: probed_run.ProbedRun, seed: int) -> Any:
-    """Returns the images to learn from; a seed has its own subset."""
-    config, train = probed.config, probed.splits.load("train")
-    if config.label_fraction == 1 and not config.ids:
-        return train
-    if not isinstance(train, Split):
+def _labelled(probed: probed_run.ProbedRun) -> list[Any]:
+    """Returns the images of the three roles that have a usable label, of train those of a list, if one is given."""
+    config, splits = probed.config, {role: probed.splits.load(role) for role in sources.ROLES}
+    if not isinstance(splits["train"], Split) and (config.ids or config.label_fraction < 1):
         raise ValueError(
             f"{probed.source} is read as a stream, of which no subset can be chosen; name a set that is one, as "
             "--config.data.source=tfds:imagenet2012_subset/1pct"
         )
-    if bare := int((train.labels < 0).sum()):
-        raise ValueError(f"{bare:,} of {len(train):,} training images of {probed.source} have no label")
     if config.ids:
-        return subset.listed(train, config.ids)
-    return subset.balanced(train, config.label_fraction, num_classes=len(probed.class_names), seed=seed)
+        splits["train"] = subset.listed(splits["train"], config.ids)
+    # Of streams the labels are not known before the images have been read.
+    if not all(isinstance(split, Split) for split in splits.values()):
+        return list(splits.values())
+    masks = probed.leave_out({role: split.class_numbers for role, split in splits.items()})
+    return [split.take(np.flatnonzero(masks[role])) for role, split in splits.items()]
 
 
 def main(kind: str) -> None:
@@ -160,6 +165,6 @@ def main(kind: str) -> None:
     from simclr_jax.commands import launch
 
     if kind == "finetune":
-        launch.launch_on_run(run, finetune)
+        launch.launch_on_run(run, finetune, out=True)
     else:
-        launch.launch_on_run(run_linear, linear_augmented)
+        launch.launch_on_run(run_linear, linear_augmented, out=True)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from simclr_jax.interop import google as google_checkpoints
 from simclr_jax.interop import pytorch
 from simclr_jax.models import Network
-from simclr_jax.runtime import checkpoint, run_folder
+from simclr_jax.runtime import checkpoint, disk, run_folder
 from simclr_jax.runtime.config import run_config
 from simclr_jax.runtime.console import say
 
@@ -71,7 +71,7 @@ def torch(
     _check_free(out)
     weights = pytorch.load(path, pool=pool, normalize=normalize, prefix=prefix)
     network = weights.network
-    image_size = 32 if network.cifar_stem else 224
+    image_size = weights.image_size or (32 if network.cifar_stem else 224)
     what = f"{network.encoder}, width {network.width}" + ", CIFAR stem" * network.cifar_stem
     notes = {"from": "PyTorch state dict", "path": path, "network": what, "left_out": weights.left_out}
     variables = {kind: {"encoder": tree} for kind, tree in weights.variables.items()}
@@ -110,7 +110,7 @@ def _write(out: str, step: int, variables: dict[str, Any], config: dict[str, Any
             checkpoints.save(step, {"step": np.int32(step), **variables})
         finally:
             checkpoints.close()
-        run_folder.replace_text(run_folder.imported(out), json.dumps(notes, indent=2) + "\n")
+        disk.replace_text(run_folder.imported(out), json.dumps(notes, indent=2) + "\n")
         run_folder.write_config(out, config)
 
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from simclr_jax.evaluate import knn, plots, results, sheets
 from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.evaluate.probed_run import ProbedRun
+from simclr_jax.evaluate.scores import printable
 from simclr_jax.runtime import run_folder
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
@@ -35,40 +36,41 @@ CURVES = [
 ]
 
 
-def run(config: ConfigDict, workdir: str) -> list[str]:
+def run(config: ConfigDict, workdir: str, out: str | None = None) -> list[str]:
     """Draws RUN/eval/tsne.png, neighbours.png and curves.png, as far as there is what they show.
 
     Args:
       config: as configs/pictures.py.
       workdir: RUN.
+      out: a folder that receives eval/ and the features instead, for a RUN that cannot be written.
 
     Returns:
       The paths of what was drawn.
 
     Raises:
-      ValueError: no run, no checkpoint, no test images, or a number out of its bounds.
+      ValueError: no run, no checkpoint, or a number out of its bounds.
     """
     for name, (least, most) in LIMITS.items():
         if not least <= config[name] <= most:
             raise ValueError(f"config.{name}={config[name]} must be from {least} to {most:,}")
     if not 1 <= config.perplexity <= 1000:
         raise ValueError(f"config.perplexity={config.perplexity:g} must be from 1 to 1,000; 5 to 50 is usual")
-    probed = ProbedRun(config, workdir, labelled=False)
-    folder = results.place(probed.network.run, "pictures").parent
+    probed = ProbedRun(config, workdir, labelled=False, out=out)
+    folder = results.place(probed.folder, "pictures").parent
     role = "test" if probed.class_names or probed.splits.split_of("test") else "validation"
-    if not len(probed.splits.load(role)):
-        raise ValueError(f"{probed.source} has no {role} images; name a source that has: --config.data.source=…")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tsne_png, neighbours_png, curves_png = (
-        run_folder.inside(probed.network.run, "eval", f"{name}.png") for name in ("tsne", "neighbours", "curves")
+        run_folder.inside(probed.folder, "eval", f"{name}.png") for name in ("tsne", "neighbours", "curves")
     )
-    drawn = []
-    if config.tsne_images:
+    drawn, some = [], len(probed.splits.load(role)) > 0
+    if not some:
+        say(f"{printable(probed.source)} has no {role} images: curves alone; --config.data.source=… names another")
+    if some and config.tsne_images:
         drawn += _draw_maps(probed, role, tsne_png)
-    if config.queries:
+    if some and config.queries:
         drawn += _draw_neighbours(probed, role, neighbours_png)
     drawn += _draw_curves(probed, curves_png)
-    say(f"written to {', '.join(drawn)}")
+    say(f"written to {', '.join(drawn)}" if drawn else "nothing was drawn")
     return drawn
 
 
@@ -118,7 +120,7 @@ def _draw_maps(probed: ProbedRun, role: str, path: epath.Path) -> list[str]:
         x = of.array()[shown]
         x = x if layer == 0 else collapse.normalized(x)  # as the loss sees z
         points[f"{name} ({of.dim} dimensions)"] = tsne(x, perplexity=config.perplexity, seed=config.seed)
-    title = f"t-SNE of {len(shown):,} {role} images of {probed.source}, step {network.step:,}"
+    title = f"t-SNE of {len(shown):,} {role} images of {printable(probed.source)}, step {network.step:,}"
     plots.maps(path, points, labels, probed.class_names, title=title)
     return [str(path)]
 
@@ -144,7 +146,7 @@ def _draw_neighbours(probed: ProbedRun, role: str, path: epath.Path) -> list[str
         for i, image, those, values in zip(shown, probed.images(role, asked.ids), nearest, cosines, strict=True)
     ]
     title = f"{role.capitalize()} images and the training images nearest to them in {probed.layer_name}, by cosine; "
-    sheets.neighbours(path, rows, title=f"{title}{probed.source}, step {probed.network.step:,}")
+    sheets.neighbours(path, rows, title=f"{title}{printable(probed.source)}, step {probed.network.step:,}")
     return [str(path)]
 
 
@@ -163,6 +165,7 @@ def _draw_curves(probed: ProbedRun, path: epath.Path) -> list[str]:
             found = [(row["epoch"], scale * row[name]) for row in rows if name in row]
             # Validation is drawn dashed with dots: one an epoch.
             style = {"style": "--", "marker": "o"} if name.startswith("validation_") else {}
+            style |= {"marker": "o"} if len(found) == 1 else {}  # no line goes through it
             if found:
                 lines.append(plots.Line(words, *zip(*found, strict=True), colour=colour, **style))
         if label == "loss" and lines:
@@ -179,7 +182,9 @@ def _draw_curves(probed: ProbedRun, path: epath.Path) -> list[str]:
     if not panels:
         say(f"{probed.network.run} has no metrics.jsonl with rows in it: no curves")
         return []
-    plots.curves(path, panels, x_label="epoch", title=f"{path.parent.parent.name}: pretraining")
+    plots.curves(
+        path, panels, x_label="epoch", title=f"{printable(run_folder.folder(probed.network.run).name)}: pretraining"
+    )
     return [str(path)]
 
 
@@ -188,4 +193,4 @@ def main() -> None:
     from configs import pictures
     from simclr_jax.commands import launch
 
-    launch.launch_on_run(run, pictures)
+    launch.launch_on_run(run, pictures, out=True)

@@ -1,20 +1,27 @@
-"""What a run would take, before it runs: its step is compiled and nothing is run or written.
+"""What a run would take, before it runs: its step is compiled, and tried where it fits; nothing is written.
 
 Where the step does not fit the devices, settings that take less memory are compiled until one fits.
 """
 
 import dataclasses
+import statistics
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
-from simclr_jax.runtime import devices
-from simclr_jax.runtime.console import say
+from simclr_jax.runtime import devices, processes
+from simclr_jax.runtime.console import duration, say
 from simclr_jax.training.trainer import Trainer
+
+TRIED_STEPS = 3  # after one more, in which the devices warm up
+LONGEST_STEP = 20.0  # seconds, by its FLOPs, of a step that is tried
+_SIDE = 2048  # of the matrices whose product tells a device's FLOPs a second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +53,15 @@ def run(config: ConfigDict) -> dict[str, Any]:
       config: as configs/default.py.
 
     Returns:
-      The numbers, and "overrides", {key: value} that make the run fit: {} where it does, None where nothing does.
+      The numbers; "overrides", {key: value} that make the run fit: {} where it does, None where nothing does; and
+      "seconds_per_step", where the step was tried, else None.
 
     Raises:
       ValueError: the config or the data do not fit; nothing has been compiled then.
     """
     trainer = Trainer.from_config(config)
     limit, state, schedule = devices.memory_bytes(), trainer.state_shapes(), trainer.schedule
-    say(f"plan of {config.data.source} on {devices.describe()}; the step is compiled, nothing is run\n")
+    say(f"plan of {config.data.source} on {devices.describe()}; the step is compiled, and tried where it fits\n")
     numbers = {
         **{f"{name}_parameters": sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()},
         "flops_per_step": flops(trainer),
@@ -61,31 +69,90 @@ def run(config: ConfigDict) -> dict[str, Any]:
         "images_seen": schedule.total_steps * schedule.batch_size,
         "checkpoint_bytes": _bytes(state),
     }
-    memory = measure(trainer)
+    memory, step = measure(trainer)
     say(_table(trainer, numbers, memory, limit))
-    overrides = {} if memory is not None and memory.peak <= limit else _find(trainer, memory, limit)
-    return numbers | {"memory": memory and dataclasses.asdict(memory), "limit": limit, "overrides": overrides}
+    if advice := devices.quicker_type(config.model.dtype):
+        say(f"\n{advice}")
+    if memory is not None and memory.peak <= limit:
+        overrides, seconds = {}, _try(trainer, step, numbers["flops_per_step"])
+    else:
+        overrides, seconds = _find(trainer, memory, limit), None
+    found = {"memory": memory and dataclasses.asdict(memory), "limit": limit, "overrides": overrides}
+    return numbers | found | {"seconds_per_step": seconds}
 
 
-def measure(trainer: Trainer) -> Memory | None:
-    """Compiles the step and returns what it takes; None where the compiler itself runs out of memory."""
+def measure(trainer: Trainer) -> tuple[Memory, jax.stages.Compiled] | tuple[None, None]:
+    """Compiles the step, returns what it takes and the step; None where the compiler itself runs out of memory."""
     z = jax.ShapeDtypeStruct((2, trainer.schedule.batch_size // trainer.devices, _dim(trainer)), jnp.float32)
 
     def loss_step(_, z, resident, *, axis_name, loss):
         return jax.value_and_grad(lambda z: loss(z[0], z[1], axis_name=axis_name), has_aux=True)(z)
 
     try:
-        analysis = trainer.lower_train_step().compile().memory_analysis()
+        step = trainer.lower_train_step().compile()
+        analysis = step.memory_analysis()
         lowered = devices.lower_step(loss_step, None, z, None, loss=trainer.loss)
         loss = lowered.compile().memory_analysis().temp_size_in_bytes
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return None
+        return None, None
     moving = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     held = _bytes(trainer.state_shapes())
     loss = min(loss, moving)
-    return Memory(held, moving - loss, loss, max(0, analysis.argument_size_in_bytes - held))
+    return Memory(held, moving - loss, loss, max(0, analysis.argument_size_in_bytes - held)), step
+
+
+def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> float | None:
+    """Says how long the run will take, from some steps; where one would be long, how long at least, and takes none."""
+    steps = trainer.schedule.total_steps
+    if processes.process()[1] > 1:  # all would have to agree to try it
+        say("\ntime: not tried, as there are several processes; a run tells it after ten steps")
+        return None
+    least = flops_per_step / (trainer.devices * _flops_per_second(trainer.config.model.dtype))
+    if least > LONGEST_STEP:
+        say(
+            f"\ntime: {duration(steps * least)} or more, {duration(least)} a step, if all of it ran at the speed of a "
+            "product of matrices; too long a step to try here"
+        )
+        return None
+    try:
+        seconds = seconds_per_step(trainer, step)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        say("\ntime: not known, as the device has no memory to try the step: does another program use it?")
+        return None
+    say(
+        f"\ntime: about {duration(steps * seconds)}, {seconds:.3g} s a step, from {TRIED_STEPS} steps on blank images; "
+        "reading images, making views on the host, validation and checkpoints are not counted"
+    )
+    return seconds
+
+
+def seconds_per_step(trainer: Trainer, step: jax.stages.Compiled) -> float:
+    """Takes some steps on blank images and returns the median of their seconds."""
+    shapes, _ = trainer.batch_shapes()
+    batch = jax.tree.map(lambda x: np.zeros((trainer.devices * x.shape[0], *x.shape[1:]), x.dtype), shapes)
+    batch, resident = devices.shard(batch), devices.replicate(trainer.feed.resident)
+    state, times = devices.replicate(trainer.initial_state()), []
+    for _ in range(1 + TRIED_STEPS):
+        start = time.perf_counter()
+        state, metrics = devices.take_step(step, state, batch, resident)
+        devices.first(metrics)  # waits
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def _flops_per_second(dtype: str) -> float:
+    """Returns the speed of a device in a product of two matrices, at its second try."""
+    square = jnp.ones((_SIDE, _SIDE), dtype)
+    multiply = jax.jit(jnp.matmul)
+    for _ in range(2):
+        start = time.perf_counter()
+        jax.block_until_ready(multiply(square, square))
+        seconds = time.perf_counter() - start
+    return 2 * _SIDE**3 / seconds
 
 
 def flops(trainer: Trainer) -> int:
@@ -110,7 +177,7 @@ def _find(trainer: Trainer, memory: Memory | None, limit: int) -> dict[str, Any]
     """Compiles settings that take less and less, and says which is the first that fits."""
     say(f"\n{'settings tried':64}{'peak':>12}")
     for changes in _candidates(trainer):
-        found = measure(trainer.with_changes(changes))
+        found, _ = measure(trainer.with_changes(changes))
         fits = found is not None and found.peak <= limit
         overrides = " ".join(f"--config.{key}={value}" for key, value in changes.items())
         say(f"{overrides:64}{_size(found.peak) if found else 'no memory':>12}  {'fits' if fits else 'does not fit'}")

@@ -1,17 +1,24 @@
 """The pretraining run, from a config to checkpoints: reads top to bottom in the order of events."""
 
 import contextlib
+import json
+import shlex
 import sys
 import textwrap
+import zlib
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from simclr_jax.runtime import checkpoint, devices, metrics, preemption, processes, run_folder
-from simclr_jax.runtime.config import config_differences, epochs_extended_from
+from simclr_jax.commands import next_step
+from simclr_jax.data import contents
+from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
+from simclr_jax.runtime import array_files, checkpoint, devices, metrics, preemption, processes, run_folder
+from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
-from simclr_jax.training import loop, optimizers
+from simclr_jax.runtime.differences import config_differences, epochs_extended_from, network_differences
+from simclr_jax.training import loop, optimizers, state
 from simclr_jax.training.trainer import Trainer
 
 
@@ -23,45 +30,57 @@ def run(config: ConfigDict, workdir: str) -> None:
       workdir: RUN; receives config, checkpoints and metrics.
 
     Raises:
-      ValueError: the config, the data or the workdir does not fit, nothing has been compiled or written then; or a
-        checkpoint cannot be written.
+      ValueError: the config, the data, the workdir or its checkpoints do not fit, nothing has been compiled or written
+        then; or a checkpoint cannot be written.
+      OSError: the disk does not give the run's checkpoints, or what it is to start from; nothing has been written.
       loop.NonFinite: the loss, its gradient or a parameter stopped being finite.
       preemption.Stopped: the process was told to stop, and everything is saved.
     """
-    trainer = Trainer.from_config(config)
+    trainer = Trainer.from_config(config, bits=run_folder.read_bits(workdir))
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
+    data = trainer.splits.contents()
+    _check_same_data(data)
+    start = _network_to_start_from(trainer, workdir)
     with preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
-        more_epochs_than = _check_config(workdir, config) if writes else None
+        more_epochs_than = _check_config(workdir, config, data) if writes else None
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
         shapes = devices.replicated_shapes(trainer.state_shapes())
         agree = processes.agree if processes.process()[1] > 1 else None
         first_step, train_state = checkpoints.restore(shapes, on_damage=say, agree=agree)
         if train_state is None:
-            train_state = devices.replicate(trainer.initial_state())
+            initial = trainer.initial_state()
+            train_state = devices.replicate(initial.replace(**start.variables) if start else initial)
         else:
             train_state = devices.to_local(train_state)
         if more_epochs_than:
             _extend(workdir, trainer, more_epochs_than, first_step)
         if writes:
+            run_folder.write_bits(workdir, trainer.splits.bits_of_white)
             run_folder.write_config(workdir, config.to_dict())
+            run_folder.write_data(workdir, data)
             run_folder.note_start(workdir, first_step, devices.describe())
         processes.agree(first_step)  # process 0 has written
         if not writes:  # what process 0 has written must be seen here, and be what this process has
             try:
-                differences = config_differences(run_folder.read_config(workdir), config.to_dict())
+                written = run_folder.read_config(workdir)
+                differences = config_differences(written, config.to_dict(), same_data=True)
             except ValueError as error:
                 raise ValueError(f"{error}; --workdir must lie on a disk that all processes share") from error
             if differences:
                 raise ValueError(f"process 0 has another config ({'; '.join(differences)}); start all with one command")
         _describe(trainer, train_state.params, first_step)
+        if start:
+            say(f"its weights are those of step {start.step:,} of {start.run}")
 
         lengths = {"total_steps": schedule.total_steps, "views_per_step": 2 * schedule.batch_size}
         if writes:
             metrics.import_tensorboardx_without_torch()
         writer = metrics.MetricsWriter(workdir, first_step=first_step, **lengths) if writes else metrics.NoWriter()
-        hook, sys.unraisablehook = sys.unraisablehook, checkpoint.without_closed_loops(sys.unraisablehook)
+        hook, sys.unraisablehook = sys.unraisablehook, array_files.without_closed_loops(sys.unraisablehook)
         try:
             log = loop.MetricsLog(trainer, writer, checkpoints)
+            if first_step < schedule.total_steps:
+                say("compiling the first step …")
             last_step, _ = loop.train(
                 trainer.map_train_step(),
                 train_state,
@@ -84,21 +103,60 @@ def run(config: ConfigDict, workdir: str) -> None:
     if last_step < schedule.total_steps:
         raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
     say(f"\n{schedule.total_steps:,} steps done. Checkpoints, metrics and TensorBoard files are in {workdir}")
-    say(f"next: python eval_linear.py --workdir={workdir}    or    tensorboard --logdir={workdir}/tensorboard")
+    say("next: " + "\n  or: ".join(next_step.after_training(trainer, workdir)))
 
 
-def _check_config(workdir: str, config: ConfigDict) -> int | None:
-    """Refuses a run of another config; returns its epochs where this one only asks for more of them."""
+def _network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | None:
+    """Reads the network that config.train.start_from names; None without one, or where the run has its own to go on."""
+    place = trainer.config.train.start_from
+    if not place or processes.agree(checkpoint.latest_step(workdir) is not None):
+        return None
+    try:
+        # Of several processes the first chooses the step: the run that it is of may still be training.
+        network = open_run(place) if processes.is_first() else None
+        step = processes.agree(network.step if network else 0)
+        network = network or open_run(checkpoint.split(place)[0], step)
+        differences = network_differences(network.config, trainer.config)
+        if differences:
+            raise ValueError(f"its network is another ({'; '.join(differences)}); give these keys its values")
+        state.check_variables(network.variables, model=trainer.model, run=place)
+    except ValueError as error:
+        raise ValueError(f"config.train.start_from={place}: {error}") from error
+    return network
+
+
+def _check_same_data(data: dict[str, Any]) -> None:
+    """Refuses processes that read different images: their batches would differ, or one wait for ever for the others."""
+    mine = sum(split["images"] for split in data.values()), zlib.crc32(json.dumps(data).encode()) >> 1
+    of_first = tuple(map(processes.agree, mine))
+    if mine != of_first:
+        raise ValueError(
+            f"process {processes.process()[0]} reads other images than process 0 ({mine[0]:,} of them here, "
+            f"{of_first[0]:,} there); give all processes the same files"
+        )
+
+
+def _check_config(workdir: str, config: ConfigDict, data: dict[str, Any]) -> int | None:
+    """Refuses a run of another config or other data; returns its epochs where this one only asks for more of them."""
     if checkpoint.latest_step(workdir) is None:
         return None
     if run_folder.imported(workdir).exists():
         raise ValueError(f"{workdir} was imported and has no optimiser to go on with; give another --workdir")
-    old, new = run_folder.read_config(workdir), config.to_dict()
-    differences, more_epochs_than = config_differences(old, new), epochs_extended_from(old, new)
+    old, new, before = run_folder.read_config(workdir), config.to_dict(), run_folder.read_data(workdir)
+    kinds = {str(flatten(stored).get("data.source")).partition(":")[0] for stored in (old, new)}
+    same_data = before == data and len(kinds) == 1
+    differences = config_differences(old, new, same_data=same_data)
+    more_epochs_than = epochs_extended_from(old, new, same_data=same_data)
     if differences and not more_epochs_than:
         raise ValueError(
             f"{workdir} holds a run with another config ({'; '.join(differences)}); "
             "use its config to go on with it, or another --workdir"
+        )
+    if before is not None and (changed := contents.changes(before, data)):
+        raise ValueError(
+            f"{workdir} was begun on other data ({'; '.join(changed)}): its steps would mean other images; "
+            "bring its data back to go on with it, or give another --workdir, with "
+            f"--config.train.start_from={shlex.quote(workdir)} to begin from its weights"
         )
     return more_epochs_than
 
@@ -129,9 +187,13 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         "group": "their gradient is that of one pass",
     }
     micro_batches = f"{schedule.microbatches} micro-batches of {config.train.microbatch_size} images"
+    of_source = trainer.splits.source.describe()
     lines = {
         "data": f"{config.data.source}: {len(trainer.train):,} training images, "
         f"{len(trainer.validation):,} validation images ({validation})",
+        "read as": of_source.understood,
+        **({"left out": of_source.left_out} if of_source.left_out else {}),
+        **({"16-bit files": str(trainer.splits.white)} if trainer.splits.bits_of_white else {}),
         "devices": devices.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",
@@ -150,6 +212,8 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     what = "decay and adaptation" if config.optimizer.name == "lars" else "weight decay"
     say(f"{config.optimizer.name} leaves {len(excluded)} tensors out of {what}:")
     say(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
+    if not first_step and (advice := devices.quicker_type(config.model.dtype)):  # a run that goes on keeps its type
+        say(advice)
     if first_step:
         what_now = "going on" if first_step < schedule.total_steps else "nothing is left to do"
         say(f"step {first_step:,} of {schedule.total_steps:,} is in the workdir: {what_now}")
@@ -163,7 +227,7 @@ def main() -> None:
     from simclr_jax.commands import launch, plan
 
     flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
-    only = "Only compile the step: say what the run takes and whether it fits. Writes nothing."
+    only = "Only compile and try the step: say what the run takes, how long, and whether it fits. Writes nothing."
     flags.DEFINE_bool("plan", False, only)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several processes.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")

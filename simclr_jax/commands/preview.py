@@ -2,6 +2,7 @@
 
 import collections
 import os
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,17 +45,24 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"--out={out}: there is no such folder")
     if path.is_dir():
-        raise ValueError(f"--out={out}: there is a folder of that name; name a file: --out={path / 'preview.png'}")
+        sheet = shlex.quote(f"--out={path / 'preview.png'}")
+        raise ValueError(f"--out={out}: there is a folder of that name; name a file: {sheet}")
     if not 1 <= images <= MOST_IMAGES:
         raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
     splits = open_splits(config)
+    of_source = splits.source.describe()
+    say(f"{config.data.source}: {of_source.understood}")
+    if of_source.left_out:
+        say(f"left out: {of_source.left_out}")
     train = splits.load("train")
+    if splits.bits_of_white:
+        say(f"16-bit files: {splits.white}")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
     feed.check(train, **where, free_bytes=devices.free_bytes())
     recipe = recipe_of(config)
     pictures = []
     for image, label, identity in _images(train, images, config.seed):
-        pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement)
+        pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement, train.bits)
         title = f"image {identity}" + (f", class {splits.source.class_names[label]}" if label >= 0 else "")
         drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
         every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
@@ -86,7 +94,9 @@ def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]
         yield epath.Path(os.fsdecode(image)).read_bytes() if part.kind == "paths" else image, int(label), int(identity)
 
 
-def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> tuple[np.ndarray, np.ndarray, list]:
+def _views(
+    recipe: Recipe, image: Any, seed: int, identity: int, place: str, bits: int
+) -> tuple[np.ndarray, np.ndarray, list]:
     """Returns an image's pixels, its views [2, size, size, 3] and their two dicts of parameters."""
     if place == "device" and isinstance(image, np.ndarray):
         from simclr_jax.augment import device
@@ -97,10 +107,10 @@ def _views(recipe: Recipe, image: Any, seed: int, identity: int, place: str) -> 
         return image, np.asarray(views), [{name: values[0, view] for name, values in drawn.items()} for view in (0, 1)]
     from simclr_jax.augment import decode, host
 
-    pixels = image if isinstance(image, np.ndarray) else np.asarray(decode.whole(image))
+    pixels = image if isinstance(image, np.ndarray) else np.asarray(decode.whole(image, bits))
     seeds = [host.view_seed(seed, EPOCH, identity, view) for view in (0, 1)]
     drawn = [host.draw(recipe, view_seed, *pixels.shape[:2]) for view_seed in seeds]
-    return pixels, np.asarray(host.two_views(recipe, image, seed, EPOCH, identity)), drawn
+    return pixels, np.asarray(host.two_views(recipe, image, seed, EPOCH, identity, bits=bits)), drawn
 
 
 def describe(parameters: dict[str, float], recipe: Recipe) -> str:

@@ -36,13 +36,14 @@ class Fitted(NamedTuple):
     logits: Callable[[Features], np.ndarray]
 
 
-def run(kind: str, config: ConfigDict, workdir: str) -> dict[str, Any]:
+def run(kind: str, config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
     """Probes a run's encoder and the same encoder untrained; writes RUN/eval/KIND.json and prints a table.
 
     Args:
       kind: "linear", "lbfgs" or "knn".
       config: as configs/KIND.py.
       workdir: RUN. Its checkpoint and config are all that is used of it.
+      out: a folder that receives eval/KIND.json and the features instead, for a RUN that cannot be written.
 
     Returns:
       What KIND.json holds; accuracies are fractions.
@@ -52,8 +53,8 @@ def run(kind: str, config: ConfigDict, workdir: str) -> dict[str, Any]:
         training images for every k of kNN's grid; no result has been written then.
     """
     check(kind, config)
-    probed = probed_run.ProbedRun(config, workdir)
-    path = results.place(probed.network.run, kind)
+    probed = probed_run.ProbedRun(config, workdir, out=out)
+    path = results.place(probed.folder, kind)
     features = probed.labelled_features()
     train, validation, test = (features[role] for role in ("train", "validation", "test"))
     fit, title = PROBES[kind]
@@ -184,4 +185,4 @@ def main(kind: str) -> None:
     from configs import knn, lbfgs, linear
     from simclr_jax.commands import launch
 
-    launch.launch_on_run(functools.partial(run, kind), {"linear": linear, "lbfgs": lbfgs, "knn": knn}[kind])
+    launch.launch_on_run(functools.partial(run, kind), {"linear": linear, "lbfgs": lbfgs, "knn": knn}[kind], out=True)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from simclr_jax.augment import device
-from simclr_jax.augment.recipe import Recipe
+from simclr_jax.augment.recipe import Recipe, central_square
 from simclr_jax.data.order import Order, stored_order, training_order
 from simclr_jax.data.unreadable import Unreadable
 
@@ -223,6 +223,25 @@ def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: U
         }
 
 
+def central_view(pixels: np.ndarray, image_size: int) -> np.ndarray:
+    """Returns one image as evaluation sees it, as `central_views` does of pixels; compiled for few sizes.
+
+    Args:
+      pixels: uint8 [H, W, 3].
+      image_size: side of the view, pixels.
+
+    Returns:
+      float32 [image_size, image_size, 3] in [0, 1].
+    """
+    box = central_square(*np.float32(pixels.shape[:2]), np)
+    y, x, side = (int(box[name]) for name in ("y", "x", "height"))
+    room = 1 << (side - 1).bit_length()  # a power of two, since photos have any size
+    canvas = np.zeros((1, room, room, 3), np.uint8)
+    canvas[0, :side, :side] = pixels[y : y + side, x : x + side]
+    corner = {"y": 0, "x": 0, "height": side, "width": side}
+    return np.asarray(_part_resized(canvas, corner, image_size=image_size))[0]
+
+
 def image_sizes(split: Any, *, batch_size: int, unreadable: Unreadable) -> Batches:
     """Yields {"sizes": [n, 2], height and width, "labels": int64 [n]} of the images of a split that can be read.
 
@@ -234,6 +253,7 @@ def image_sizes(split: Any, *, batch_size: int, unreadable: Unreadable) -> Batch
     return _pipeline().image_sizes(split, batch_size=batch_size, unreadable=unreadable)
 
 
+_part_resized = jax.jit(device.boxed_views, static_argnames="image_size")
 _resized = jax.jit(device.central_views, static_argnames="image_size")  # compiled once, however often a split is seen
 
 

@@ -1,170 +1,188 @@
-"""``folder:PATH``: JPEG, PNG, WebP, BMP, GIF or TIFF files, in split and class sub-folders or in a flat pile."""
+"""``folder:PATH``: image files, in split and class sub-folders or in a flat pile."""
 
 import collections
-import contextlib
 import os
-import stat
 import zlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
+from simclr_jax.data import label_file, layout, walk
+from simclr_jax.data.layout import Description, listed
 from simclr_jax.data.split import Split
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-
-NO_FILE = "pipe, socket or device"  # reading one may never end
-MOST_DEPTH = 64  # folders within folders
-MOST_LINKS = 2**16  # linked folders that are entered: links into one another make as many paths as they like
+_CSV = "csv:"
+_Files = dict[str, dict[str, list[str]]]  # {split: {class: paths}}; images of the class "" have no label
 
 
 class Folder:
     """Image files below a folder, laid out in one of three ways.
 
-    ``PATH/{train,validation,test}/CLASS/*`` (``val`` and ``valid`` also mean validation), ``PATH/CLASS/*`` or
-    ``PATH/*``. Without class folders there are no labels. Classes are numbered in the order of their names. Names
-    that begin with a dot are passed over, and so are pipes and devices, and what lies beside split folders.
+    ``PATH/{train,validation,test}/CLASS/*`` in the spellings that `layout` knows, ``PATH/CLASS/*`` or ``PATH/*``.
+    Without class folders there are no labels. Classes are numbered in the order of their names. Names that begin with
+    a dot are passed over, and so are pipes and devices, and what lies beside split folders.
+
+    Args:
+      path: PATH.
+      labels: "" takes folders for classes where that is clear, "folders" always, "none" never; "csv:FILE" reads a
+        table as `label_file` does, FILE as seen from PATH or else from here.
+      splits: the names that the user gives to train, validation and test; a folder called so is that split.
 
     Attributes:
+      root: PATH.
       split_names, class_names: as of every source.
-      empty_folders: the split and class folders that hold no image.
-      passed_over: {suffix: how many} of the files that are no images by their names; and of what is no file, by kind.
-      beside: images that lie beside split folders.
+      empty_folders: the split and class folders that hold no image, as seen from PATH.
+      passed_over: {what: how many} of what is no image, as in `walk.Found`.
+      beside: {folder: how many} of images that lie beside the split folders.
 
     Raises:
-      ValueError: no such folder, one that cannot be listed, no images in it, folders that may be splits or classes,
-        or a class that the training split does not have.
+      ValueError: no such folder, one that cannot be listed, no images in it, folders of which it cannot be told what
+        they are, a class that the training split does not have, or a table that does not fit the images.
     """
 
-    def __init__(self, path: str):
-        root = epath.Path(path).expanduser()
-        if not root.is_dir():
+    def __init__(self, path: str, *, labels: str = "", splits: Sequence[str] = ("train", "", "")):
+        self.root = epath.Path(path).expanduser()
+        if not self.root.is_dir():
             raise ValueError(f"folder:{path} is not a folder")
-        tree = _Tree([], [], collections.Counter(), [])
         try:
-            _walk(root, (), tree, (os.path.realpath(root),))
+            found = walk.walk(self.root)
         except OSError as error:
             raise ValueError(f"folder:{path} cannot be listed: {error}") from error
-        self._files = _by_split_and_class(root, tree.images)
-        # Folders without images where there should be a split's or a class's, the outermost alone.
-        full = {folders[:depth] for folders, _ in tree.images for depth in range(3)}
-        depth = 2 if any((name,) in full for name in SPLIT_FOLDERS) else 1  # of class folders
-        self.empty_folders = tuple(
-            f"{root}/{'/'.join(folders)}"
-            for folders in tree.folders
-            if len(folders) <= depth and folders not in full and folders[:-1] in full
+        if not found.images:
+            other = f": {_kinds(found.passed_over)}" if found.passed_over else ""
+            raise ValueError(f"folder:{path} holds no images ({', '.join(walk.SUFFIXES)}){other}")
+        counts = collections.Counter()
+        for folders, names in found.images:
+            counts[folders] += len(names)
+        tables = [table for table in found.tables if table.count("/") < 2]
+        self._layout = layout.read(
+            str(self.root), counts, labels=labels, named=splits, table=next(iter(tables), "FILE")
         )
-        self.passed_over = dict(tree.passed_over.most_common())
-        self.beside = len(tree.images) - sum(len(paths) for split in self._files.values() for paths in split.values())
-        if not self._files:
-            raise ValueError(f"folder:{path} holds no images ({', '.join(SUFFIXES)})")
+        self._files, self.beside = _place(self.root, found, self._layout)
+        self.empty_folders = _empty(found, len(self._layout.top) + (2 if self._layout.splits else 1))
+        self._labels_key, self._tables, self._table, self._table_note = labels, tables, None, ""
+        if labels.startswith(_CSV):
+            self._read_table(labels.removeprefix(_CSV))
+            if labels.removeprefix(_CSV) in found.tables:
+                found.passed_over[".csv"] -= 1
+        self.passed_over = {what: count for what, count in found.passed_over.most_common() if count}
         self.split_names = tuple(self._files)
         self.class_names = tuple(sorted({label for files in self._files.values() for label in files if label}))
-        trained = self._files.get("train", {})
-        for name, files in self._files.items():
-            unknown = sorted(set(files) - set(trained) - {""})
-            if any(trained) and unknown:
-                raise ValueError(
-                    f"folder:{path}: {name} has classes that train does not have: {', '.join(unknown[:5])}"
-                )
+        _check_classes(path, self._files)
 
     def load(self, name: str) -> Split:
         """Lists the files of one split; they are read when they are needed."""
         number = {label: index for index, label in enumerate(self.class_names)}
         pairs = [(path, number.get(label, -1)) for label, files in self._files[name].items() for path in files]
         paths, labels = zip(*pairs, strict=True)
-        labelled = any(label >= 0 for label in labels)
-        return Split.whole(
-            np.array([os.fsencode(path) for path in paths]), np.array(labels, np.int64) if labelled else None
-        )
+        encoded = [os.fsencode(path) for path in paths]
+        above = len(os.fsencode(f"{self.root}/"))
+        names = np.array([path[above:] for path in encoded])
+        return Split.whole(np.array(encoded), np.array(labels, np.int64) if self.labelled(name) else None, names)
+
+    def labelled(self, name: str) -> bool:
+        """Whether any image of a split has a label."""
+        return any(self._files[name])
 
     def fingerprint(self) -> str:
         """Returns a checksum of the files' names, classes and, on this machine's disks, sizes and times."""
-        found = 0
+        found = zlib.crc32(self._table.content if self._table else self._labels_key.replace("folders", "").encode())
         for split, classes in self._files.items():
             for path in (path for paths in classes.values() for path in paths):
                 try:
                     entry = os.stat(path)
                     size_and_time = entry.st_size, entry.st_mtime_ns
-                except OSError:  # in an object store, or a link to nowhere
+                except OSError:  # a link to nowhere
                     size_and_time = ()
                 found = zlib.crc32(os.fsencode(f"{split} {path} {size_and_time}\n"), found)
         return f"folder {found:08x}"
 
+    def describe(self) -> Description:
+        """Returns what the folders were understood to be, and what is left out."""
+        counts = {split: sum(map(len, classes.values())) for split, classes in self._files.items()}
+        stored = {split: f"{name}/" for name, split in self._layout.splits.items() if split != name}
+        text = layout.understood(counts, self.class_names, stored)
+        bare = sum(len(classes.get("", ())) for classes in self._files.values())
+        if self.class_names and bare:
+            text += f"; {bare:,} images without a label"
+        if self._layout.top:
+            text += f"; read from {'/'.join((str(self.root), *self._layout.top))}"
+        if self._table:
+            text += f"; labels from {self._table_note}"
+        elif self._tables and not self.class_names:
+            table = self._tables[0]
+            text += f"; {listed([table])} may hold some: {layout.flag('labels', _CSV + table)}"
+        left_out = [
+            self.beside and f"beside the splits: {listed(self.beside)} images",
+            self.passed_over and f"no image by name or kind: {_kinds(self.passed_over)}",
+            self.empty_folders and f"folders without images: {listed(self.empty_folders)}",
+        ]
+        return Description(text, "; ".join(filter(None, left_out)))
 
-class _Tree(NamedTuple):
-    """What lies below a folder; the folders on the way to it, from there on, as a tuple of names."""
-
-    images: list[tuple[tuple[str, ...], str]]  # (folders on the way, path)
-    folders: list[tuple[str, ...]]
-    passed_over: collections.Counter[str]
-    links: list[str]  # to folders, that were entered
-
-
-def _by_split_and_class(root: epath.Path, images: list[tuple[tuple[str, ...], str]]) -> dict[str, dict[str, list[str]]]:
-    """Returns {split: {class: paths}}; an image that lies in no class folder has the class ""."""
-    splits = {folders[0] for folders, _ in images if folders} & SPLIT_FOLDERS.keys()
-    if splits:
-        twice = sorted(splits & {"val", "valid", "validation"})
-        if len(twice) > 1:
-            raise ValueError(
-                f"folder:{root} has more than one folder of validation images: {', '.join(twice)}; keep one"
-            )
-        placed = [folders for folders, _ in images]
-        beside = sorted({"/".join(folders[:1]) or "images" for folders in placed if not splits & {*folders[:1]}})
-        if beside and all(len(folders) == 1 for folders in placed if splits & {*folders[:1]}):
-            raise ValueError(
-                f"folder:{root} has {', '.join(sorted(splits))} beside {', '.join(beside[:5])}: if these are classes, "
-                f"put all of them into {root}/train; if not, move what is no split elsewhere"
-            )
-        images = [(folders, path) for folders, path in images if folders and folders[0] in splits]
-    else:
-        images = [(("train", *folders), path) for folders, path in images]
-    found = collections.defaultdict(lambda: collections.defaultdict(list))
-    for (split, *classes), path in images:
-        found[SPLIT_FOLDERS[split]][classes[0] if classes else ""].append(path)
-    return found
-
-
-def _walk(folder: epath.Path, inside: tuple[str, ...], tree: _Tree, above: tuple[str, ...]) -> None:
-    """Takes in what lies in a folder at any depth, by name; enters linked folders too, but none that leads back.
-
-    ``above`` holds the real paths of the folder and of those on the way to it.
-    """
-    if len(inside) > MOST_DEPTH or len(tree.links) > MOST_LINKS:
-        what = (
-            f"{MOST_LINKS:,} links to folders" if len(inside) <= MOST_DEPTH else f"{MOST_DEPTH} folders in each other"
+    def _read_table(self, file: str) -> None:
+        """Gives the images the labels of a table."""
+        path = next((p for p in (self.root / file, epath.Path(file).expanduser()) if p.is_file()), None)
+        if path is None:
+            raise ValueError(f"data.labels=csv:{file}: there is no such file, neither in {self.root} nor here")
+        self._table = label_file.read(path)
+        of_split = [
+            (split, path) for split, classes in self._files.items() for paths in classes.values() for path in paths
+        ]
+        meant = layout.split_of(path.stem)  # train.csv speaks of the images in train
+        labels, missing = label_file.match(
+            self._table,
+            [image.removeprefix(f"{self.root}/") for _, image in of_split],
+            str(path),
+            preferred={index for index, (split, _) in enumerate(of_split) if split == meant},
         )
-        raise ValueError(f"{folder}: there are more than {what}; images lie in PATH/SPLIT/CLASS")
-    special = set()  # names of pipes, sockets, devices and links to them; an object store has none
-    if os.path.isdir(folder):
-        with os.scandir(folder) as entries:  # which knows a file without asking the disk for each
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False):
-                    continue
-                with contextlib.suppress(OSError):  # a link to nowhere: it is named when it is read
-                    mode = entry.stat().st_mode
-                    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                        special.add(entry.name)
-    for child in sorted(folder.iterdir(), key=lambda child: child.name):
-        name = child.name
-        if name.startswith("."):
+        files: _Files = {split: {} for split in self._files}
+        for (split, image), label in zip(of_split, labels, strict=True):
+            files[split].setdefault(label, []).append(image)
+        self._files = files
+        columns, unused = self._table.columns, self._table.unused
+        self._table_note = f"{path}, columns {listed(columns)}" + (f", not {listed(unused)}" if unused else "")
+        if missing:
+            self._table_note += f", {missing:,} rows of which name no image that is there"
+
+
+def _place(root: epath.Path, found: walk.Found, read: layout.Layout) -> tuple[_Files, collections.Counter[str]]:
+    """Returns the images by split and class, and how many lie in which folders beside the splits."""
+    files, beside = {}, collections.Counter()
+    for folders, names in found.images:
+        if folders not in read.place:
+            beside["/".join(folders[: len(read.top) + 1]) or "PATH itself"] += len(names)
             continue
-        if name in special:
-            tree.passed_over[NO_FILE] += 1
-        elif name.lower().endswith(SUFFIXES):
-            tree.images.append((inside, f"{folder}/{name}"))
-        elif not child.is_dir():
-            tree.passed_over[os.path.splitext(name)[1].lower()] += 1
-        elif (real := os.path.realpath(child)) not in above:
-            tree.links.extend([name] * os.path.islink(child))
-            tree.folders.append((*inside, name))
-            _walk(child, (*inside, name), tree, (*above, real))
+        split, label = read.place[folders]
+        where = "/".join((str(root), *folders, ""))
+        files.setdefault(split, {}).setdefault(label, []).extend(where + name for name in names)
+    return files, beside
+
+
+def _empty(found: walk.Found, depth: int) -> tuple[str, ...]:
+    """Returns the folders without images down to a depth, the outermost alone."""
+    full = {folders[:depth] for folders, _ in found.images for depth in range(len(folders) + 1)}
+    return tuple(
+        "/".join(folders)
+        for folders in found.folders
+        if len(folders) <= depth and folders not in full and folders[:-1] in full
+    )
+
+
+def _kinds(passed_over: Mapping[str, int]) -> str:
+    """Returns as text what is passed over, by suffix."""
+    kinds = {f"{suffix or 'no suffix'}": count for suffix, count in passed_over.items()}
+    text = listed([f"{count:,} × {kind}" for kind, count in kinds.items()])
+    other = [suffix for suffix in passed_over if suffix in walk.OTHER_IMAGES]
+    return text + (f" (convert {listed(other)} to JPEG or PNG to have them read)" if other else "")
+
+
+def _check_classes(path: str, files: _Files) -> None:
+    """Raises ValueError for a class that train does not have, where it has any."""
+    trained = sorted(set(files.get("train", {})) - {""})
+    for name, classes in files.items():
+        unknown = sorted(set(classes) - set(trained) - {""})
+        if trained and unknown:
+            alike = [label for label in trained if label.casefold() in {other.casefold() for other in unknown}]
+            letters = f"; train has {listed(alike)}: write them alike" if alike else ""
+            raise ValueError(f"folder:{path}: {name} has classes that train does not have: {listed(unknown)}{letters}")

@@ -4,14 +4,19 @@ An archive may be anybody's: what it declares is checked before memory is asked 
 """
 
 import collections
+import contextlib
 import math
 import os
 import zipfile
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import psutil
 from etils import epath
 
+from simclr_jax.data import layout
+from simclr_jax.data.layout import Description
 from simclr_jax.data.split import Split
 
 MOST_CLASSES = 2**20  # labels are class numbers from 0 on: one of 10¹⁸ would make as many names
@@ -23,13 +28,18 @@ class Npz:
     """Images ``x_train``, ``x_validation``, ``x_test`` with labels ``y_…``; at least ``x_train`` or another ``x_…``.
 
     Images are uint8 [n, H, W, 3]; [n, H, W] and [n, H, W, 1] are grey and are repeated to three channels. Labels are
-    class numbers, -1 where there is none.
+    class numbers, -1 where there is none. Splits have the spellings of `layout`: ``x_val`` is validation.
+
+    Args:
+      path: PATH.
+      splits: the names that the user gives to train, validation and test; an array called so keeps that name.
 
     Raises:
-      ValueError: no such file, not an archive, no ``x_…`` in it, or arrays of another type, shape or length.
+      ValueError: no such file, not an archive, no ``x_…`` in it, two of one split, ``y_…`` without ``x_…``, or arrays
+        of another type, shape or length.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, *, splits: Sequence[str] = ("train", "", "")):
         self._path = epath.Path(path).expanduser()
         if not self._path.is_file():
             raise ValueError(f"npz:{self._path} does not exist")
@@ -47,74 +57,124 @@ class Npz:
         twice = [name for name, count in collections.Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"npz:{self._path} holds {_shown(twice[0])} more than once: which is meant cannot be told")
-        self.split_names = tuple(name[2:] for name in names if name.startswith("x_"))
+        self._images, targets = _by_split(names, "x_", splits, self._path), _by_split(names, "y_", splits, self._path)
+        self.split_names = tuple(self._images)
         if not self.split_names:
             some = ", ".join(map(_shown, names[:_NAMED])) + " and others" * (len(names) > _NAMED)
             raise ValueError(f"{path} holds {some or 'nothing'}; images must be named x_train, x_test, …")
-        self._labels = {}
-        for name in self.split_names:
-            if f"y_{name}" in names:
-                labels, what = self._read(f"y_{name}"), f"y_{name} of {self._path}"
-                if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
-                    found = f"{labels.dtype} {list(labels.shape)}"
-                    raise ValueError(f"{what} is {found}; labels must be class numbers, integers [n] or [n, 1]")
-                low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-                if low < -1 or high >= MOST_CLASSES:
-                    raise ValueError(
-                        f"{what} has labels from {low} to {high}; number the classes 0, 1, 2, …, below "
-                        f"{MOST_CLASSES:,}, with -1 for no label"
-                    )
-                self._labels[name] = labels.reshape(-1).astype(np.int64)
+        if alone := [array for split, array in targets.items() if split not in self._images]:
+            raise ValueError(
+                f"npz:{self._path} holds {_shown(alone[0])} and no x_{_shown(alone[0][2:])}: labels of what?"
+            )
+        self._others = [name for name in names if name not in {*self._images.values(), *targets.values()}]
+        self._labels, self._targets = {}, targets
+        for name, array in targets.items():
+            labels, what = self._read(array), f"{array} of {self._path}"
+            if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
+                found = f"{labels.dtype} {list(labels.shape)}"
+                raise ValueError(f"{what} is {found}; labels must be class numbers, integers [n] or [n, 1]")
+            low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+            if low < -1 or high >= MOST_CLASSES:
+                raise ValueError(
+                    f"{what} has labels from {low} to {high}; number the classes 0, 1, 2, …, below "
+                    f"{MOST_CLASSES:,}, with -1 for no label"
+                )
+            self._labels[name] = labels.reshape(-1).astype(np.int64)
         largest = max((int(labels.max(initial=-1)) for labels in self._labels.values()), default=-1)
         self.class_names = tuple(str(label) for label in range(largest + 1))
 
     def load(self, name: str) -> Split:
         """Reads one split."""
-        images = self._read(f"x_{name}")
+        array = self._images[name]
+        images = self._read(array)
         if images.ndim == 3:
             images = images[..., None]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
             found = f"{images.dtype} {list(images.shape)}"
-            raise ValueError(f"x_{name} of {self._path} is {found}; images must be uint8 [n, height, width, 3]")
+            raise ValueError(f"{array} of {self._path} is {found}; images must be uint8 [n, height, width, 3]")
         if images.shape[-1] == 1:
             images = np.repeat(images, 3, axis=-1)
         labels = self._labels.get(name)
         if labels is not None and len(labels) != len(images):
-            raise ValueError(f"{self._path} has {len(images)} images x_{name} but {len(labels)} labels y_{name}")
+            raise ValueError(
+                f"{self._path} has {len(images)} images {array} but {len(labels)} labels {self._targets[name]}"
+            )
         return Split.whole(images, labels)
+
+    def labelled(self, name: str) -> bool:
+        """Whether any image of a split has a label."""
+        return name in self._labels and bool((self._labels[name] >= 0).any())
 
     def fingerprint(self) -> str:
         """Returns the archive's size and time."""
         stat = self._path.stat()
         return f"npz {stat.length} {stat.mtime}"
 
+    def describe(self) -> Description:
+        """Returns the sizes of the splits, the classes, and the arrays that are neither images nor labels."""
+        sizes = {split: next(iter(self._shape(array)), 0) for split, array in self._images.items()}
+        stored = {split: array for split, array in self._images.items() if array != f"x_{split}"}
+        bare = sum(int((labels < 0).sum()) for labels in self._labels.values())
+        text = layout.understood(sizes, self.class_names, stored)
+        text += f"; {bare:,} images without a label" if bare else ""
+        return Description(text, f"arrays that are not read: {layout.listed(self._others)}" if self._others else "")
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape that an array's header declares, if as much follows it."""
+        with self._named_in_errors(name), self._path.open("rb") as file:
+            return self._header(file, name)[0]
+
     def _read(self, name: str) -> np.ndarray:
         """Reads one array, if what its header declares is what there is of it, and fits into memory."""
+        with self._named_in_errors(name), self._path.open("rb") as file:
+            shape, dtype = self._header(file, name)
+            size = math.prod(shape) * dtype.itemsize
+            if size > psutil.virtual_memory().total:
+                raise ValueError(f"{dtype} {list(shape)} takes {size / 2**30:,.1f} GiB, more than this machine has")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return arrays[name]
+
+    def _header(self, file: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Returns shape and type of an array; raises ValueError where it is none of numbers, or other bytes follow."""
+        with zipfile.ZipFile(file) as archive:
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as array:
+                version = np.lib.format.read_magic(array)
+                if version not in _HEADERS:
+                    raise ValueError(f"version {version} of NumPy's format is for structures, not for numbers")
+                shape, _, dtype = _HEADERS[version](array)
+                follow = member.file_size - array.tell()
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which are stored as a pickle; allow_pickle stays False")
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or size != follow:
+            raise ValueError(f"its header declares {dtype} {list(shape)}, {size:,} bytes, and {follow:,} follow")
+        return shape, dtype
+
+    @contextlib.contextmanager
+    def _named_in_errors(self, name: str) -> Iterator[None]:
+        """Makes a ValueError of what goes wrong: zipfile and its decompressors raise many kinds on damaged files."""
         try:
-            with self._path.open("rb") as file:
-                with zipfile.ZipFile(file) as archive:
-                    member = archive.getinfo(f"{name}.npy")
-                    with archive.open(member) as array:
-                        version = np.lib.format.read_magic(array)
-                        if version not in _HEADERS:
-                            raise ValueError(f"version {version} of NumPy's format is for structures, not for numbers")
-                        shape, _, dtype = _HEADERS[version](array)
-                        follow = member.file_size - array.tell()
-                if dtype.hasobject:
-                    raise ValueError("it holds Python objects, which are stored as a pickle; allow_pickle stays False")
-                size = math.prod(shape) * dtype.itemsize
-                if min(shape, default=0) < 0 or size != follow:
-                    raise ValueError(
-                        f"its header declares {dtype} {list(shape)}, {size:,} bytes, and {follow:,} follow"
-                    )
-                if size > psutil.virtual_memory().total:
-                    raise ValueError(f"{dtype} {list(shape)} takes {size / 2**30:,.1f} GiB, more than this machine has")
-                file.seek(0)
-                with np.load(file, allow_pickle=False) as arrays:
-                    return arrays[name]
-        except Exception as error:  # zipfile and its decompressors raise many kinds on damaged files
+            yield
+        except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise ValueError(f"{name} of {self._path} cannot be read: {reason}") from error
+
+
+def _by_split(names: Sequence[str], prefix: str, named: Sequence[str], path: epath.Path) -> dict[str, str]:
+    """Returns {split: array} of the arrays whose names begin so."""
+    found: dict[str, str] = {}
+    for array in (name for name in names if name.lower().startswith(prefix)):
+        name = array[len(prefix) :]
+        split = name if name in named else layout.split_of(name) or name
+        if split in found:
+            others = [each for each in (name, found[split][len(prefix) :]) if each != split]
+            mend = f", or name one: {layout.flag(f'{split}_split', others[0])}" if others else ""
+            both = f"{_shown(found[split])} and {_shown(array)}"
+            raise ValueError(f"npz:{path} holds {both}, which are both {split}; keep one{mend}")
+        found[split] = array
+    return found
 
 
 def _shown(name: str) -> str:

@@ -75,7 +75,7 @@ def training_views(
       ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, one
         image too many cannot be read.
     """
-    views, local = Views(recipe, seed, crops_only, single), batch_size // shard[1]
+    views, local = Views(recipe, seed, crops_only, single, split.bits), batch_size // shard[1]
     if isinstance(split, Split):
         order = training_order(len(split), batch_size=batch_size, seed=seed, shard=shard)
         reader = SplitReader(split, local, unreadable, order, range(first_step, last_step), seed)
@@ -105,7 +105,7 @@ def validation_views(
     Yields and raises as :func:`training_views`; images that do not fill the last batch are left out.
     """
     check_batch(batch_size, len(split), shard)
-    views, local = Views(recipe, seed, crops_only), batch_size // shard[1]
+    views, local = Views(recipe, seed, crops_only, bits=split.bits), batch_size // shard[1]
     steps = range(len(split) // batch_size)
     if isinstance(split, Split):
         order = stored_order(np.arange(len(split)), batch_size=batch_size, shard=shard)
@@ -133,7 +133,7 @@ def central_views(
     """
 
     def render(record):
-        image = host.central_view(record["image"], image_size)
+        image = host.central_view(record["image"], image_size, bits=split.bits)
         return {"images": image, "labels": record["label"], "ids": record["id"]}
 
     if isinstance(split, Split):
@@ -164,18 +164,19 @@ class Views:
     seed: int
     crops_only: bool = False
     single: bool = False
+    bits: int = decode.DEEPEST
 
     def __call__(self, record: dict) -> dict:
         """Renders a record, or a chunk of records whose images have one size: {"image", …} to {"views", "labels"}."""
         image = (self.recipe, record["image"], self.seed, record["epoch"], record["id"])
         if self.single:
-            made = {"images": host.one_view(*image)}
+            made = {"images": host.one_view(*image, bits=self.bits)}
         elif self.crops_only:
-            made = host.two_crops(*image)
+            made = host.two_crops(*image, bits=self.bits)
         elif record["image"].shape.rank == 4:
             made = {"views": host.pairs_of_views(*image)}
         else:
-            made = {"views": host.two_views(*image)}
+            made = {"views": host.two_views(*image, bits=self.bits)}
         return made | {"labels": record["label"]}
 
 
@@ -291,7 +292,7 @@ class StreamReader:
         records = records.map(lambda record: record | {"epoch": tf.constant(epoch, tf.int64)})
         try:
             yield from _batched(records, render, self.batch_size).as_numpy_iterator()
-        except reading.UNREADABLE as error:
+        except tf.errors.OpError as error:  # of its files, any kind
             raise ValueError(f"an image of {self.stream.name} cannot be read: {reading.reason(error)}") from error
 
 

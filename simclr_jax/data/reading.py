@@ -8,7 +8,7 @@ import re
 import tensorflow as tf
 from PIL import Image
 
-from simclr_jax.augment import decode
+from simclr_jax.augment import decode, pillow
 from simclr_jax.data import process
 from simclr_jax.data.split import Split
 
@@ -36,7 +36,7 @@ def set_up() -> None:
         tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
         # Many images are made side by side; threads within one only get in their way: 2× at 32 pixels, 1.1× at 224.
         tf.config.threading.set_intra_op_parallelism_threads(1)
-    Image.MAX_IMAGE_PIXELS = decode.MAX_PIXELS  # Pillow's own, 0.18 gigapixels, is for pictures that strangers upload
+    Image.MAX_IMAGE_PIXELS = pillow.MAX_PIXELS  # Pillow's own, 0.18 gigapixels, is for pictures that strangers upload
     # glibc returns the memory of every finished view to the system, which clears it page by page for the next: half of
     # the processor time at 224 pixels. So it keeps what it has, for arrays up to 32 MiB, its limit, and grows 64 MiB at
     # a time.

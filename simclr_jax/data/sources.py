@@ -7,10 +7,13 @@ belong to :mod:`simclr_jax.data.pipeline`; pixels to :mod:`simclr_jax.augment`.
 import dataclasses
 import functools
 import math
+import os
 import zlib
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from simclr_jax.data import folder, npz, textures
+from simclr_jax.data import bit_depth, contents, folder, layout, npz, textures
+from simclr_jax.data.layout import Description
 from simclr_jax.data.split import Split
 
 if TYPE_CHECKING:
@@ -28,8 +31,14 @@ class Source(Protocol):
     def load(self, name: str) -> "Split | Stream":
         """Reads one split, or returns a stream of one that is too large to be held in memory."""
 
+    def labelled(self, name: str) -> bool:
+        """Whether any image of a split has a label, as far as that is known without reading the split."""
+
     def fingerprint(self) -> str:
         """Returns a text that is another one when an image or a label may be another one."""
+
+    def describe(self) -> Description:
+        """Returns its splits and classes as they were understood, and what is left out."""
 
 
 class Textures:
@@ -41,6 +50,14 @@ class Textures:
     def load(self, name: str) -> Split:
         """Draws all splits when the first is asked for, and returns one."""
         return Split.whole(*_drawn_textures()[name])
+
+    def labelled(self, name: str) -> bool:
+        """Whether any image of a split has a label."""
+        return True
+
+    def describe(self) -> Description:
+        """Returns the sizes of the splits, and the classes."""
+        return Description(layout.understood(textures.SIZES, self.class_names))
 
     def fingerprint(self) -> str:
         """Returns a checksum of what was drawn."""
@@ -62,8 +79,12 @@ class Splits:
       train, validation, test: split names; "" means the split of the role's own name if there is one that no other
         role uses, else a hold-out. ``train`` must be named.
       holdout_fraction: share of the training split that each hold-out takes, below 0.5; 0 holds nothing out.
-      limit: use only the first ``limit`` training images; 0 = all.
-      seed: decides which images are held out.
+      limit: use only that many training images, a seeded sample; 0 = all.
+      identity: "name": what is held out and sampled, and an image's id, go by its file's name or, in memory, its
+        pixels; "position": by its place among the others, as in runs of before. A stream has places alone.
+      seed: decides which images are held out and sampled.
+      every_class: as for :meth:`simclr_jax.data.split.Split.hold_out`.
+      bits: bit depth of white in files of 16 bits; 0 = found in a sample of the training images.
 
     Raises:
       ValueError: a split that does not exist or has two roles, a fraction or limit out of range, or, from ``load``,
@@ -76,7 +97,10 @@ class Splits:
     test: str = ""
     holdout_fraction: float = 0.1
     limit: int = 0
+    identity: str = "name"
     seed: int = 0
+    every_class: bool = True
+    bits: int = 0
 
     def __post_init__(self):
         if not 0 <= self.holdout_fraction < 0.5:
@@ -102,20 +126,53 @@ class Splits:
         return tuple(role for role in ROLES if role != "test" or tested)
 
     def split_of(self, role: str) -> str:
-        """Returns the source's split for a role, or "" where the role is a hold-out of train."""
+        """Returns the source's split for a role, or "" where the role is a hold-out of train.
+
+        A split without labels, beside a training split that has some, is no split to judge on, unless it is named.
+        """
         taken = {getattr(self, other) for other in ROLES if other != role}
         named = getattr(self, role)
-        return named or (role if role in self.source.split_names and role not in taken else "")
+        if named or role not in self.source.split_names or role in taken:
+            return named
+        judges = self.identity == "position" or self.source.labelled(role) or not self.source.labelled(self.train)
+        return role if judges else ""
 
     def load(self, role: str) -> "Split | Stream":
         """Reads the images of a role: "train", "validation" or "test"."""
+        part = self._load(role)
+        return part if part.kind == "pixels" else dataclasses.replace(part, bits=self.white.bits)
+
+    @functools.cached_property
+    def white(self) -> bit_depth.BitDepth:
+        """What is white in files of 16 bits."""
+        if self.bits:
+            return bit_depth.BitDepth(self.bits)
+        train = self._load("train")
+        encoded = isinstance(train, Split) and train.kind != "pixels"
+        return bit_depth.find(train, seed=self.seed) if encoded else bit_depth.BitDepth(bit_depth.DEPTHS[-1])
+
+    @property
+    def bits_of_white(self) -> int:
+        """What a run keeps of `white`: 0 where there is no image of 16 bits that it says anything of."""
+        return self.white.bits if self.bits or self.white.images else 0
+
+    def _load(self, role: str) -> "Split | Stream":
         name = self.split_of(role)
         if name and role != "train":
-            return self.source.load(name)
-        if role not in self._parts:
+            return self._read(name)
+        if role not in self._training[1]:
             raise ValueError("a source without labels has no test images; probe on one with labels")
-        part = self._parts[role]
-        return part.first(self.limit) if role == "train" else part
+        part = self._training[1][role]
+        if role != "train":
+            return part
+        return part.first(self.limit) if self.identity == "position" else part.sample(self.limit, seed=self.seed)
+
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """Returns {name of a split: what it holds} of the splits that training reads, see `data.contents`."""
+        validation = self.split_of("validation")
+        return {self.train: self._training[0]} | (
+            {validation: contents.of_split(self._read(validation), self.source.class_names)} if validation else {}
+        )
 
     def fingerprint(self, role: str) -> str:
         """Returns a text that is another one when the images of a role may be other ones, or in another order."""
@@ -123,41 +180,69 @@ class Splits:
         cut = (
             ()
             if name and role != "train"
-            else (self.train, *map(self.split_of, ROLES), self.holdout_fraction, self.seed)
+            else (self.train, *map(self.split_of, ROLES), self.holdout_fraction, self.seed, self.every_class)
         )
         limit = (self.limit,) if role == "train" else ()
-        return " ".join(map(str, (self.source.fingerprint(), role, name, *cut, *limit)))
+        return " ".join(map(str, (self.source.fingerprint(), role, name, self.identity, *cut, *limit)))
 
     @functools.cached_property
-    def _parts(self) -> dict[str, "Split | Stream"]:
-        """Cuts the training split into what trains and what is held out."""
-        whole = self.source.load(self.train)
+    def _training(self) -> tuple[dict[str, Any], dict[str, "Split | Stream"]]:
+        """What the training split holds, and the roles that it is cut into. It is not kept whole."""
+        whole = self._read(self.train)
+        return contents.of_split(whole, self.source.class_names), self._cut(whole)
+
+    def _cut(self, whole: "Split | Stream") -> dict[str, "Split | Stream"]:
         judged = ROLES[1:] if self.source.class_names else ("validation",)  # without labels nothing is tested
         held = [role for role in judged if not self.split_of(role)]
-        size = math.ceil(len(whole) * self.holdout_fraction)
-        if len(whole) <= size * len(held):
-            raise ValueError(f"{len(whole)} training images are too few to hold out {size} for each of {held}")
-        pieces = whole.cut([size] * len(held), seed=self.seed)
-        return dict(zip([*held, "train"], pieces, strict=True))
+        parts = {}
+        if self.identity == "name" and isinstance(whole, Split):
+            how = {"seed": self.seed, "every_class": self.every_class}
+            parts = whole.hold_out(held, self.holdout_fraction, **how)
+        elif len(whole) > (size := math.ceil(len(whole) * self.holdout_fraction)) * len(held):
+            parts = dict(zip([*held, "train"], whole.cut([size] * len(held), seed=self.seed), strict=True))
+        if not parts or not all(len(part) or not self.holdout_fraction for part in parts.values()):
+            raise ValueError(
+                f"{len(whole)} training images are too few to hold out {self.holdout_fraction:g} of them for each of "
+                f"{', '.join(held)}; data.holdout_fraction=0 holds none out"
+            )
+        return parts
+
+    def _read(self, name: str) -> "Split | Stream":
+        """Reads one of the source's splits."""
+        split = self.source.load(name)
+        return split.with_positions_as_ids() if self.identity == "position" and isinstance(split, Split) else split
 
 
-def open_source(name: str, *, directory: str = "") -> Source:
+def open_source(
+    name: str, *, directory: str = "", labels: str = "", splits: Sequence[str] = ("train", "", "")
+) -> Source:
     """Opens a source by name without reading its images.
 
     Args:
       name: "textures", "npz:PATH", "folder:PATH" or "tfds:NAME".
       directory: where TFDS keeps its prepared data sets; "" = TFDS's own default.
+      labels: where those of files come from, as :class:`simclr_jax.data.folder.Folder` has it; "" for other sources.
+      splits: the names that the user gives to train, validation and test. Where a folder or an array is called so, the
+        source's split has that name; else those of other spellings have the names of the roles.
 
     Raises:
-      ValueError: unknown kind, nothing there, or nothing usable there.
+      ValueError: unknown kind, nothing there, nothing usable there, or labels asked for where nothing is to choose.
     """
     kind, _, where = name.partition(":")
+    for key, place in (("data.source", where), ("data.dir", directory)):
+        if "://" in place:
+            raise ValueError(f"{key}: {place} is not on a disk; copy it to one, or mount it, and name the folder there")
+    if labels and kind in ("textures", "npz", "tfds"):
+        raise ValueError(f'data.labels={labels} is for folder:PATH; {kind} has its labels itself, use ""')
     if kind == "textures" and not where:
         return Textures()
+    if kind in ("npz", "folder") and where and not os.path.exists(path := os.path.abspath(os.path.expanduser(where))):
+        fault = "is not a folder" if kind == "folder" else "does not exist"
+        raise ValueError(f"{name} {fault}: nothing is at {path}; --config.data.source={kind}:PATH says where it is now")
     if kind == "npz" and where:
-        return npz.Npz(where)
+        return npz.Npz(where, splits=splits)
     if kind == "folder" and where:
-        return folder.Folder(where)
+        return folder.Folder(where, labels=labels, splits=splits)
     if kind == "tfds" and where:
         from simclr_jax.data import reading, tfds  # import TensorFlow, which the other sources do without
 

@@ -1,5 +1,7 @@
 """Which training images may be learned from: a class-balanced share of them, or those of a list. NumPy alone."""
 
+import os
+
 import numpy as np
 from etils import epath
 
@@ -8,7 +10,7 @@ from simclr_jax.data.split import Split
 NAMED = 5  # ids or classes that a message names
 
 
-def balanced(split: Split, fraction: float, *, num_classes: int, seed: int) -> Split:
+def balanced(split: Split, fraction: float, *, seed: int) -> Split:
     """Returns ``fraction`` of a split's images, the same number of each class, in their old order.
 
     Subsets of one seed are nested: 1 % lies in 10 %. A class that has fewer images than its share gives all it has.
@@ -16,57 +18,63 @@ def balanced(split: Split, fraction: float, *, num_classes: int, seed: int) -> S
     Args:
       split: with a label for each image.
       fraction: of the images, above 0 and up to 1; 1 = all of them, balanced or not.
-      num_classes: labels are 0 to num_classes - 1.
       seed: decides which images.
 
     Raises:
-      ValueError: the share of a class is less than one image, or a class has no image.
+      ValueError: the share of a class is less than one image.
     """
     if fraction == 1:
         return split
-    share = int(fraction * len(split) / num_classes + 1e-9)  # 0.29 of 100 is 28.999… to a float
+    classes = np.unique(split.labels).tolist()
+    share = int(fraction * len(split) / len(classes) + 1e-9)  # 0.29 of 100 is 28.999… to a float
     if share == 0:
-        least = num_classes / len(split)
+        least = len(classes) / len(split)
         raise ValueError(
-            f"config.label_fraction={fraction:g} of {len(split):,} images leaves none for each of {num_classes} "
+            f"config.label_fraction={fraction:g} of {len(split):,} images leaves none for each of {len(classes)} "
             f"classes; use at least {np.ceil(least * 1e6) / 1e6:g}"
         )
     by_id = np.argsort(split.ids, kind="stable")
     positions = []
-    for label in range(num_classes):
+    for label in classes:
         of_class = by_id[split.labels[by_id] == label]
-        if not len(of_class):
-            raise ValueError(
-                f"config.label_fraction={fraction:g}: class number {label} has no training image to choose"
-            )
         positions.append(np.random.default_rng([seed, label]).permutation(of_class)[:share])
     return split.take(np.sort(np.concatenate(positions)))
 
 
 def listed(split: Split, path: str) -> Split:
-    """Returns the images whose ids a text file lists, one a line, in their old order.
+    """Returns the images that a text file lists, one a line, in their old order.
+
+    A line holds an image's id or, of files, its name: the path as seen from the source's folder.
 
     Raises:
-      ValueError: no such file, a line that is no number, an id twice or one that the split does not have, or no id.
+      ValueError: no such file, a line that is neither, an image twice or one that the split does not have, or none.
     """
     try:
         lines = epath.Path(path).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config.ids={path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    ids = {}
+    position_of = {str(number): position for position, number in enumerate(split.ids.tolist())}
+    of_files = split.names is not None
+    kind, mend = (
+        ("name", "give one path a line, from the source's folder on") if of_files else ("id", "give one a line")
+    )
+    for position, name in enumerate(split.names.tolist() if of_files else ()):
+        position_of[os.fsdecode(name)] = position
+    found, unknown = {}, []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            found = int(line)
-        except ValueError:
-            raise ValueError(f"line {number} of {path} is no image id: {line[:40]!r}; give one number a line") from None
-        if found in ids:
-            raise ValueError(f"line {number} of {path} lists id {found} again, after line {ids[found]}")
-        ids[found] = number
-    if not ids:
-        raise ValueError(f"config.ids={path} lists no image id; give one number a line")
-    if unknown := sorted(ids.keys() - set(split.ids.tolist())):
-        names = ", ".join(map(str, unknown[:NAMED]))
-        raise ValueError(f"{path} lists {len(unknown):,} ids that no training image has: {names}")
-    return split.take(np.flatnonzero(np.isin(split.ids, list(ids))))
+        text = line.strip()
+        position = position_of.get(text)
+        if text and position is None:
+            if not of_files and not text.removeprefix("-").isdecimal():
+                raise ValueError(f"line {number} of {path} is no image id: {text[:40]!r}; {mend}")
+            unknown.append(text[:80])
+        elif text and position in found:
+            raise ValueError(f"line {number} of {path} lists {kind} {text} again, after line {found[position]}")
+        elif text:
+            found[position] = number
+    if unknown:
+        names = ", ".join(unknown[:NAMED])
+        raise ValueError(f"{path} lists {len(unknown):,} {kind}s that no training image has: {names}; {mend}")
+    if not found:
+        raise ValueError(f"config.ids={path} lists no image {kind}; {mend}")
+    return split.take(np.sort(np.array(list(found))))

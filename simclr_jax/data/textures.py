@@ -21,6 +21,7 @@ MIN_SIZE = 16  # pixels: below this the finest pattern falls under the sampling 
 TRAIN_IMAGES = 6000
 VALIDATION_IMAGES = 1000
 TEST_IMAGES = 2000
+SIZES = {"train": TRAIN_IMAGES, "validation": VALIDATION_IMAGES, "test": TEST_IMAGES}
 
 # Ranges of the nuisances, lengths in pixels of a 24-pixel image; every image draws uniformly from each.
 PERIOD = (5.0, 7.5)
@@ -94,8 +95,7 @@ def splits(*, size: int = SIZE, seed: int = 0) -> dict[str, tuple[np.ndarray, np
     Raises:
       ValueError: if size or seed is out of range.
     """
-    counts = {"train": TRAIN_IMAGES, "validation": VALIDATION_IMAGES, "test": TEST_IMAGES}
-    return {name: _make(n, size, seed, stream) for stream, (name, n) in enumerate(counts.items())}
+    return {name: _make(n, size, seed, stream) for stream, (name, n) in enumerate(SIZES.items())}
 
 
 def _make(n: int, size: int, seed: int, stream: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,53 +6,58 @@ Images of one size that fit in memory are decoded once; all others stay encoded 
 import dataclasses
 import difflib
 import math
+import os
 import re
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets
-from tensorflow_datasets.core import ReadInstruction
+from etils import epath
+from tensorflow_datasets.core import ReadInstruction, naming
+from tensorflow_datasets.core.utils import file_utils
 
+from simclr_jax.augment.pillow import DEEPEST
+from simclr_jax.data import prepared, reading
+from simclr_jax.data.layout import Description, understood
+from simclr_jax.data.npz import MOST_CLASSES
 from simclr_jax.data.split import Split
 
 # Splits up to this size are held in memory, which makes their order independent of files and hosts. STL-10's
 # unlabelled 2.5 GiB fit, ImageNet's 140 GiB do not.
 MEMORY_LIMIT_BYTES = 4 * 2**30
 SHUFFLE_BUFFER = 16_384  # images; as encoded JPEGs of ImageNet about 1.8 GiB
+LEAST_RECORD = 16  # bytes of a TFRecord beside its content: the length, and a checksum of either
+
+_FEATURE = tensorflow_datasets.features.FeatureConnector
+# Classes that a set's files may name; up to TFDS 4.2, Tensor was in the module of FeatureConnector.
+_OWN_FEATURES = {f"{_FEATURE.__module__}.Tensor"} | {
+    f"{feature.__module__}.{feature.__name__}"
+    for feature in vars(tensorflow_datasets.features).values()
+    if isinstance(feature, type) and issubclass(feature, _FEATURE)
+}
 
 
 class Tfds:
     """A prepared TFDS data set with a feature ``image`` and, where there are labels, a feature ``label``.
 
     Raises:
-      ValueError: unknown name, not prepared (with the command that prepares it), or no images in it.
+      ValueError: unknown name, not prepared (with the command that prepares it), no images in it, or a set of other
+        features than TFDS's own, whose program would have to be run.
     """
 
     def __init__(self, name: str, directory: str = "", memory_limit: int = MEMORY_LIMIT_BYTES):
-        if not re.fullmatch(r"[^:]*(:[\d.*]+)?", name):
-            # TFDS would fetch and run the programs of huggingface:… and the like; a source's name may be anybody's.
-            raise ValueError(f"tfds:{name} is not read: only NAME, NAME/CONFIG and NAME:VERSION of TFDS's own sets are")
-        try:
-            builder = tensorflow_datasets.builder(name, data_dir=directory or None, try_gcs=False)
-        except tensorflow_datasets.core.DatasetNotFoundError:
-            near = difflib.get_close_matches(
-                name, tensorflow_datasets.list_builders(with_community_datasets=False), n=3
-            )
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"tfds:{name} is not a TFDS data set{hint}") from None
-        except (ValueError, AssertionError) as error:  # a name that cannot be parsed, no such config or version
-            raise ValueError(f"tfds:{name} cannot be opened: {' '.join(str(error).split())}") from error
-        if not builder.info.splits:
-            where = f" --data_dir={directory}" if directory else ""
-            raise ValueError(
-                f"tfds:{name} is not prepared in {builder.data_path}; prepare it with: tfds build {name}{where}"
-            )
+        builder = _open(name, os.path.expanduser(directory))
         self._builder, self._memory_limit = builder, memory_limit
-        features = dict(builder.info.features.items())  # it has no get of its own
-        if "image" not in features:
-            raise ValueError(f"tfds:{name} has no feature 'image'; it has: {', '.join(features)}")
+        self._sizes = {split: _size(builder, split) for split in builder.info.splits}
+        kinds = builder.info.features
+        features = dict(kinds.items()) if isinstance(kinds, tensorflow_datasets.features.FeaturesDict) else {}
+        if not isinstance(features.get("image"), tensorflow_datasets.features.Image):
+            found = ", ".join(f"{feature} ({type(kind).__name__})" for feature, kind in features.items())
+            raise ValueError(f"tfds:{name} has no feature 'image'; it has: {found}")
         label = features.get("label")
+        if isinstance(label, tensorflow_datasets.features.ClassLabel) and (label.num_classes or 0) > MOST_CLASSES:
+            raise ValueError(f"tfds:{name} declares {label.num_classes:,} classes; {MOST_CLASSES:,} are the most")
         self.split_names = tuple(builder.info.splits)
         self.class_names = tuple(label.names) if isinstance(label, tensorflow_datasets.features.ClassLabel) else ()
 
@@ -61,11 +66,73 @@ class Tfds:
         info = self._builder.info.splits[name]
         stream = Stream(self._builder, name, bool(self.class_names), ((0, info.num_examples),))
         pixels = info.num_examples * math.prod(side or 0 for side in self._builder.info.features["image"].shape)
-        return stream if max(info.num_bytes, pixels) > self._memory_limit else stream.in_memory()
+        large = max(info.num_bytes, pixels, self._sizes[name]) > self._memory_limit
+        return stream if large else stream.in_memory()
+
+    def labelled(self, name: str) -> bool:
+        """Whether the data set has labels; a split may have none of them, which only its files tell."""
+        return bool(self.class_names)
+
+    def describe(self) -> Description:
+        """Returns the sizes of the splits, and the classes."""
+        sizes = {name: split.num_examples for name, split in self._builder.info.splits.items()}
+        return Description(understood(sizes, self.class_names))
 
     def fingerprint(self) -> str:
         """Returns the data set's name, version and place."""
         return f"tfds {self._builder.info.full_name} {self._builder.data_path}"
+
+
+def _open(name: str, directory: str) -> tensorflow_datasets.core.DatasetBuilder:
+    """Opens a prepared set by TFDS's own programs alone."""
+    if not re.fullmatch(r"[^:/=]*(/(?!\.+(:|$))[^:/=]*)?(:[\d.*]+)?", name):
+        # TFDS would fetch and run the programs of huggingface:… and the like, take NAME/data_dir=… for an argument and
+        # leave the set's folder for NAME/..; a source's name may be anybody's.
+        raise ValueError(f"tfds:{name} is not read: only NAME, NAME/CONFIG and NAME:VERSION of TFDS's own sets are")
+    try:
+        folder = str(naming.parse_builder_name_kwargs(name)[0])
+        for place in file_utils.list_data_dirs(directory or None):
+            prepared.check(epath.Path(place) / folder, _OWN_FEATURES)
+        builder = tensorflow_datasets.builder(name, data_dir=directory or None, try_gcs=False)
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        near = difflib.get_close_matches(name, tensorflow_datasets.list_builders(with_community_datasets=False), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"tfds:{name} is not a TFDS data set{hint}") from None
+    except Exception as error:  # a name that cannot be parsed, no such config or version; of damaged files, any kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"tfds:{name} cannot be opened: {reason}") from error
+    if not builder.info.splits:
+        where = f" --data_dir={directory}" if directory else ""
+        raise ValueError(
+            f"tfds:{name} is not prepared in {builder.data_path}; prepare it with: tfds build {name}{where}"
+        )
+    return builder
+
+
+def _size(builder: tensorflow_datasets.core.DatasetBuilder, split: str) -> int:
+    """Returns the bytes of a split's files.
+
+    Raises:
+      ValueError: files of a format that is not read here, or elsewhere than in the set's folder, or not there, or too
+        small for as many images as they are said to hold.
+    """
+    info, folder = builder.info.splits[split], os.path.normpath(builder.data_path)
+    kind = builder.info.as_proto.file_format or "tfrecord"
+    if kind not in ("tfrecord", "parquet"):
+        raise ValueError(f"{folder} holds {kind} files, which cannot be read in order; prepare it anew, as tfrecord")
+    paths = [os.path.normpath(path) for path in info.filepaths]
+    for path in paths:
+        if os.path.dirname(path) != folder:
+            raise ValueError(f"{folder}: its dataset_info.json names {path!r} for {split}, which lies elsewhere")
+    try:
+        size = sum(map(os.path.getsize, paths))
+    except OSError as error:
+        raise ValueError(f"{split} of {folder} is not whole: {error}") from error
+    least = LEAST_RECORD * info.num_examples if kind == "tfrecord" else 0
+    if min(info.shard_lengths, default=0) < 0 or least > size:
+        told = f"its dataset_info.json tells of {info.num_examples:,} images, its files hold {size:,} bytes"
+        raise ValueError(f"{split} of {folder} is not whole: {told}")
+    return size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +144,25 @@ class Stream:
       name: its split.
       labelled: whether images have labels.
       ranges: the positions of the split that belong to this stream, as (start, stop).
+      bits: as of Split.
     """
 
     builder: tensorflow_datasets.core.DatasetBuilder
     name: str
     labelled: bool
     ranges: tuple[tuple[int, int], ...]
+    bits: int = DEEPEST
 
     kind = "bytes"  # what an image is, as in Split
 
     def __len__(self) -> int:
         return sum(stop - start for start, stop in self.ranges)
+
+    @property
+    def declared(self) -> str:
+        """Name, version and split, with the counts and sizes that the data set declares: what it holds."""
+        info = self.builder.info.splits[self.name]
+        return f"{self.builder.info.full_name} {self.name} {info.shard_lengths} {info.num_bytes}"
 
     @property
     def class_numbers(self) -> np.ndarray:
@@ -98,6 +173,10 @@ class Stream:
     def first(self, limit: int) -> "Stream":
         """Returns the first ``limit`` images; all of them for 0."""
         return self._slice(0, limit) if limit else self
+
+    def sample(self, limit: int, *, seed: int) -> "Stream":
+        """Returns the first ``limit`` images; all of them for 0. TFDS has shuffled them."""
+        return self.first(limit)
 
     def cut(self, sizes: Sequence[int], *, seed: int) -> list["Stream"]:
         """Cuts off contiguous parts of these sizes at a seeded place; the last returned stream is what remains.
@@ -123,7 +202,11 @@ class Stream:
         records = self.builder.as_dataset(
             split=sum(instructions[1:], start=instructions[0]),
             shuffle_files=shuffle_seed is not None,
-            decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
+            # Whatever else a record holds is not decoded: it takes time, and a sound may be a stranger's for ffmpeg.
+            decoders=tensorflow_datasets.decode.PartialDecoding(
+                {"image": True} | ({"label": True} if self.labelled else {}),
+                {"image": tensorflow_datasets.decode.SkipDecoding()},
+            ),
             read_config=tensorflow_datasets.ReadConfig(
                 add_tfds_id=True, shuffle_seed=shuffle_seed, shuffle_reshuffle_each_iteration=False, try_autocache=False
             ),
@@ -143,13 +226,20 @@ class Stream:
         records = self.read(shuffle_seed=None)
         height, width, channels = self.builder.info.features["image"].shape
         if height and width and channels in (1, 3):
-            records = records.map(
-                lambda record: (
-                    record | {"image": tf.io.decode_image(record["image"], channels=3, expand_animations=False)}
-                ),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
-        batches = list(records.batch(1024).as_numpy_iterator())
+
+            def decoded(record):
+                pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
+                return record | {
+                    "image": tf.ensure_shape(pixels, (height, width, 3))
+                }  # the set tells how much it takes
+
+            records = records.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+        try:
+            batches = list(records.batch(1024).as_numpy_iterator())
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"{self.name} of {self.builder.data_path} cannot be read: {reading.reason(error)}"
+            ) from error
         images = np.concatenate([batch["image"] for batch in batches])
         labels = np.concatenate([batch["label"] for batch in batches])
         return Split.whole(images, labels if self.labelled else None)

@@ -5,6 +5,7 @@ FOLDER/labels.npy, ids.npy    int64 [images]; -1 where there is no label
 FOLDER/features.json          what they are of; written last, so that a folder without it is not whole
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from simclr_jax.runtime import disk
+
 SHARD_BYTES = 2**28  # of a shard's features
 
 _NOTE = "features.json"
+_TRIES = 10  # to put a folder in its place, where others do the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,14 @@ class Features:
         """Returns all features [n, dim], in memory if there are several shards."""
         return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
 
+    def where(self, mask: np.ndarray) -> "Features":
+        """Returns the features of some images, bool [n]; in memory, unless it is all of them."""
+        if mask.all():
+            return self
+        parts = np.split(mask, np.cumsum([len(shard) for shard in self.shards])[:-1])
+        shards = tuple(shard[part] for shard, part in zip(self.shards, parts, strict=True) if part.any())
+        return Features(shards, self.labels[mask], self.ids[mask])
+
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """Yields the features in their order, at most ``rows`` at a time."""
         for shard in self.shards:
@@ -52,22 +64,21 @@ class Features:
 
 
 class FeatureWriter:
-    """Writes features as they are made. Nothing is at ``folder`` until `close`.
+    """Writes features as they are made. Nothing is at ``folder`` until `close`, whoever else writes the same.
 
     Args:
-      folder: where they go; what is there of that name is replaced.
+      folder: where they go. Whole features that are there by then are kept: other readers may have mapped them.
       note: what they are of, for features.json.
       shard_bytes: of a shard.
     """
 
     def __init__(self, folder: epath.Path, note: dict[str, Any], *, shard_bytes: int = SHARD_BYTES):
         self._folder, self._note, self._shard_bytes = folder, note, shard_bytes
-        self._new = folder.with_name(f"{folder.name}.new")
+        self._new = disk.beside(folder)
         self._rows: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._ids: list[np.ndarray] = []
         self._shards = 0
-        _remove(self._new)
         self._new.mkdir(parents=True)
 
     def add(self, features: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
@@ -87,13 +98,29 @@ class FeatureWriter:
         _save(self._new / "ids.npy", ids)
         note = {"images": len(labels), "shards": self._shards, **self._note}
         (self._new / _NOTE).write_text(json.dumps(note, indent=2) + "\n")
-        _remove(self._folder)
-        self._new.rename(self._folder)
-        return read(self._folder)
+        try:
+            return self._put_in_place()
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Removes what was written."""
         _remove(self._new)
+
+    def _put_in_place(self) -> Features:
+        for _ in range(_TRIES):
+            try:
+                self._new.rename(self._folder)
+            except OSError as error:  # something is there
+                failure = error
+            if (made := read(self._folder)) is not None:
+                return made
+            # What is not whole is renamed before it is removed, so that it does not look whole in between.
+            aside = disk.beside(self._folder)
+            with contextlib.suppress(FileNotFoundError):
+                self._folder.rename(aside)
+            _remove(aside)
+        raise failure
 
     def _write_shard(self) -> None:
         _save(self._new / f"features-{self._shards:05d}.npy", np.concatenate(self._rows))
@@ -101,14 +128,19 @@ class FeatureWriter:
 
 
 def read(folder: epath.Path) -> Features | None:
-    """Returns the features of a folder; None where there are none, or where they are not whole."""
+    """Returns the features of a folder; None where there are none, or where they are not whole or no features."""
     try:
-        note = json.loads((folder / _NOTE).read_text())
+        note = json.loads(_own(folder / _NOTE).read_text())
         shards = tuple(_load(folder / f"features-{index:05d}.npy") for index in range(note["shards"]))
         labels, ids = (np.array(_load(folder / f"{name}.npy")) for name in ("labels", "ids"))
-    except (OSError, ValueError, KeyError, TypeError):
+        counts = {len(labels), len(ids), sum(map(len, shards)), note["images"]}
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
-    whole = {len(labels), len(ids), sum(map(len, shards))} == {note.get("images")} and len(labels) > 0
+    numbers = {(part.dtype.name, part.ndim) for part in (labels, ids)} == {("int64", 1)} and labels.min(initial=0) >= -1
+    vectors = {(part.dtype.name, part.ndim) for part in shards} == {("float32", 2)}
+    whole = (
+        len(counts) == 1 and len(labels) > 0 and numbers and vectors and len({part.shape[1] for part in shards}) == 1
+    )
     return Features(shards, labels, ids) if whole else None
 
 
@@ -117,10 +149,15 @@ def _save(path: epath.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def _own(path: epath.Path) -> epath.Path:
+    """Returns a path that is a file; raises ValueError for a pipe or device: the run may be anybody's."""
+    if not disk.is_file(path):
+        raise ValueError(f"{path} is no file")
+    return path
+
+
 def _load(path: epath.Path) -> np.ndarray:
-    if "://" in str(path):
-        with path.open("rb") as file:
-            return np.load(file, allow_pickle=False)
+    _own(path)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 

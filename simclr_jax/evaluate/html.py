@@ -6,24 +6,41 @@ Runs may be anybody's: what is read of them is shown as text, whatever it holds.
 import base64
 import dataclasses
 import datetime
+import shlex
+import sys
 from typing import Any
 
 import jinja2
 
-from simclr_jax.evaluate.scores import NO_VALUE, number, percent
+from simclr_jax.evaluate.scores import NO_VALUE, number, percent, printable
 
-# File names in RUN/eval, with what they are called and what makes them; in the order of the report.
+# File names in RUN/eval, with what they are called; in the order of the report.
 PROBES = {
-    "linear": ("linear probe", "python eval_linear.py --workdir={run}"),
-    "linear_augmented": ("linear probe, augmented", "python -m simclr_jax linear-augmented --workdir={run}"),
-    "lbfgs": ("logistic regression (L-BFGS)", "python -m simclr_jax lbfgs --workdir={run}"),
-    "knn": ("kNN", "python -m simclr_jax knn --workdir={run}"),
-    "finetune": ("fine-tuning", "python -m simclr_jax finetune --workdir={run}"),
-    "finetune_0.1": ("10 % of labels", "python -m simclr_jax finetune --workdir={run} --config.label_fraction=0.1"),
-    "finetune_0.01": ("1 % of labels", "python -m simclr_jax finetune --workdir={run} --config.label_fraction=0.01"),
+    "linear": "linear probe",
+    "linear_augmented": "linear probe, augmented",
+    "lbfgs": "logistic regression (L-BFGS)",
+    "knn": "kNN",
+    "finetune": "fine-tuning",
+    "finetune_0.1": "10 % of labels",
+    "finetune_0.01": "1 % of labels",
 }
+_FEW_LABELS = {f"finetune_{share}": {"label_fraction": share} for share in (0.1, 0.01)}
+# What makes them, by the beginnings of their names.
+PROGRAMS = {
+    "linear": "python eval_linear.py",
+    "linear_augmented": "python -m simclr_jax linear-augmented",
+    "lbfgs": "python -m simclr_jax lbfgs",
+    "knn": "python -m simclr_jax knn",
+    "finetune": "python -m simclr_jax finetune",
+    "diagnose": "python -m simclr_jax diagnose",
+    "pictures": "python -m simclr_jax pictures",
+}
+COLLAPSE = "Is it collapsing?"
+HEADINGS = ("Training", COLLAPSE, "What it learned", "What it saw", "What is mistaken for what", "Pictures")
 MOST_PICTURE_BYTES = 2**24  # of one picture; the report would hold no more of them comfortably
 _HEADLINES = 8  # figures at the top of a run
+_LONGEST = 60  # characters of a class's name
+_TOLD = ("step", "layer", "label_fraction", "data.source")  # settings of a probe that its row and title tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +53,9 @@ class RunFiles:
       starts: of versions.jsonl.
       rows: of metrics.jsonl.
       results: {name: what RUN/eval/NAME.json holds}.
-      pictures: {(heading, caption): PNG}.
-      notes: lines that say what could not be made and why, and what is of another step.
+      pictures: {(heading, caption): PNG}; headings are of `HEADINGS`.
+      failed: {name: why} of what the report tried to make.
+      notes: lines that say what is of another step, or else not as usual.
     """
 
     name: str
@@ -46,15 +64,17 @@ class RunFiles:
     rows: list[dict[str, Any]]
     results: dict[str, dict[str, Any]]
     pictures: dict[tuple[str, str], bytes]
+    failed: dict[str, str]
     notes: list[str]
 
 
-def render(runs: list[RunFiles], *, version: str) -> str:
+def render(runs: list[RunFiles], *, version: str, defaults: dict[str, dict[str, Any]]) -> str:
     """Returns the HTML of a report on one run, or of a comparison of several.
 
     Args:
       runs: at least one.
       version: of this library.
+      defaults: {one of `PROGRAMS`: its config as it is without flags, {key: value}}.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("simclr_jax.evaluate", "."),
@@ -62,8 +82,9 @@ def render(runs: list[RunFiles], *, version: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value, sys.maxsize) if isinstance(value, str) else value,
     )
-    shown = [_shown(run) for run in runs]
+    shown = [_shown(run, defaults) for run in runs]
     title = f"SimCLR run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} SimCLR runs"
     columns = list(dict.fromkeys(name for run in shown for name in run["figures"]))
     return environment.get_template("report.html").render(
@@ -83,39 +104,90 @@ def differences(configs: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {key: row for key, row in values.items() if len(set(row)) > 1}
 
 
-def _shown(run: RunFiles) -> dict[str, Any]:
+def changed(name: str, result: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Returns {key: (value, default)} of the keys of a result's config that were given another value."""
+    config, usual = result.get("config"), defaults.get(program_of(name), {})
+    if not isinstance(config, dict):  # of a version that did not keep it
+        config = _FEW_LABELS.get(name, {})
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in usual.items()}
+    return {
+        key: (config[key], before)
+        for key, before in listed.items()
+        if key in config and config[key] != before and _is_plain(config[key])
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of a result, which may hold anything, is one that a config could have."""
+    return all(isinstance(one, int | float | str) for one in (value if isinstance(value, list) else [value]))
+
+
+def program_of(name: str) -> str:
+    """Returns which of `PROGRAMS` makes RUN/eval/NAME.json, or "" ."""
+    fitting = [program for program in PROGRAMS if name == program or name.startswith(f"{program}_")]
+    return max(fitting, key=len, default="")
+
+
+def command(name: str, run: str, settings: dict[str, Any]) -> str:
+    """Returns the command line that makes RUN/eval/NAME.json with these settings, quoted for a shell."""
+    flags = {"workdir": run}
+    for key, value in settings.items():
+        flags[f"config.{key}"] = tuple(value) if isinstance(value, list) else value
+    return " ".join([PROGRAMS[program_of(name)], *(shlex.quote(f"--{key}={value}") for key, value in flags.items())])
+
+
+def _probe(name: str, result: dict[str, Any], run: RunFiles, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns what the template shows of a probe."""
+    other = changed(name, result, defaults)
+    title = PROBES[name] if name in PROBES else name.replace("_", " ")
+    epochs = other.get("epochs", (None,))[0]
+    per_class = result.get("per_class")
+    layers = {0: "h", -1: "z"}
+    return {
+        # One of other length than usual is another measure, and stands under another name.
+        "title": title + (f" ({epochs} epochs)" if epochs is not None else ""),
+        "top1": percent(result, "top1"),
+        "top5": percent(result, "top5"),
+        "without": percent(result, "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"),
+        "chance": percent(result, "chance_top1"),
+        "step": result.get("step", NO_VALUE),
+        "layer": layers.get(result.get("layer"), f"head layer {result.get('layer')}"),
+        "source": result.get("source", run.config.get("data.source", NO_VALUE)),
+        "settings": "; ".join(
+            f"{key} {value}" + (f" instead of {usual}" if usual not in ("", 0) else "")
+            for key, (value, usual) in other.items()
+            if key not in _TOLD
+        ),
+        "per_class": [
+            {
+                "name": printable(of_class, _LONGEST),
+                "images": found.get("images", NO_VALUE),
+                "top1": percent(found, "top1"),
+                "taken_for": printable(found.get("taken_for") or "", _LONGEST),
+            }
+            for of_class, found in (per_class.items() if isinstance(per_class, dict) else ())
+            if isinstance(found, dict)
+        ],
+    }
+
+
+def _missing(run: RunFiles) -> dict[str, str]:
+    """Returns {what a run has no result of: the command that makes it}, without what the report failed to make."""
+    wanted = {"diagnose": COLLAPSE, "pictures": "t-SNE, nearest neighbours, curves"}
+    if "linear" not in run.failed:  # else there are no labels, or no images to judge by: said already
+        wanted = PROBES | wanted
+    drawn = any(heading == "What it learned" for heading, _ in run.pictures)
+    there = {*run.results, *run.failed, *(["pictures"] if drawn or "tsne" in run.failed else [])}
+    return {
+        title: command(name, run.name, _FEW_LABELS.get(name, {})) for name, title in wanted.items() if name not in there
+    }
+
+
+def _shown(run: RunFiles, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Returns what the template shows of a run."""
     order = list(PROBES)
     ranked = sorted(run.results.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
-    layers = {0: "h", -1: "z"}
-    probes = []
-    for name, result in ranked:
-        if number(result.get("top1")) is None:
-            continue
-        per_class = result.get("per_class")
-        classes = per_class.items() if isinstance(per_class, dict) else ()
-        probes.append(
-            {
-                "title": PROBES[name][0] if name in PROBES else name.replace("_", " "),
-                "top1": percent(result, "top1"),
-                "top5": percent(result, "top5"),
-                "without": percent(result, "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"),
-                "chance": percent(result, "chance_top1"),
-                "step": result.get("step", NO_VALUE),
-                "layer": layers.get(result.get("layer"), f"head layer {result.get('layer')}"),
-                "source": result.get("source", run.config.get("data.source", NO_VALUE)),
-                "per_class": [
-                    {
-                        "name": of_class,
-                        "images": found.get("images", NO_VALUE),
-                        "top1": percent(found, "top1"),
-                        "taken_for": found.get("taken_for") or "",
-                    }
-                    for of_class, found in classes
-                    if isinstance(found, dict)
-                ],
-            }
-        )
+    probes = [_probe(name, result, run, defaults) for name, result in ranked if number(result.get("top1")) is not None]
 
     # The figures that people look at first.
     figures = {f"{probe['title']}, top-1": probe["top1"] for probe in probes}
@@ -127,11 +199,12 @@ def _shown(run: RunFiles) -> dict[str, Any]:
             figures[name] = f"{last:.3f}"
 
     config, verdict = run.config, run.results.get("diagnose", {}).get("verdict")
+    verdict = [str(line) for line in verdict] if isinstance(verdict, list) else []
     steps = max((row["step"] for row in run.rows if isinstance(row.get("step"), int)), default=0)
-    pictures: dict[str, list[dict[str, str]]] = {}
+    pictures: dict[str, list[dict[str, str]]] = {heading: [] for heading in HEADINGS}
     for (heading, caption), data in run.pictures.items():
-        pictures.setdefault(heading, []).append({"caption": caption, "data": base64.b64encode(data).decode()})
-    commands = [start["command"] for start in run.starts if isinstance(start.get("command"), list)]
+        pictures[heading].append({"caption": caption, "data": base64.b64encode(data).decode()})
+    starts = [start["command"] for start in run.starts if isinstance(start.get("command"), list)]
     facts = [name for name in dict.fromkeys(key for start in run.starts for key in start) if name != "command"]
     return {
         "name": run.name,
@@ -140,13 +213,21 @@ def _shown(run: RunFiles) -> dict[str, Any]:
         f"temperature {config.get('loss.temperature')}; {steps:,} steps done",
         "figures": dict(list(figures.items())[:_HEADLINES]),
         "probes": probes,
-        "verdict": [str(line) for line in verdict] if isinstance(verdict, list) else [],
-        "notes": run.notes,
-        "pictures": pictures,
+        "sections": {
+            heading: {"lines": verdict if heading == COLLAPSE else [], "pictures": drawn}
+            for heading, drawn in pictures.items()
+            if drawn or (heading == COLLAPSE and verdict)
+        },
+        "notes": [*(f"{name} was not made: {why}" for name, why in run.failed.items()), *run.notes],
+        "missing": _missing(run),
         "commands": [
-            *("python " + " ".join(map(str, command)) for command in commands[:1]),
-            *(template.format(run=run.name) for name, (_, template) in PROBES.items() if name in run.results),
-            f"python -m simclr_jax report --workdir={run.name}",
+            *(shlex.join(["python", *map(str, typed)]) for typed in starts[:1]),
+            *(
+                command(name, run.name, {key: of[0] for key, of in changed(name, result, defaults).items()})
+                for name, result in ranked
+                if program_of(name)
+            ),
+            f"python -m simclr_jax report {shlex.quote(f'--workdir={run.name}')}",
         ],
         "starts": {name: [start.get(name, NO_VALUE) for start in run.starts] for name in facts},
         "config": {key: str(value) for key, value in config.items()},

@@ -5,21 +5,36 @@ Colours are Okabe and Ito's, which the colour-blind tell apart; shapes and dashe
 
 import dataclasses
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 import matplotlib
 import numpy as np
 from etils import epath
+from matplotlib import colormaps, font_manager
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+
+from simclr_jax.evaluate.scores import printable
+from simclr_jax.runtime import disk
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILION, "#8C8C00", "black")
+# Of more classes than `COLOURS`; all strong ones come before the pale ones.
+MANY_COLOURS = tuple(map(to_hex, [*colormaps["tab20"].colors[::2], *colormaps["tab20"].colors[1::2]]))
 PAIRS = (BLUE, VERMILION, GREEN, "#CC79A7")  # of lines in one plot
 MARKERS = "o^sDvP"
 MOST_NAMED = 24  # classes that a legend names, and that have a colour and shape of their own
 DPI = 150
-FONT = {
+# Names come from data: a "$" in one is no formula, and what the first font cannot draw others may.
+FALLBACKS = ("Noto Sans CJK JP", "Noto Sans", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Arial Unicode MS")
+TEXT = {
+    "text.parse_math": False,
+    "text.usetex": False,
+    "font.family": ["DejaVu Sans", *(name for name in FALLBACKS if name in font_manager.get_font_names())],
+}
+FONT = TEXT | {
     "font.size": 8.5,
     "axes.titlesize": 9,
     "legend.fontsize": 8,
@@ -101,12 +116,14 @@ def maps(
         elif len(class_names) > MOST_NAMED:
             axis.scatter(*xy.T, c=labels, cmap="viridis", **style)
         else:
+            colours = COLOURS if len(class_names) <= len(COLOURS) else MANY_COLOURS
             for label in sorted(set(labels.tolist())):
-                # Eight colours; each round of them has other shapes, so that no two classes have both in common.
-                turn, place = divmod(label, len(COLOURS))
-                colour = COLOURS[place] if label >= 0 else "0.7"
+                # Each round of colours has other shapes, so that no two classes have both in common.
+                turn, place = divmod(label, len(colours))
+                colour = colours[place] if label >= 0 else "0.7"
                 marker = MARKERS[(place + 2 * turn) % len(MARKERS)] if label >= 0 else "x"
-                known = textwrap.shorten(class_names[label], 24) if label >= 0 else "no label"
+                known = printable(class_names[label], 24) if label >= 0 else "no label"
+                known = known if known[:1] not in ("", "_") else f" {known}"  # else it is left out of the legend
                 axis.scatter(*xy[labels == label].T, color=colour, marker=marker, label=known, **style)
         axis.set_title(name)
         axis.set_xticks([])
@@ -174,9 +191,11 @@ def _figure(rows: int, columns: int, *, size: tuple[float, float], title: str) -
 
 def save_png(figure: Figure, file: File) -> Figure:
     """Writes a figure as a PNG, to a path or into a file that is open, and returns it."""
-    if isinstance(file, epath.Path):
-        with file.open("wb") as opened:
-            figure.savefig(opened, format="png")
-    else:
-        figure.savefig(file, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box is drawn for it
+        if isinstance(file, epath.Path):
+            with disk.replacing(file) as new:
+                figure.savefig(str(new), format="png")
+        else:
+            figure.savefig(file, format="png")
     return figure

@@ -4,6 +4,7 @@ Features are computed once: they stay in RUN/features, under a name that is anot
 is, and every probe of a checkpoint reads them there. The folder may be deleted at any time.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,19 +17,33 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.data import feed, sources
+from simclr_jax.data import contents, feed, sources
+from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate import feature_files
 from simclr_jax.evaluate.features import extract
+from simclr_jax.evaluate.scores import printable
 from simclr_jax.evaluate.trained_network import open_run
-from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.config import check_value, flatten, network_of, split_arguments
+from simclr_jax.runtime import disk, run_folder
+from simclr_jax.runtime.config import check_value, flatten, network_of, source_arguments, split_arguments
 from simclr_jax.runtime.console import progress, say
 
 NETWORKS = ("pretrained", "untrained")
 MOST_IMAGES = 2**16  # of a batch; each is filled up to this number
 MOST_EPOCHS = 10**5
 MOST_SEEDS = 1000
+_NAMED = 5  # classes that a message names
+
+# As in configs/default.py: what a source that the run was not trained on is read by, where nothing else is given.
+_OTHER_SOURCE = {
+    "dir": "",
+    "labels": "",
+    "train_split": "train",
+    "validation_split": "",
+    "test_split": "",
+    "holdout_fraction": 0.1,
+    "limit": 0,
+}
 
 
 class ProbedRun:
@@ -38,6 +53,7 @@ class ProbedRun:
       config: with the keys of configs/probe.py.
       workdir: RUN. Its checkpoint and config are all that is used of it; features are kept there.
       labelled: whether a source without labels is refused.
+      out: a folder that features and results are kept in, instead of RUN.
 
     Attributes:
       config: the probe's.
@@ -46,15 +62,19 @@ class ProbedRun:
       layer_name: "h", "z" or "head layer N".
       splits: the source's roles; hold-outs are cut by the run's seed, so they are those of its pretraining.
       source, class_names: the source's name, and those of its classes.
+      folder: where features and results are kept, RUN or ``out``.
+      left_out: lines that say which images a probe with labels cannot use.
 
     Raises:
       ValueError: no run, no checkpoint, no labels, no such layer or split.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str, *, labelled: bool = True):
+    def __init__(self, config: ConfigDict, workdir: str, *, labelled: bool = True, out: str | None = None):
         check(config)
         self.config = config
+        self.left_out: list[str] = []
         self.network = open_run(workdir, None if config.step < 0 else config.step)
+        self.folder = out or self.network.run
         depth = self.network.depth
         if not -1 <= config.layer <= depth or (config.layer == -1 and depth == 0):
             names = "0 = h" + (f" to {depth} = z, or -1 = z" if depth else ": this run has no head")
@@ -62,19 +82,28 @@ class ProbedRun:
         self.layer = config.layer % (depth + 1)
         self.layer_name = self.network.layer_name(self.layer)
 
-        data = config.data if config.data.source else self.network.config.data
+        data = _data(config.data, self.network.config.data)
+        if not config.data.source:
+            run_folder.check_places(self.network.run, data.source, "" if config.data.dir else data.dir)
         self.source = data.source
-        source = sources.open_source(data.source, directory=data.dir)
+        with contextlib.nullcontext() if config.data.source else _remembered(self.network.run, data):
+            source = sources.open_source(data.source, **source_arguments(data))
         self.class_names = source.class_names
         if labelled and not self.class_names:
             raise ValueError(
                 f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…"
             )
-        self.splits = sources.Splits(source, **split_arguments(data, self.network.config.seed))
+        # Of the run's own images those of before `run_folder.write_bits` too; of others what is found in them.
+        kept = run_folder.read_bits(self.network.run, **({"before": 0} if config.data.source else {}))
+        how = split_arguments(data, self.network.config.seed) | {"bits": config.data.bits or kept}
+        splits = sources.Splits(source, **how)
+        self.splits = splits if config.data.source else self._as_trained(splits)
         for role in ("train", "validation") if labelled else ():
             if not len(self.splits.load(role)):
-                again = f"name the source again: --config.data.source={data.source}"
-                raise ValueError(f"no {role} images: the run held none out; {again}")
+                raise ValueError(
+                    f"no {role} images: the run held none out; --config.data.holdout_fraction=0.1 holds out a tenth of "
+                    "its training images, which it has seen without their labels"
+                )
             if not self.splits.load(role).labelled:
                 raise ValueError(
                     f"the {role} split of {data.source} has no labels; choose another: --config.data.{role}_split=…"
@@ -82,10 +111,21 @@ class ProbedRun:
         # For as long as this object: caches of the class would keep every network for ever.
         self._encode, self._fingerprint = functools.cache(self._encode), functools.cache(self._fingerprint)
 
+    def _as_trained(self, splits: sources.Splits) -> sources.Splits:
+        """Returns the splits of the run's own data; says where these have changed since it was trained."""
+        before, now = run_folder.read_data(self.network.run) or {}, splits.contents()
+        shared = before.keys() & now.keys()  # a probe may be asked for splits that were not trained on
+        changed = contents.changes(*({name: of[name] for name in shared} for of in (before, now)))
+        if not changed:
+            return splits
+        say(f"the data have changed since this run began: {'; '.join(changed)}; no image it trained on is held out")
+        # Which image stands for a class that chance holds nothing out of depends on the others: it may be another now.
+        return dataclasses.replace(splits, every_class=False)
+
     def features(
         self, role: str, *, layer: int | None = None, networks: Sequence[str] = NETWORKS
     ) -> dict[str, feature_files.Features]:
-        """Returns what each network makes of a role's images, from RUN/features where it is there.
+        """Returns what each network makes of a role's images, from RUN/features or ``out`` where it is there.
 
         Args:
           role: "train", "validation" or "test".
@@ -93,35 +133,63 @@ class ProbedRun:
           networks: of `NETWORKS`.
 
         Raises:
-          ValueError: images that cannot be read, one too many of them, or features that are not finite.
+          ValueError: no images, some that cannot be read, one too many of them, features that are not finite, or a
+            folder that cannot be written.
         """
         layer = self.layer if layer is None else layer
-        folders = {}
-        for network in networks:
-            note = json.dumps(self._note(role, layer, network), sort_keys=True)
-            of_note = hashlib.sha256(note.encode()).hexdigest()[:12]
-            name = f"{role}-{self.network.layer_name(layer).replace(' ', '-')}-{of_note}"
-            of_network = str(self.network.step) if network == "pretrained" else network
-            folders[network] = run_folder.inside(self.network.run, "features", of_network, name)
-        missing = {network: folder for network, folder in folders.items() if feature_files.read(folder) is None}
-        if missing:
-            self.extract(role, layer, missing)
-        return {network: feature_files.read(folder) for network, folder in folders.items()}
+
+        def missing() -> dict[str, epath.Path]:
+            folders = {network: self._kept(role, layer, network)[0] for network in networks}
+            return {network: folder for network, folder in folders.items() if feature_files.read(folder) is None}
+
+        if first := next(iter(missing().values()), None):
+            disk.check_writable(first.parent)
+            first.parent.mkdir(parents=True, exist_ok=True)
+            with disk.turn(first, lambda: say(f"another probe computes the features of {role}: waiting for it")):
+                if still := missing():
+                    self.extract(role, layer, still)
+        return {network: self._kept(role, layer, network)[1] for network in networks}
+
+    def _kept(self, role: str, layer: int, network: str) -> tuple[epath.Path, feature_files.Features | None]:
+        """Returns where features are kept, or are to be, and what is there."""
+        note = json.dumps(self._note(role, layer, network), sort_keys=True)
+        of_note = hashlib.sha256(note.encode()).hexdigest()[:12]
+        name = f"{role}-{self.network.layer_name(layer).replace(' ', '-')}-{of_note}"
+        of_network = str(self.network.step) if network == "pretrained" else network
+        for place in (self.network.run, self.folder):
+            folder = run_folder.inside(place, "features", of_network, name)
+            if (found := feature_files.read(folder)) is not None:
+                return folder, found
+        return folder, None
 
     def labelled_features(self, **options: Any) -> dict[str, dict[str, feature_files.Features]]:
-        """Returns {role: what `features` returns} of all three roles.
+        """Returns {role: what `features` returns} of all three roles, without the images that have no usable label.
 
         Raises:
-          ValueError: an image without a label, or a class that the training images have no example of.
+          ValueError: as `usable`.
         """
+        splits = {role: self.splits.load(role) for role in sources.ROLES}
+        # Of streams the labels are not known before the images have been read.
+        known = all(isinstance(split, Split) for split in splits.values())
+        if known:
+            self.leave_out({role: split.class_numbers for role, split in splits.items()})
         found = {role: self.features(role, **options) for role in sources.ROLES}
         labels = {role: next(iter(networks.values())).labels for role, networks in found.items()}
-        check_labels(labels, self.class_names, self.source)
-        return found
+        masks = usable(labels, self.class_names, self.source)[0] if known else self.leave_out(labels)
+        return {role: {of: made.where(masks[role]) for of, made in found[role].items()} for role in found}
+
+    def leave_out(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the masks of the function `usable`, and says what they leave out."""
+        masks, self.left_out = usable(labels, self.class_names, self.source)
+        for line in self.left_out:
+            say(line)
+        return masks
 
     def extract(self, role: str, layer: int, folders: dict[str, epath.Path]) -> None:
         """Writes what each of these networks makes of a role's images into its folder, in one pass over the images."""
         split, size = self.splits.load(role), self.config.batch_size
+        if not len(split):
+            raise ValueError(f"{printable(self.source)} has no {role} images")
         batches, unreadable = self._central_views(split)
         bar = progress(batches, total=-(-len(split) // size), desc=f"features of {role}", unit="batch")
         encoders = {network: self._encode(network, layer) for network in folders}
@@ -180,28 +248,61 @@ class ProbedRun:
             "image_size": of_run.image_size,
             "source": self.source,
             "images_of": self._fingerprint(role),
+            "white": f"2 ** {self.splits.white.bits}",
         }
 
 
-def check_labels(labels: dict[str, np.ndarray], class_names: tuple[str, ...], source: str) -> None:
-    """Raises ValueError for images without a label, and for classes that the training images have no example of.
+@contextlib.contextmanager
+def _remembered(run: str, data: ConfigDict) -> Iterator[None]:
+    """Adds to what is wrong with a run's own data where the run has them from, and what replaces them."""
+    try:
+        yield
+    except ValueError as error:
+        of = " ".join(f"{key}={data[key]}" for key in ("source", "dir") if data[key])
+        raise ValueError(
+            f"{error}; {run}/config.json has {of} from its pretraining: --config.data.source=… and "
+            "--config.data.dir=… of this command go before it"
+        ) from error
+
+
+def _data(asked: ConfigDict, of_run: ConfigDict) -> ConfigDict:
+    """Returns which images are probed on: those of the run, or another source, with the keys that were given."""
+    base = {**of_run, **_OTHER_SOURCE} if asked.source else {**of_run}
+    given = {key: asked[key] for key in ("source", *_OTHER_SOURCE) if asked[key] not in ("", -1)}
+    return ConfigDict(base | given)
+
+
+def usable(
+    labels: dict[str, np.ndarray], class_names: tuple[str, ...], source: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Finds the images that a probe can use: those with a label, of a class that train has an image of.
 
     Args:
-      labels: {role: int [n]}, "train" among them.
-      class_names, source: for messages.
+      labels: {role: int [n]}, "train" among them; -1 where there is none.
+      class_names, source: for what is said.
+
+    Returns:
+      {role: bool [n]}, and lines that say which are left out.
+
+    Raises:
+      ValueError: a role has no such image.
     """
+    masks, lines = {}, []
     for role, found in labels.items():
-        if bare := int((found < 0).sum()):
-            raise ValueError(
-                f"{bare:,} of {len(found):,} {role} images of {source} have no label; a probe needs one for each: "
-                f"choose another split, --config.data.{role}_split=…"
-            )
-        if unknown := sorted(set(found.tolist()) - set(labels["train"].tolist())):
-            names = ", ".join(class_names[label] for label in unknown[:5])
-            raise ValueError(
-                f"{role} of {source} has {len(unknown)} classes that train has no image of: {names}; "
-                "give both the same classes, or train more images (data.limit)"
-            )
+        bare = found < 0
+        strange = ~bare & ~np.isin(found, labels["train"])
+        masks[role], of = ~bare & ~strange, f"of {len(found):,} {role} images of {printable(source)}"
+        said = [f"{bare.sum():,} {of} have no label: left out"] if bare.any() else []
+        if strange.any():
+            classes = np.unique(found[strange]).tolist()
+            names = ", ".join([printable(class_names[label]) for label in classes[:_NAMED]])
+            names += ", …" if len(classes) > _NAMED else ""
+            said.append(f"{strange.sum():,} {of} are of classes that train has no image of ({names}): left out")
+        if not masks[role].any():
+            mend = f"choose another split: --config.data.{role}_split=NAME"
+            raise ValueError(f"{'; '.join(said) or f'0 {of}'}, and none remains; {mend}")
+        lines += said
+    return masks, lines
 
 
 def check(config: ConfigDict) -> None:

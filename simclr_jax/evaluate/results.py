@@ -1,8 +1,10 @@
-"""What a probe found: a table on the screen, RUN/eval/NAME.json and, for a look at the mistakes, NAME_confusion.png."""
+"""What a probe found: RUN/eval/NAME.json, a table on the screen and, for a look at the mistakes, NAME_confusion.png."""
 
 import contextlib
+import datetime
 import json
-import os
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,34 +12,38 @@ from etils import epath
 
 from simclr_jax.evaluate import scores, sheets
 from simclr_jax.evaluate.probed_run import ProbedRun
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk, run_folder
+from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
 
 _MOST_BYTES = 2**26  # of a JSON file; a probe of 1,000 classes has 100 thousand
+LONGEST = 40  # characters of a class's name in a table
 LISTED = 20  # classes; of more, the ones that are classified best and worst are listed
 
 
-def place(workdir: str, name: str) -> epath.Path:
-    """Returns RUN/eval/NAME.json; raises ValueError where it cannot be written, before anything is computed."""
-    path = run_folder.inside(workdir, "eval", f"{name}.json")
+def place(folder: str, name: str) -> epath.Path:
+    """Returns FOLDER/eval/NAME.json, FOLDER being RUN or --out; raises ValueError where it cannot be written, before
+    anything is computed."""
+    path = run_folder.inside(folder, "eval", f"{name}.json")
     if (path.parent.exists() and not path.parent.is_dir()) or path.is_dir():
         raise ValueError(f"the result cannot be written to {path}: a file or folder of that name is in its way")
+    disk.check_writable(path.parent)
     return path
 
 
-def read(workdir: str) -> dict[str, dict[str, Any]]:
-    """Returns {NAME: what RUN/eval/NAME.json holds}; files that hold no JSON object are passed over."""
-    folder = run_folder.folder(workdir) / "eval"
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = {path.stem: read_object(path) for path in paths if path.suffix == ".json"}
+def read(folder: str) -> dict[str, dict[str, Any]]:
+    """Returns {NAME: what FOLDER/eval/NAME.json holds}; files that hold no JSON object, and links, are passed over."""
+    place = run_folder.folder(folder) / "eval"
+    paths = sorted(place.iterdir()) if place.is_dir() else []
+    own = [path for path in paths if path.suffix == ".json" and run_folder.lies_inside(folder, "eval", path.name)]
+    found = {path.stem: read_object(path) for path in own}
     return {name: result for name, result in found.items() if result is not None}
 
 
 def read_object(path: epath.Path) -> dict[str, Any] | None:
     """Returns the JSON object that a file of a run holds; None where it holds none. The run may be anybody's."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        is_file = os.path.isfile(path) if run_folder.is_local(path) else path.is_file()  # a pipe would never end
-        if is_file and path.stat().length <= _MOST_BYTES:
+        if disk.is_file(path, _MOST_BYTES):
             result = json.loads(path.read_text())
             return result if isinstance(result, dict) else None
     return None
@@ -60,8 +66,12 @@ def judge(logits: dict[str, np.ndarray], labels: np.ndarray, train_labels: np.nd
 
     Args:
       logits: {network: [n, classes]} of the test images; all but "pretrained" give their names to their accuracies.
-      labels, train_labels: int [n] of the test images, and of those that the probe learned from.
+      labels, train_labels: int [n] of the test images, and of those that the probe learned from; images without a
+        label, -1, which a stream may hold, are not judged.
     """
+    known = labels >= 0
+    labels, train_labels = labels[known], train_labels[train_labels >= 0]
+    logits = {network: made[known] for network, made in logits.items()}
     prefixes = {network: "" if network == "pretrained" else f"{network}_" for network in logits}
     found = {prefixes[network]: scores.accuracies(made, labels) for network, made in logits.items()}
     found["chance_"] = scores.chance(train_labels, labels, logits["pretrained"].shape[1])
@@ -110,19 +120,59 @@ def finish(
         "classes": len(probed.class_names),
         "per_class": per_class,
     }
-    of = f"{title} of {probed.layer_name} at step {probed.network.step:,} on {probed.source}"
+    title = f"{title} of {probed.layer_name} at step {probed.network.step:,} on {scores.printable(probed.source)}"
     counts = ", ".join(f"{count:,} {role}" for role, count in images.items())
     shown = {name.replace("_", " "): x for name, x in chosen.items() if not name.endswith("validation_top1")}
     settings = ", ".join(f"{name} {value:g}" for name, value in shown.items())
     by_validation = f"chosen on validation ({scores.percent(chosen, 'validation_top1')}): {settings}"
-    say(f"\n{of} ({counts} images)\n{table(found)}\n{by_validation}\n\n{_class_table(per_class)}")
-    path.parent.mkdir(exist_ok=True)
-    picture = path.with_name(f"{path.stem}_confusion.png")
-    run_folder.inside(probed.network.run, "eval", picture.name)
-    sheets.confusion(picture, confusion, probed.class_names, title=of)
-    run_folder.replace_text(path, json.dumps(result, indent=2) + "\n")
-    say(f"written to {path} and {picture.name}")
+    said = f"\n{title} ({counts} images)\n{table(found)}\n{by_validation}\n\n{_class_table(per_class)}"
+    result = keep(probed, path, result, said)
+    name = f"{path.stem}_confusion.png"
+    draw(probed, name, lambda picture: sheets.confusion(picture, confusion, probed.class_names, title=title))
     return result
+
+
+def keep(probed: ProbedRun, path: epath.Path, result: dict[str, Any], said: str) -> dict[str, Any]:
+    """Writes a result and how it was made, then prints ``said``: a screen may be gone, and a disk may be full.
+
+    Args:
+      probed: what was probed.
+      path: from `place`.
+      result: the measures.
+      said: of them, for the screen.
+
+    Returns:
+      What the file holds: the result, "config", "command", "versions", "time" and, if any were, images "left_out".
+
+    Raises:
+      OSError: it could not be written; it has been printed then.
+    """
+    result = result | {
+        "left_out": probed.left_out,
+        "config": flatten(probed.config),
+        "command": sys.orig_argv,
+        "versions": run_folder.versions(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(result, indent=2)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.replace_text(path, text + "\n")
+    finally:
+        say(said)
+    say(f"written to {path}")
+    return json.loads(text)
+
+
+def draw(probed: ProbedRun, name: str, drawing: Callable[[epath.Path], object]) -> None:
+    """Draws a picture of a result that is written already. That it cannot be drawn is said, and no error."""
+    try:
+        picture = run_folder.inside(probed.folder, "eval", name)
+        drawing(picture)
+    except Exception as error:  # of matplotlib, its fonts and the disk: any kind
+        say(f"{name} was not drawn: {type(error).__name__}: {scores.printable(error, 300)}")
+    else:
+        say(f"drawn: {picture}")
 
 
 def table(found: dict[str, float]) -> str:
@@ -140,10 +190,13 @@ def _class_table(per_class: dict[str, dict[str, Any]]) -> str:
     """Returns what `scores.per_class` found as rows of text, best class first; at most `LISTED` of them."""
     best_first = sorted(per_class.items(), key=lambda item: -item[1]["top1"])
     shown = best_first if len(best_first) <= LISTED else best_first[: LISTED // 2] + best_first[-LISTED // 2 :]
-    width = max(len("class"), *(len(name) for name, _ in shown))
+    names = [scores.printable(name, LONGEST) for name, _ in shown]
+    width = max(map(len, ("class", *names)))
     head = f"{'class':{width}}  {'images':>7}  {'top-1':>8}  most often taken for"
     rows = (
-        f"{name:{width}}  {of['images']:>7,}  {100 * of['top1']:6.1f} %  {of['taken_for'] or ''}" for name, of in shown
+        f"{name:{width}}  {of['images']:>7,}  {100 * of['top1']:6.1f} %  "
+        f"{scores.printable('' if of['taken_for'] is None else of['taken_for'], LONGEST)}"
+        for name, (_, of) in zip(names, shown, strict=True)
     )
     left_out = len(best_first) - len(shown)
     return "\n".join([head, *rows, *([f"{left_out:,} classes between are in the JSON file"] if left_out else [])])

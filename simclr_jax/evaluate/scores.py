@@ -47,6 +47,18 @@ def per_class(confusion: np.ndarray, class_names: tuple[str, ...]) -> dict[str, 
     return found
 
 
+def printable(name: Any, most: int = 80) -> str:
+    """Returns a name from data as text of one line for screens and pictures, whatever it is called.
+
+    Control characters and marks that turn the direction of text are shown by their numbers; of a longer name than
+    ``most`` characters the middle is left out.
+    """
+    text = str(name)
+    if len(text) > most:
+        text = f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def number(value: Any) -> float | None:
     """Returns a value if it is a number that can be shown, else None: what is read of a run may hold anything."""
     return value if isinstance(value, int | float) and abs(value) < _MOST else None

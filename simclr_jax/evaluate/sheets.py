@@ -5,16 +5,19 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from simclr_jax.evaluate.plots import GREEN, VERMILION, File, save_png
+from simclr_jax.evaluate.plots import GREEN, TEXT, VERMILION, File, save_png
+from simclr_jax.evaluate.scores import printable
 
 _INCHES = 2.2  # a picture's side
 _LINE = 0.125  # a caption line's height, inches
 _DPI = 110
+_LONGEST = 24  # characters of a class's name
 _NAMED, _NUMBERED = 40, 20  # classes of a confusion picture that have room for names, and for numbers
 
 
@@ -37,6 +40,7 @@ class Picture:
     frame: str = "black"
 
 
+@matplotlib.rc_context(TEXT)
 def contact_sheet(path: str, pictures: Sequence[Picture], *, columns: int, head: str) -> None:
     """Draws pictures row by row into a PNG.
 
@@ -54,7 +58,7 @@ def contact_sheet(path: str, pictures: Sequence[Picture], *, columns: int, head:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, picture in zip(axes, pictures, strict=False):
         axis.imshow(picture.pixels, interpolation="nearest")
-        axis.set_title(picture.title, fontsize=8)
+        axis.set_title(printable(picture.title), fontsize=8)
         axis.set_xlabel(picture.caption, fontsize=6.5, family="monospace", loc="left")
         axis.set_xticks([])
         axis.set_yticks([])
@@ -66,6 +70,7 @@ def contact_sheet(path: str, pictures: Sequence[Picture], *, columns: int, head:
     save_png(figure, epath.Path(path).expanduser())
 
 
+@matplotlib.rc_context(TEXT)
 def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> None:
     """Draws which share of each class was taken for which into a PNG.
 
@@ -86,8 +91,9 @@ def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], 
     axis.set_xlabel("taken for")
     axis.set_ylabel("class")
     if n <= _NAMED:
-        axis.set_xticks(range(n), class_names, rotation=90, fontsize=7)
-        axis.set_yticks(range(n), class_names, fontsize=7)
+        names = [printable(name, _LONGEST) for name in class_names]
+        axis.set_xticks(range(n), names, rotation=90, fontsize=7)
+        axis.set_yticks(range(n), names, fontsize=7)
     if n <= _NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
@@ -114,6 +120,7 @@ class Neighbours:
     cosines: Sequence[float]
 
 
+@matplotlib.rc_context(TEXT)
 def neighbours(file: File, rows: Sequence[Neighbours], *, title: str) -> Figure:
     """Draws images, left, beside their nearest neighbours. Whether the class is the same is told by the frame's
     colour, by its line, and by a sign: = and a whole line, ≠ and a dashed one.
@@ -128,7 +135,7 @@ def neighbours(file: File, rows: Sequence[Neighbours], *, title: str) -> Figure:
     figure.suptitle("\n".join(textwrap.wrap(title, 14 * columns)), fontsize=9)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (left, *right) in zip(rows, axes, strict=True):
-        _thumbnail(left, row.image, _short(row.name or "query"), frame="black", width=0.8)
+        _thumbnail(left, row.image, "query" if row.name is None else printable(row.name, 13), frame="black", width=0.8)
         for axis in right:
             axis.set_axis_off()
         for axis, image, name, cosine in zip(right, row.images, row.names, row.cosines, strict=False):
@@ -139,7 +146,7 @@ def neighbours(file: File, rows: Sequence[Neighbours], *, title: str) -> Figure:
                 _thumbnail(axis, image, f"= {cosine:.2f}", frame=GREEN, width=2.2)
             else:
                 _thumbnail(
-                    axis, image, f"≠ {cosine:.2f} {_short(name, 8)}", frame=VERMILION, width=2.2, style=(0, (3, 2))
+                    axis, image, f"≠ {cosine:.2f} {printable(name, 8)}", frame=VERMILION, width=2.2, style=(0, (3, 2))
                 )
     return save_png(figure, file)
 
@@ -151,7 +158,3 @@ def _thumbnail(axis, image: np.ndarray, caption: str, *, frame: str, width: floa
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set(color=frame, linewidth=width, linestyle=style)
-
-
-def _short(name: str, most: int = 13) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -14,7 +14,8 @@ _LONGEST = 300  # characters of a value that is shown
 _NO_VALUE = "–"
 
 _IMAGE = """
-image = Image.open("photo.jpg").convert("RGB")
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 side = min(image.size) if max(image.size) <= SMALL_SIDE else round(EVALUATION_CROP * min(image.size))
 left, top = (image.width - side + 1) // 2, (image.height - side + 1) // 2
 image = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
@@ -39,6 +40,7 @@ class Format:
 
     Attributes:
       title: what the file is.
+      suffix: of its name.
       layout: of a batch of images, with SIZE for their side.
       normalized: where what `model.normalize` asks for is done.
       needs: what pip installs to load it.
@@ -47,6 +49,7 @@ class Format:
     """
 
     title: str
+    suffix: str
     layout: str
     normalized: str
     needs: str
@@ -58,29 +61,32 @@ class Format:
 FORMATS = {
     "torch": Format(
         "a PyTorch state dict with torchvision's names, in a safetensors file",
+        ".safetensors",
         "float32 [batch, 3, SIZE, SIZE], channels first; other sizes work, further away worse",
         "done by torch_resnet.py, and not by torchvision's networks",
         "torch safetensors numpy pillow",
-        "import numpy as np\nimport torch\nfrom PIL import Image\n\n"
+        "import numpy as np\nimport torch\nfrom PIL import Image, ImageOps\n\n"
         "import torch_resnet  # docs/torch_resnet.py of simclr_jax, copied beside this\n",
         "encoder = torch_resnet.load(FILE)\nh = encoder(torch.from_numpy(images).permute(0, 3, 1, 2))\n",
         "docs/weights/export_torch.md of simclr_jax says how torchvision's own networks take it.",
     ),
     "onnx": Format(
         "an ONNX graph (opset 17), float32",
+        ".onnx",
         'input "images", float32 [batch, SIZE, SIZE, 3], channels last; any number of images, of this size alone',
         "done inside the file",
         "onnxruntime numpy pillow",
-        "import numpy as np\nimport onnxruntime\nfrom PIL import Image\n",
+        "import numpy as np\nimport onnxruntime\nfrom PIL import Image, ImageOps\n",
         'session = onnxruntime.InferenceSession(FILE)\n(h,) = session.run(["h"], {"images": images})\n',
         "Runtimes with reduced precision, as TF32 on GPUs, give features that agree less closely.",
     ),
     "stablehlo": Format(
         "a StableHLO program of jax.export, for CPU, CUDA and TPU",
+        ".stablehlo",
         "float32 [batch, SIZE, SIZE, 3], channels last; any number of images, of this size alone",
         "done inside the file",
         "jax numpy pillow",
-        "import numpy as np\nfrom jax import export\nfrom PIL import Image\n",
+        "import numpy as np\nfrom jax import export\nfrom PIL import Image, ImageOps\n",
         'with open(FILE, "rb") as file:\n    encoder = export.deserialize(file.read())\nh = encoder.call(images)\n',
         "It needs jax alone, as new as the jax that wrote it or newer by up to the months for which jax promises to "
         "read it; for longer, keep the run.",
@@ -100,6 +106,7 @@ class Subject:
       network: {"encoder": …, "parameters": …} in the order to be shown, in words of this library.
       feature_dim: length of h.
       image_size: side of the images, pixels.
+      bits: of the training images of 16 bits, the bit depth whose largest value is white; 0 where there were none.
       normalize: `model.normalize`.
       config: {"section.key": value} of RUN/config.json.
       imported: what RUN/imported.json holds; None where the run was trained by this library.
@@ -118,6 +125,7 @@ class Subject:
     network: dict[str, str]
     feature_dim: int
     image_size: int
+    bits: int
     normalize: str
     config: dict[str, Any]
     imported: dict[str, Any] | None
@@ -151,7 +159,8 @@ def render(of: Subject) -> str:
         data = _table("data", rows | ({"at most": code(limit)} if limit else {}))
     wanted = {
         "images": kind.layout.replace("SIZE", str(of.image_size)),
-        "values": "red, green, blue from 0 to 1",
+        "values": "red, green, blue from 0 to 1; upright by Exif's orientation, what is transparent on white"
+        + (f"; of images of 16 bits {2**of.bits - 1:,} is white" if of.bits else ""),
         "crop": f"the central square, {EVALUATION_CROP} of the shorter side (all of it for images of up to "
         f"{SMALL_SIDE} × {SMALL_SIDE}), resized to {of.image_size} × {of.image_size} (bicubic, antialiased)",
         "normalisation": "none"

@@ -119,6 +119,8 @@ def _find(path: str) -> tuple[str, list[str]]:
                     head = file.read(8)
                 what = next(words for beginning, words in _KINDS.items() if head.startswith(beginning))
             raise ValueError(f"{path} is no TensorFlow checkpoint{what}")
+    if os.path.isdir(prefix):  # of which TensorFlow would read the checkpoint that a file in it names, wherever it lies
+        raise ValueError(f"{prefix} is a folder beside {prefix}.index; move one of them elsewhere")
     folder, name = os.path.split(prefix)
     parts = sorted(part for part in os.listdir(folder or ".") if part.startswith(f"{name}.data-"))
     counts = {part.rsplit("-", 1)[-1] for part in parts}  # "00002" of NAME.data-00000-of-00002

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ import safetensors.numpy
 from simclr_jax.interop import tensors
 from simclr_jax.models import ENCODERS, NORMALIZATIONS, Head, Network, ResNet
 
+_LARGEST_SIDE = 4096  # pixels, as of augment.image_size
 _EPSILON = 1e-5  # of BatchNorm, in PyTorch and here
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 # The children of torchvision's ResNet, by what a Sequential that was made of them calls them, as lightly does.
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _CONVERT = (
-    "convert it where you trust it: python -c \"import torch, safetensors.torch as s; d = torch.load('FILE', "
-    "weights_only=True); s.save_file({k: v.clone() for k, v in d.get('state_dict', d).items()}, 'FILE.safetensors')\""
+    'convert it where you trust it: python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
+    "weights_only=True); s.save_file({k: v.clone() for k, v in d.get('state_dict', d).items()}, sys.argv[2])\" "
 )
 
 
@@ -36,12 +38,14 @@ class Weights:
       network: what network it is; it has no head.
       prefix: of the encoder's names in the file.
       left_out: names of tensors that are no part of the encoder.
+      image_size: side of the images that it was trained on, pixels; None where the file does not tell.
     """
 
     variables: dict[str, Any]
     network: Network
     prefix: str
     left_out: list[str]
+    image_size: int | None = None
 
 
 def load(path: str, *, pool: str | None = None, normalize: str | None = None, prefix: str | None = None) -> Weights:
@@ -64,6 +68,9 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
         raise ValueError(
             f"{path} does not tell what its images were normalised by; say it: --normalize, one of {known}"
         )
+    image_size = stated.get("image_size")
+    if image_size is not None and not (type(image_size) is int and 1 <= image_size <= _LARGEST_SIDE):
+        raise ValueError(f"{path} states images of {image_size!r:.40} pixels; a side is 1 to {_LARGEST_SIDE:,}")
     # What the encoder's names begin with, and whether a Sequential numbers its children.
     places = [
         (name.removesuffix(end), numbered)
@@ -86,7 +93,7 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
             found[f"{_CHILDREN.get(child, '?') if numbered else child}{dot}{rest}"] = name
     found = {name: key for name, key in found.items() if re.match(r"(conv1|bn1|layer\d+)\.", name)}
     sizes = {name: shapes[key] for name, key in found.items() if not name.endswith(".num_batches_tracked")}
-    network = dataclasses.replace(_network(path, sizes), pool=pool, normalize=normalize)
+    network = dataclasses.replace(_network(path, sizes, stated.get("encoder")), pool=pool, normalize=normalize)
     ours = tensors.shapes(ResNet(network.architecture, network))
     names = {leaf: _name(leaf) for leaf in ours}
     identity = {} if any("layer1.0.downsample" in name for name in sizes) else _identity(ours)
@@ -103,16 +110,17 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
     values = {leaf: x.transpose(2, 3, 1, 0) if x.ndim == 4 else x for leaf, x in values.items()}
     variables = tensors.nested({leaf: np.ascontiguousarray(x) for leaf, x in values.items()} | identity)
     taken = {found[name] for name in wanted}
-    return Weights(variables, network, prefix, sorted(shapes.keys() - taken))
+    return Weights(variables, network, prefix, sorted(shapes.keys() - taken), image_size)
 
 
-def save(path: str, variables: dict[str, Any], network: Network) -> None:
+def save(path: str, variables: dict[str, Any], network: Network, *, image_size: int | None = None) -> None:
     """Writes an encoder as a state dict, with what makes the network in the file's metadata.
 
     Args:
       path: the .safetensors file.
       variables: {"params", "batch_stats"} of the encoder.
       network: that it is the encoder of.
+      image_size: side of the images that it was trained on, pixels.
 
     Raises:
       ValueError: PyTorch's networks of these names have no such part.
@@ -134,7 +142,8 @@ def save(path: str, variables: dict[str, Any], network: Network) -> None:
         "stage_sizes": network.architecture.stage_sizes,
         "bottleneck": network.architecture.bottleneck,
         "filters": network.architecture.base_width * network.width,
-        **{name: getattr(network, name) for name in ("cifar_stem", "pool", "normalize")},
+        **{name: getattr(network, name) for name in ("encoder", "cifar_stem", "pool", "normalize")},
+        **({} if image_size is None else {"image_size": image_size}),
     }
     metadata = {"format": "pt", "simclr_jax": json.dumps(described)}
     # safetensors' own writing makes a file that its owner alone may read, and an error of its own of a full disk.
@@ -153,7 +162,7 @@ def _open(path: str):
     except Exception as error:  # SafetensorError, OSError and others
         with open(path, "rb") as pickled:
             if pickled.read(2).startswith((b"PK", b"\x80")):  # asked only now: a safetensors file may begin so, too
-                how = _CONVERT.replace("FILE", path)
+                how = _CONVERT + shlex.join([path, f"{path}.safetensors"])
                 raise ValueError(f"{path} is a pickle, which may run programs and is not read; {how}") from error
         told = str(error).splitlines()[0][:200]
         raise ValueError(f"{path} is no safetensors file, or damaged: {told}") from error
@@ -166,13 +175,13 @@ def _open(path: str):
     return shapes, read, stated if isinstance(stated, dict) else {}
 
 
-def _network(path: str, sizes: dict[str, tuple[int, ...]]) -> Network:
-    """Returns what shapes tell of the network."""
+def _network(path: str, sizes: dict[str, tuple[int, ...]], stated: Any) -> Network:
+    """Returns what shapes tell of the network; of encoders that have the same shapes, the stated one."""
     places = {tuple(map(int, match.groups())) for name in sizes if (match := re.match(r"layer(\d+)\.(\d+)\.", name))}
     stages = sorted({stage for stage, _ in places})
     blocks = tuple(sum(place[0] == stage for place in places) for stage in stages)
     bottleneck = "layer1.0.conv3.weight" in sizes
-    for encoder, known in ENCODERS.items():
+    for encoder, known in sorted(ENCODERS.items(), key=lambda item: item[0] != stated):
         stem = sizes.get("conv1.weight", ())
         if known.stage_sizes != blocks or known.bottleneck != bottleneck or len(stem) != 4:
             continue

@@ -1,7 +1,8 @@
 """Encoders as StableHLO, by jax.export: a file that jax runs on CPUs, GPUs and TPUs, without this library.
 
-Convolutions that `models.cpu_convolution` writes for a CPU differ from jax's only where they are differentiated:
-nothing of the machine that exports is in the file, and where jax itself has several ways, the file has the choice.
+Convolutions that `models.cpu_convolution` writes for a CPU differ from jax's only where they are differentiated, or
+where an image has fewer pixels than the kernel has taps: nothing of the machine that exports is in the file, and where
+there are several ways, the file has the choice.
 """
 
 import pathlib

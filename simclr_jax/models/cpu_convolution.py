@@ -7,6 +7,8 @@ groups of images, small enough to stay in a cache from one operation to the next
 
 - 1×1 kernels as matrix products, 3×3 kernels at a stride by im2col (a matrix of all that an output sees, times the
   kernel), and other 3×3 kernels of many channels by :mod:`cpu_winograd`;
+- kernels of more taps than the image has pixels as a product for each tap that sees a pixel: XLA would let image and
+  kernel change places, into a form that it has no fast one for, and 2×2 pixels took 30 times as long as 3×3;
 - dgrad, the input's gradient, at a stride as one product of the gradient with all of the kernel, whose parts are then
   added where they belong (col2im): XLA's convolution would multiply the zeros between them;
 - wgrad, the kernel's gradient, as the sum of the groups', which are transposed in the cache.
@@ -16,6 +18,7 @@ CPU's forms XLA's GPU compiler aborts.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,15 +43,21 @@ def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Any, padding:
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
     """Returns [B, H', W', O] of x [B, H, W, I] and a kernel [k, k, I, O], x padded by zeros on all four sides.
 
-    Where nothing is differentiated it is lax's: of any number of images, on any device that a program is exported for.
+    Where nothing is differentiated it is lax's, but for tiny images on a CPU: of any number of images, on any device
+    that a program is exported for.
     """
-    return _plain(x, kernel, stride, pad)
+    if not _is_tiny(x, kernel):
+        return _plain(x, kernel, stride, pad)
+    forms = {"cpu": functools.partial(_tiny, stride=stride, pad=pad)}
+    return lax.platform_dependent(x, kernel, default=functools.partial(_plain, stride=stride, pad=pad), **forms)
 
 
 def _forward(x, kernel, stride, pad):
     def on_cpu(x, kernel):
         if len(kernel) == 1:
             return _pointwise(x, kernel, stride)
+        if _is_tiny(x, kernel):
+            return _tiny(x, kernel, stride, pad)
         if _suits_im2col(x, kernel, stride):
             matrix = kernel.reshape(-1, kernel.shape[-1])
             return _in_groups(lambda part: cpu_winograd.product(_im2col(part, len(kernel), stride, pad), matrix), x)
@@ -81,17 +90,41 @@ def _pointwise(x, kernel, stride):
     return cpu_winograd.product(x[:, ::stride, ::stride], kernel[0, 0])
 
 
+def _tiny(x, kernel, stride, pad):
+    """The sum, over the taps of the kernel, of products of the pixels that a tap sees and its matrix, in float32."""
+    (n, *sides, inputs), outputs = x.shape, kernel.shape[-1]
+    places = [(side + 2 * pad - len(kernel)) // stride + 1 for side in sides]
+    total = jnp.zeros((n, *places, outputs), jnp.float32)
+    for (a, rows), (b, columns) in itertools.product(*(_taps(side, kernel, stride, pad) for side in sides)):
+        i, j = (of.start * stride + tap - pad for of, tap in ((rows, a), (columns, b)))
+        ends = (of[-1] * stride + tap - pad + 1 for of, tap in ((rows, a), (columns, b)))
+        seen = lax.slice(x, (0, i, j, 0), (n, *ends, inputs), (1, stride, stride, 1))
+        found = jnp.matmul(seen.reshape(-1, inputs), kernel[a, b], preferred_element_type=jnp.float32)
+        around = [(of.start, places_of - of.stop) for of, places_of in zip((rows, columns), places, strict=True)]
+        total += jnp.pad(found.reshape(n, len(rows), len(columns), outputs), ((0, 0), *around, (0, 0)))
+    return total.astype(x.dtype)
+
+
+def _taps(side, kernel, stride, pad):
+    """[(tap, the places of the output at which it sees a pixel)], without taps that see the padding alone."""
+    k, last = len(kernel), (side + 2 * pad - len(kernel)) // stride
+    starts = (tap - pad for tap in range(k))  # where a tap is at the first place, counted from the first pixel
+    seen = [range(max(0, -(start // stride)), min(last, (side - 1 - start) // stride) + 1) for start in starts]
+    return [(tap, places) for tap, places in enumerate(seen) if places]
+
+
 def _winograd(x, transformed):
     return _in_groups(lambda part: cpu_winograd.convolve(part, transformed), x)
 
 
-def _im2col(x, k, stride, pad):
-    """[n, H, W, I] → [n, H', W', k k I], beside each other what one output is made of."""
+def _im2col(x, k, stride, pad, taps=None):
+    """[n, H, W, I] → [n, H', W', k k I], beside each other what one output is made of; or of some rows and columns."""
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     rows, columns = ((side - k) // stride * stride + 1 for side in x.shape[1:3])
-    taps = ((row, column) for row in range(k) for column in range(k))
+    n, _, _, inputs = x.shape
     seen = [
-        lax.slice(x, (0, i, j, 0), (len(x), i + rows, j + columns, x.shape[3]), (1, stride, stride, 1)) for i, j in taps
+        lax.slice(x, (0, i, j, 0), (n, i + rows, j + columns, inputs), (1, stride, stride, 1))
+        for i, j in itertools.product(*(taps or (range(k), range(k))))
     ]
     return jnp.concatenate(seen, -1)
 
@@ -104,7 +137,9 @@ def _dgrad(x, kernel, gradient, stride, pad):
     if _suits_winograd(x, kernel, stride, pad):
         # The turned kernel's transform is a permutation of the kernel's own, which XLA computes once for both passes.
         return _winograd(gradient, cpu_winograd.of_flipped(cpu_winograd.of_kernel(kernel)))
-    return _in_order(gradient, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), [(k - 1 - pad,) * 2] * 2)
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    form = _tiny if _is_tiny(gradient, kernel) else _plain
+    return form(gradient, turned, 1, k - 1 - pad)
 
 
 def _dgrad_at_a_stride(gradient, kernel, sides, stride, pad):
@@ -149,15 +184,22 @@ def _wgrad(x, kernel, gradient, stride, pad):
     if _suits_winograd(x, kernel, stride, pad):
         return cpu_winograd.to_kernel(_sum_of_groups(cpu_winograd.correlate, x, gradient))
 
+    rows, columns = taps = [range(k)] * 2
+    if _is_tiny(x, kernel):
+        seen = ([tap for tap, _ in _taps(side, kernel, stride, pad)] for side in x.shape[1:3])
+        rows, columns = taps = [range(of[0], of[-1] + 1) for of in seen]
+
     def by_columns(x, gradient):
         """[n, H, W, I], [n, H', W', O] → [k k I, O]."""
-        columns = _im2col(x, k, stride, pad)
+        seen = _im2col(x, k, stride, pad, taps)
         # The barrier keeps XLA from folding the transposition into the product, of a form that it has no fast one for.
-        transposed = lax.optimization_barrier(columns.reshape(-1, columns.shape[-1]).T)
+        transposed = lax.optimization_barrier(seen.reshape(-1, seen.shape[-1]).T)
         return jnp.matmul(transposed, gradient.reshape(-1, gradient.shape[-1]), preferred_element_type=jnp.float32)
 
-    if _suits_im2col(x, kernel, stride):
-        return _sum_of_groups(by_columns, x, gradient).reshape(kernel.shape).astype(kernel.dtype)
+    if _suits_im2col(x, kernel, stride) or _is_tiny(x, kernel):
+        found = _sum_of_groups(by_columns, x, gradient).reshape(len(rows), len(columns), *kernel.shape[2:])
+        unseen = [(of.start, k - of.stop) for of in (rows, columns)]
+        return jnp.pad(found, (*unseen, (0, 0), (0, 0))).astype(kernel.dtype)
 
     # Rows and columns at the end, padding included, that the last stride does not reach, are cut off.
     unreached = (x.shape[axis] + 2 * pad - k - (gradient.shape[axis] - 1) * stride for axis in (1, 2))
@@ -170,6 +212,10 @@ def _wgrad(x, kernel, gradient, stride, pad):
         return found.transpose(1, 2, 0, 3)
 
     return _sum_of_groups(as_convolution, x, gradient).astype(kernel.dtype)
+
+
+def _is_tiny(x, kernel):
+    return x.shape[1] * x.shape[2] < kernel.shape[0] * kernel.shape[1]
 
 
 def _suits_im2col(x, kernel, stride):

@@ -1,12 +1,9 @@
-"""Checkpoints: what a run can go on from, checked before it is relied on. The only module that names Orbax.
+"""Checkpoints: what a run can go on from, checked before it is relied on.
 
-RUN/checkpoints/STEP  Orbax checkpoints of the whole TrainState, with checksums of every array and of every file
-RUN/damaged/STEP      those that turned out to be damaged, moved out of the way
+RUN/checkpoints/STEP  of the whole TrainState, with checksums of every array and of every file
+RUN/damaged/STEP      those that were proved to be damaged, moved out of the way of an older, whole one
 
-The arrays' checksums are made from memory before a checkpoint is written, and compared once it is. Those of the files
-are made then, so that later damage is seen before Orbax reads it, which would answer with pages of logs.
-
-Orbax is given NumPy arrays: with jax's it would write down devices and slices too, in twice the time.
+One that the disk does not give, or that holds other arrays than the run's, is not damaged, and is left where it is.
 """
 
 import contextlib
@@ -16,23 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
-from simclr_jax.runtime import checksums, run_folder
-
-_CHECKSUMS = "crc32"  # among the metadata of a checkpoint
-_METADATA = "_CHECKPOINT_METADATA"  # Orbax's name of the file that holds them
-_UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what a killed process was writing
-_MAX_RATIO = 64  # of a checkpoint's arrays to its files, bytes; parameters are noise, and noise is not compressed
-_REASON = 200  # characters of another library's message
+from simclr_jax.runtime import array_files, checksums, disk, run_folder
 
 _log = logging.getLogger(__name__)
-
-
-class Damaged(ValueError):
-    """A checkpoint that is not what was written."""
 
 
 class Checkpoints:
@@ -50,16 +35,16 @@ class Checkpoints:
     def __init__(self, workdir: str, *, keep: int, owner: bool = True):
         self._workdir, self._keep, self._owner = workdir, keep, owner
         self._directory = _directory(workdir)
-        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._writer = array_files.Writer()
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._writing: tuple[int, Future] | None = None
         self._last_good: int | None = None
         self.failed = False
         if owner:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for child in self._directory.iterdir():
-                if _UNFINISHED in child.name:  # what a killed process was writing
+            for child in _children(self._directory):
+                if array_files.UNFINISHED in child.name:  # what a killed process was writing
                     child.rmtree()
+            self._directory.mkdir(parents=True, exist_ok=True)
 
     def save(self, step: int, state: Any) -> None:
         """Starts writing a checkpoint; the state may be donated as soon as this returns.
@@ -75,8 +60,7 @@ class Checkpoints:
         path = self._directory / str(step)
         try:
             arrays = checksums.on_host(state)
-            noted = {_CHECKSUMS: checksums.of_arrays(arrays)}
-            self._orbax.save(path, args=ocp.args.StandardSave(arrays), custom_metadata=noted)  # makes a copy
+            self._writer.start(path, arrays)
         except Exception as error:  # Orbax raises many kinds
             raise self._not_written(step, error) from error
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
@@ -103,7 +87,7 @@ class Checkpoints:
     ) -> tuple[int, Any]:
         """Returns the newest step whose checkpoint is whole, and its state; (0, None) where there is no checkpoint.
 
-        Damaged ones are moved to RUN/damaged.
+        Damaged ones that are newer are moved to RUN/damaged.
 
         Args:
           shapes: jax.ShapeDtypeStructs of the state, with the shardings it is to have.
@@ -111,38 +95,30 @@ class Checkpoints:
           agree: with several processes, makes the owner's number that of all: it alone looks for damage then.
 
         Raises:
-          ValueError: there are checkpoints, and all are damaged.
+          ValueError: there were checkpoints, and all are damaged; or the newest whole one holds other arrays.
+          array_files.Unreadable: the disk does not tell of the newest. Nothing has been changed in any of these cases.
         """
-        steps = _steps(self._directory)
-
-        def set_aside(step: int, damage: Damaged) -> None:
-            parent = self._directory.parent / "damaged"
-            names = [str(step), *(f"{step}.{again}" for again in range(2, 1000))]
-            place = next(parent / name for name in names if not (parent / name).exists())
-            if self._owner:
-                parent.mkdir(exist_ok=True)
-                (self._directory / str(step)).rename(place)
-            on_damage(f"{damage}; moved to {place}")
-
-        step, state, onto_devices = 0, None, {"shapes": shapes, "on_devices": True}
+        step, state = 0, None
         if agree is None or self._owner:
-            found = _newest(self._directory, steps, set_aside, **(onto_devices if agree is None else {}))
-            if steps and not found:
-                raise ValueError(
-                    f"all {len(steps)} checkpoints of {self._workdir} are damaged and lie in {self._workdir}/damaged "
-                    "now; the same command starts from the beginning"
-                )
+            steps, damages = _steps(self._directory), {}
+            found = _newest(self._directory, steps, damages, shapes=shapes, on_devices=agree is None)
             if found:
                 step, state = found
                 self._last_good = step
+            elif steps or _children(self._directory.parent / "damaged"):
+                raise ValueError(self._all_damaged(damages))
+            for number, damage in damages.items():
+                on_damage(f"{damage}; moved to {self._set_aside(number)}")
         if agree is None:
             return step, state
         step = agree(step)
-        return (step, _read(self._directory / str(step), **onto_devices)) if step else (0, None)
+        path = self._directory / str(step)
+        return step, array_files.read(path, shapes=shapes, on_devices=True) if step else None
 
-    def last_good(self) -> str:
-        """Returns the path of the newest checkpoint that was read back whole, or "none yet"."""
-        return "none yet" if self._last_good is None else str(self._directory / str(self._last_good))
+    @property
+    def last_good(self) -> str | None:
+        """The path of the newest checkpoint that was read back whole; None where this process knows of none."""
+        return None if self._last_good is None else str(self._directory / str(self._last_good))
 
     def close(self) -> None:
         """Waits until everything is written; raises ValueError if it could not be."""
@@ -151,22 +127,44 @@ class Checkpoints:
         finally:
             self._background.shutdown()
             with contextlib.suppress(*[Exception] * self.failed):  # Orbax tells once more what has been told
-                self._orbax.close()
+                self._writer.close()
 
     def _finish(self, step: int, shapes: Any) -> None:
         """Waits for a checkpoint, reads it back, and removes the older ones that need not be kept."""
-        self._orbax.wait_until_finished()
+        self._writer.wait()
         if self._owner:
-            _read(self._directory / str(step), shapes=shapes)
-            checksums.note_files(self._directory / str(step))
+            path = self._directory / str(step)
+            try:
+                array_files.read(path, shapes=shapes)
+            except checksums.Damaged:
+                path.rename(path.with_name(path.name + array_files.UNFINISHED))  # the next start clears it away
+                raise
+            checksums.note_files(path)
             for old in _steps(self._directory)[: -self._keep]:
                 (self._directory / str(old)).rmtree()
 
     def _not_written(self, step: int, error: Exception) -> ValueError:
         self.failed = True
         return ValueError(
-            f"the checkpoint of step {step} cannot be written: {_reason(error)}; last good checkpoint: "
-            f"{self.last_good()}; make room or mend the disk, and the same command goes on from there"
+            f"the checkpoint of step {step} cannot be written: {array_files.reason(error)}; last good checkpoint: "
+            f"{self.last_good or 'none yet'}; make room or mend the disk, and give the same command again"
+        )
+
+    def _set_aside(self, step: int) -> epath.Path:
+        """Moves a damaged checkpoint; returns where to."""
+        parent = self._directory.parent / "damaged"
+        names = [str(step), *(f"{step}.{again}" for again in range(2, 1000))]
+        place = next(parent / name for name in names if not (parent / name).exists())
+        parent.mkdir(exist_ok=True)
+        (self._directory / str(step)).rename(place)
+        return place
+
+    def _all_damaged(self, damages: dict[int, checksums.Damaged]) -> str:
+        places = [place for place in (self._directory, self._directory.parent / "damaged") if _children(place)]
+        newest = f"{next(iter(damages.values()))}, the newest of {len(damages)}" if damages else "all were set aside"
+        return (
+            f"{self._workdir} has no whole checkpoint any more ({newest}); nothing was changed; give another "
+            f"--workdir, or remove {' and '.join(map(str, places))} to start this run from its beginning"
         )
 
 
@@ -195,6 +193,7 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
 
     Raises:
       ValueError: it is no run, has no checkpoint, or not that one; or the checkpoint is damaged.
+      array_files.Unreadable: the disk does not give it.
     """
     run, of_path = split(run_or_checkpoint)
     if of_path is not None:
@@ -208,76 +207,26 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
         raise ValueError(f"{run_or_checkpoint} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     wanted = ("params", "batch_stats")
     if step is not None:
-        return config, step, _read(directory / str(step), names=wanted)
-    damages = []
-    found = _newest(directory, steps, lambda _, damage: damages.append(damage), names=wanted)
+        return config, step, array_files.read(directory / str(step), names=wanted)
+    damages = {}
+    found = _newest(directory, steps, damages, names=wanted)
     if found is None:
-        raise damages[0]
-    for damage in damages:
+        raise damages[steps[-1]]
+    for damage in damages.values():
         _log.warning("%s; passed over for step %d", damage, found[0])
     return config, *found
 
 
-def without_closed_loops(hook: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Returns a `sys.unraisablehook` that leaves out what Python prints of Orbax after a write has failed.
-
-    Callbacks of its other writes find their event loop closed. A command sets the hook in its process, a library never.
-    """
-    return lambda event: None if str(event.exc_value) == "Event loop is closed" else hook(event)
-
-
 def _newest(
-    directory: epath.Path, steps: list[int], on_damage: Callable[[int, Damaged], None], **how: Any
+    directory: epath.Path, steps: list[int], damages: dict[int, checksums.Damaged], **how: Any
 ) -> tuple[int, Any] | None:
-    """Returns the newest of some steps that can be read, and what `_read` reads of it; None where none can."""
+    """Returns the newest of some steps that is not damaged, and what is read of it; notes those that are."""
     for step in reversed(steps):
         try:
-            return step, _read(directory / str(step), **how)
-        except Damaged as damage:
-            on_damage(step, damage)
+            return step, array_files.read(directory / str(step), **how)
+        except checksums.Damaged as damage:
+            damages[step] = damage
     return None
-
-
-def _read(
-    path: epath.Path, *, names: tuple[str, ...] | None = None, shapes: Any = None, on_devices: bool = False
-) -> Any:
-    """Reads these parts of a checkpoint, or all; as NumPy arrays, or onto devices as ``shapes`` say; raises Damaged.
-
-    What is known to be there, as shapes, need not be asked for, which would take as long as reading it.
-    """
-    try:
-        checksums.check_files(path)  # first: of damaged files, Orbax answers with pages of logs, or notices nothing
-        if not (path / _METADATA).exists():
-            raise ValueError(f"it has no {_METADATA}")
-        noted = (ocp.metadata.get_step_metadata(path).custom_metadata or {}).get(_CHECKSUMS)
-        if not noted:
-            raise ValueError("it has no checksums")
-        if on_devices:
-            orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-            values = orbax.restore(path, args=ocp.args.StandardRestore(shapes))
-        else:
-            handler = ocp.PyTreeCheckpointHandler()
-            stored = handler.metadata(path).tree if shapes is None else shapes
-            # Arrays that a few bytes on disk could not hold are refused before memory is asked for.
-            claimed = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(stored))
-            on_disk = sum((path / name).stat().length for name in checksums.files(path))
-            if claimed > _MAX_RATIO * on_disk + 2**20:
-                raise ValueError(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
-            wanted = stored if names is None else {name: stored[name] for name in names}
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
-            values = handler.restore(path, args=arguments)
-        found = checksums.of_arrays(values)
-        checksums.compare(found, {name: noted.get(name) for name in (noted if names is None else found)})
-    except Exception as error:  # Orbax raises many kinds; whichever it is, this checkpoint cannot be used
-        raise Damaged(f"{path} is damaged: {_reason(error)}") from error
-    return values
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong in a line: its first, and of a long one the end, where tensorstore tells the cause."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if len(line) <= _REASON else f"{line[: _REASON // 2]} … {line[-_REASON // 2 :]}"
 
 
 def _directory(workdir: str) -> epath.Path:
@@ -285,9 +234,16 @@ def _directory(workdir: str) -> epath.Path:
 
 
 def _steps(directory: epath.Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    return sorted(int(child.name) for child in directory.iterdir() if _is_number(child.name) and child.is_dir())
+    """Returns the steps of the checkpoints, in order; raises Unreadable where the disk does not tell."""
+    numbered = [child for child in _children(directory) if _is_number(child.name)]
+    with array_files.disk_of(directory):
+        return sorted(int(child.name) for child in numbered if disk.is_folder(child))
+
+
+def _children(folder: epath.Path) -> list[epath.Path]:
+    """Returns what a folder holds, nothing where it does not exist."""
+    with array_files.disk_of(folder):
+        return list(folder.iterdir()) if disk.is_folder(folder) else []
 
 
 def _is_number(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Checksums: whether arrays, and the files of a folder, are still what was written."""
+"""Whether arrays, and the files of a folder, are still what was written: checksums; and of what form arrays are."""
 
 import json
 import os
@@ -10,9 +10,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from simclr_jax.runtime import run_folder
+from simclr_jax.runtime import disk
 
 _FILES = "files.json"  # {path in the folder: [bytes, CRC-32]}
+
+
+class Damaged(ValueError):
+    """What lies on a disk that answers is, by proof, not what was written."""
 
 
 def on_host(tree: Any) -> Any:
@@ -25,32 +29,80 @@ def of_arrays(tree: Any) -> dict[str, int]:
     found = {}
     for path, array in jax.tree_util.tree_leaves_with_path(on_host(tree)):
         array = np.asarray(array)
-        name = "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
         kind = zlib.crc32(f"{array.dtype}{array.shape}".encode())
-        found[name] = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), kind)
+        found[_name(path)] = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), kind)
     return found
 
 
-def compare(found: dict[str, int], wanted: dict[str, int]) -> None:
-    """Raises ValueError where two results of `of_arrays` differ."""
-    wrong = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if wrong:
-        raise ValueError(f"{len(wrong)} of {len(found)} arrays are not what was written, {wrong[0]} the first")
+def differing(found: dict[str, int], noted: dict[str, int]) -> list[str]:
+    """Returns the names by which two results of `of_arrays` differ, sorted."""
+    return sorted(name for name in {*found, *noted} if found.get(name) != noted.get(name))
+
+
+def form_differences(have: Any, want: Any) -> list[str]:
+    """Returns a line for each array by whose type or shape two trees differ, those of optimisers last.
+
+    Args:
+      have, want: trees of arrays, or of what has their dtype and shape; of what kind their containers are is the same.
+    """
+    have, want = forms(have), forms(want)
+    wrong = {name: f"is {have[name]} and not {want[name]}" for name in have.keys() & want if have[name] != want[name]}
+    wrong |= {name: f"is surplus, {have[name]}" for name in have.keys() - want}
+    wrong |= {name: f"is missing, {want[name]}" for name in want.keys() - have}
+    return [f"{name} {wrong[name]}" for name in sorted(wrong, key=lambda name: ("opt_state" in name, name))]
+
+
+def forms(tree: Any) -> dict[str, str]:
+    """Returns {path: type and shape} of the arrays of a tree, or of what has their dtype and shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(path): f"{getattr(x, 'dtype', type(x).__name__)} {list(np.shape(x))}" for path, x in leaves}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
 
 
 def note_files(path: epath.Path) -> None:
     """Writes down what the files of a folder hold, in a file of its own there."""
     noted = {name: _content(path / name) for name in files(path) if name != _FILES}
-    run_folder.replace_text(path / _FILES, json.dumps(noted))
+    disk.replace_text(path / _FILES, json.dumps(noted))
 
 
-def check_files(path: epath.Path) -> None:
-    """Raises ValueError where a file is not as noted. A process that was killed may not have come to note them."""
+def check_files(path: epath.Path) -> bool:
+    """Compares the files of a folder with what was noted of them.
+
+    Returns:
+      Whether it was: a process that was killed may not have come to note them.
+
+    Raises:
+      Damaged: a file is not as noted.
+      OSError: the disk does not give one.
+    """
     there = set(files(path))
-    noted = json.loads((path / _FILES).read_text()) if _FILES in there else {}
+    noted = read_json(path / _FILES) if _FILES in there else {}
     for name, content in noted.items():
         if name not in there or _content(path / name) != content:
-            raise ValueError(f"its file {name} is not what was written")
+            raise Damaged(f"its file {name} is not what was written")
+    return bool(noted)
+
+
+def read_json(file: epath.Path) -> dict[str, Any]:
+    """Returns the object that a file holds; raises Damaged where it is gone or holds none, OSError of a disk."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, IsADirectoryError):
+        raise Damaged(f"it has no {file.name}") from None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"its {file.name} is no JSON") from error
+    if not isinstance(found, dict):
+        raise Damaged(f"its {file.name} holds {type(found).__name__}, not an object")
+    return found
+
+
+def read_all(path: epath.Path) -> None:
+    """Reads every file of a folder; raises OSError where the disk does not give one."""
+    for name in files(path):
+        _content(path / name)
 
 
 def _content(file: epath.Path) -> list[int]:
@@ -59,11 +111,11 @@ def _content(file: epath.Path) -> list[int]:
 
 
 def files(path: epath.Path, inside: str = "") -> list[str]:
-    """Returns the names of all files in a folder, at any depth; raises ValueError for links, pipes and devices."""
+    """Returns the names of all files in a folder, at any depth; raises Damaged for links, pipes and devices."""
     found = []
     for child in path.iterdir():
-        mode = os.lstat(child).st_mode if run_folder.is_local(child) else stat.S_IFREG
+        mode = os.lstat(child).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ValueError(f"its {inside}{child.name} is neither a file nor a folder")
+            raise Damaged(f"its {inside}{child.name} is neither a file nor a folder")
         found += files(child, f"{inside}{child.name}/") if child.is_dir() else [inside + child.name]
     return found

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
@@ -24,30 +24,45 @@ LONGEST_TEXT = 4096  # characters; the longest path that Linux opens
 MOST_VALUES = 64  # of a tuple
 
 # Keys that are declared where they are used: their fields, with bounds and defaults.
-_DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in dataclasses.fields(Recipe)}
+DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in dataclasses.fields(Recipe)}
 
-# Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
-# does, not the result.
-NOT_MATHEMATICS = (
-    "data.dir",
-    "data.cache",
-    "data.max_corrupt_fraction",
-    "loss.chunk_size",
-    "loss.gather",
-    "train.on_nonfinite",
-    "train.max_skipped",
-    "checkpoint.every_epochs",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
-    "log.every_steps",
-    *(key for key, field in _DECLARED.items() if field.metadata.get("same_result")),
-)
+
+# What papers and other programs call keys, and the last part of ours.
+_ALSO_CALLED = {
+    **dict.fromkeys(("lr", "base_lr", "eta"), "optimizer.learning_rate"),
+    **dict.fromkeys(("bs", "batch", "batchsize"), "batch_size"),
+    **dict.fromkeys(("accumulation", "accum_iter", "grad_accum", "microbatch"), "microbatch_size"),
+    **dict.fromkeys(("epoch", "num_epochs", "n_epochs", "max_epochs"), "epochs"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("tau", "temp", "t"), "temperature"),
+    **dict.fromkeys(("size", "img_size", "input_size", "crop_size", "resolution"), "image_size"),
+    **dict.fromkeys(("path", "root", "dataset", "folder", "data", "data_dir", "data_path"), "source"),
+    **dict.fromkeys(("arch", "backbone", "model", "network", "resnet"), "encoder"),
+    **dict.fromkeys(("out_dim", "proj_dim", "projection_dim", "feature_dim", "z_dim"), "dim"),
+    **dict.fromkeys(("warmup", "warm_up"), "warmup_epochs"),
+    **dict.fromkeys(("optimizer", "optim", "opt"), "name"),
+    **dict.fromkeys(("precision", "amp", "fp16", "bf16"), "dtype"),
+    **dict.fromkeys(("sync_bn", "syncbn"), "global_batch_norm"),
+    **dict.fromkeys(("checkpointing", "gradient_checkpointing"), "remat"),
+    **dict.fromkeys(("color_jitter", "colour_jitter", "jitter", "strength"), "jitter_strength"),
+    **dict.fromkeys(("save_every", "save_freq", "save_interval"), "every_epochs"),
+    **dict.fromkeys(("log_every", "log_freq", "print_freq"), "every_steps"),
+    **dict.fromkeys(("k", "neighbors"), "neighbours"),
+    **dict.fromkeys(("num_images", "subset", "max_images"), "limit"),
+}
 
 _NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
 _POSITIVE = Bound(lambda value: value > 0, "above 0")
 _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "seed": (_NOT_NEGATIVE,),
+    "data.labels": (
+        Bound(
+            lambda value: value in ("", "folders", "none") or value[:4] == "csv:" != value, "folders, none or csv:FILE"
+        ),
+    ),
+    "data.bits": (Bound(lambda value: value == 0 or 8 <= value <= 16, "0 (found in the images) or 8 to 16"),),
     "data.cache": (one_of(("host", "device")),),
+    "data.identity": (one_of(("name", "position")),),
     "data.max_corrupt_fraction": (Bound(lambda value: 0 <= value < 1, "0 (no image may be unreadable) to below 1"),),
     "augment.placement": (one_of(("host", "device")),),
     "augment.image_size": (
@@ -82,21 +97,30 @@ _OF_A_RUN = {
     "seed": 0,
     "data.source": "",
     "data.dir": "",
+    "data.labels": "",
     "data.train_split": "",
     "data.validation_split": "",
     "data.test_split": "",
     "data.holdout_fraction": 0.0,
     "data.limit": 0,
+    "data.identity": "",
     "augment.image_size": 0,
     **{key: field.default for key, field in networks.KEYS.items()},
 }
 
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
-_CAME_LATER = {key: field.metadata["before"] for key, field in _DECLARED.items() if "before" in field.metadata}
+CAME_LATER = {
+    "data.identity": "position",
+    "data.labels": "folders",
+    "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
+    "train.start_from": "",
+    **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
+}
+
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
-    **{key: field.default for key, field in _DECLARED.items() if key not in _OF_A_RUN},
+    **{key: field.default for key, field in DECLARED.items() if key not in _OF_A_RUN},
     "augment.placement": "",
     "loss.temperature": 0.0,
     "train.batch_size": 0,
@@ -116,6 +140,12 @@ def network_of(config: ConfigDict) -> Network:
     return Network(**config.model, head=Head(**config.head))
 
 
+def source_arguments(data: ConfigDict) -> dict[str, Any]:
+    """Returns the keyword arguments that a data section gives to :func:`simclr_jax.data.sources.open_source`."""
+    splits = (data.train_split, data.validation_split, data.test_split)
+    return {"directory": data.dir, "labels": data.labels, "splits": splits}
+
+
 def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
     """Returns the keyword arguments that a data section gives to :class:`simclr_jax.data.sources.Splits`."""
     return {
@@ -124,15 +154,29 @@ def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
         "test": data.test_split,
         "holdout_fraction": data.holdout_fraction,
         "limit": data.limit,
+        "identity": data.identity,
         "seed": seed,
     }
 
 
-def check_key(key: str, known: Iterable[str]) -> None:
+def check_key(key: str, known: Collection[str]) -> None:
     """Raises ValueError unless a key is among the known ones; names the nearest."""
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        raise ValueError(f"config.{key} is not a key" + (f"; did you mean config.{near[0]}?" if near else ""))
+        near = nearest_key(key, known)
+        raise ValueError(f"config.{key} is not a key" + (f"; did you mean config.{near}?" if near else ""))
+
+
+def nearest_key(key: str, known: Collection[str]) -> str | None:
+    """Returns the known key that was meant by another one: by its meaning, as part of a section, or by its letters."""
+    section, _, name = key.rpartition(".")
+    meant = _ALSO_CALLED.get(name.lower(), f"{section}.{name}".lstrip("."))
+    names = {other: other.rpartition(".") for other in known}
+    same_name = [other for other in known if names[other][2] == meant.rpartition(".")[2]]
+    same_name.sort(key=lambda other: (names[other][0] != section, other != meant))
+    near = same_name or [other for other in known if other.startswith(f"{key}.")]
+    near = near or difflib.get_close_matches(meant, known, n=1)
+    near = near or [other for other in known if difflib.get_close_matches(name, names[other][2:], n=1)]
+    return next(iter(near), None)
 
 
 def check_keys(config: ConfigDict, known: ConfigDict) -> None:
@@ -210,9 +254,11 @@ def run_config(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
         for key, example in (_OF_A_RUN | (_OF_ITS_VIEWS if views else {})).items():
             section, _, name = key.rpartition(".")
             values = _section(stored, section)
-            if name not in values and key not in _CAME_LATER:
+            if name not in values and key not in CAME_LATER:
                 raise ValueError(f"config.{key} is missing")
-            value = values.get(name, _CAME_LATER.get(key))
+            value = values.get(name, CAME_LATER.get(key))
+            if key == "data.labels" and name not in values and not found["data"]["source"].startswith("folder:"):
+                value = ""  # which folders there are is a question of files alone
             check_type(key, value, example)
             check_value(key, value)
             found.setdefault(section, {})[name] = value
@@ -238,24 +284,6 @@ def whole_config(stored: dict[str, Any], known: ConfigDict, run: str) -> ConfigD
     return config
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns "key: old → new" for each key by which two configs give different results."""
-    old, new = _CAME_LATER | flatten(old), _CAME_LATER | flatten(new)
-    keys = [key for key in {**old, **new} if key not in NOT_MATHEMATICS]
-    return [
-        f"{key}: {shown(old.get(key))} → {shown(new.get(key))}"
-        for key in keys
-        if _plain(old.get(key)) != _plain(new.get(key))
-    ]
-
-
-def epochs_extended_from(old: dict[str, Any], new: dict[str, Any]) -> int | None:
-    """Returns the epochs of the old config where the new one asks for more of them and nothing else; None elsewhere."""
-    before, now = flatten(old).get("train.epochs"), flatten(new)["train.epochs"]
-    only = [line.split(":")[0] for line in config_differences(old, new)] == ["train.epochs"]
-    return before if only and isinstance(before, int) and before < now else None
-
-
 def flatten(config: Any) -> dict[str, Any]:
     """Returns {"section.key": value}. Goes no deeper by recursion: a config.json may be nested thousands deep."""
     found, left = {}, [("", config)]
@@ -275,8 +303,3 @@ def _section(stored: Any, name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"config.{name} is missing" if name else "it is no JSON object")
     return values
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no tuples."""
-    return list(value) if isinstance(value, tuple) else value

@@ -9,12 +9,39 @@ _LONG_SILENCE = 30.0  # seconds between two lines of a progress bar that goes to
 
 
 def progress(iterable: Iterable | None = None, **options) -> tqdm:
-    """Returns a progress bar; one that goes to a file instead of a screen prints a line now and then."""
-    interval = 0.2 if sys.stderr.isatty() else _LONG_SILENCE
-    return tqdm(iterable, mininterval=interval, dynamic_ncols=True, **options)
+    """Returns a progress bar; one that goes to a file instead of a screen is a line now and then, and a last one."""
+    if sys.stderr.isatty():
+        return tqdm(iterable, mininterval=0.2, dynamic_ncols=True, **options)
+    bar = tqdm(iterable, mininterval=_LONG_SILENCE, file=_Lines(), delay=_LONG_SILENCE, **options)
+    bar.delay = 0  # it kept tqdm from a line at the very start; now it would keep a short bar from its last one
+    return bar
+
+
+class _Lines:
+    """Standard error, where it is a file: what tqdm would draw anew at the same place is a line each time."""
+
+    def write(self, text: str) -> None:
+        """Writes what a bar shows; tqdm's carriage returns, and spaces over what was longer, are left out."""
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        """Makes sure that it is in the file."""
+        sys.stderr.flush()
 
 
 def say(text: str) -> None:
     """Prints a line without tearing a progress bar."""
     tqdm.write(text)
     sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds in the two largest units that they have: "3 h 20 min"."""
+    whole = max(1, round(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600, whole // 60
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

@@ -1,8 +1,10 @@
 """What a training run writes of itself: metrics.jsonl and TensorBoard files."""
 
 import contextlib
+import itertools
 import json
 import math
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -10,75 +12,96 @@ from typing import Any
 
 from etils import epath
 
-from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.console import progress, say
+from simclr_jax.runtime import disk, run_folder
+from simclr_jax.runtime.console import duration, progress, say
 
 _LAST_STEP = 2**31 - 1
+_TIMED_STEPS = 10  # after which the run's length is told
+
+# Of a row, what depends on the machine and its hour. All else is the same in a run that was stopped and went on.
+TIMES = ("seconds", "views_per_second")
 
 
 class MetricsWriter:
     """Writes what a training run says of itself.
 
     A run that resumes keeps the rows up to its checkpoint and writes the later ones anew, so that metrics.jsonl holds
-    each step once.
+    each step once. A row has, besides its values, the `TIMES`: "seconds" since this start, and "views_per_second" over
+    the steps since the row before, validation and checkpoints included. The first step of a start, which compiles, is
+    in no speed.
 
     Args:
       workdir: RUN.
       first_step, total_steps: where the run starts and ends.
-      views_per_step: for the speed shown.
+      views_per_step: for the speeds.
     """
 
     def __init__(self, workdir: str, *, first_step: int, total_steps: int, views_per_step: int):
         self._folder = run_folder.folder(workdir)
         self._metrics = self._folder / "metrics.jsonl"
-        self._rows = _rows_up_to(self._metrics, first_step)
-        self._before = tuple(self._rows)
-        run_folder.replace_text(self._metrics, "".join(self._rows))
-        self._tensorboard = None
-        if run_folder.is_local(self._folder):
-            self._tensorboard = _TensorBoard(self._folder / "tensorboard", first_step)
-        else:
-            say("no TensorBoard files in an object store; metrics.jsonl holds the same")
+        self._before = _rows_up_to(self._metrics, first_step)
+        disk.replace_text(self._metrics, "".join(self._before))
+        self._tensorboard = _TensorBoard(self._folder / "tensorboard", first_step)
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
-        self._views_per_step, self._first_step = views_per_step, first_step
+        self._views_per_step, self._total_steps = views_per_step, total_steps
         self._start = time.monotonic()
+        self._done: list[float] = []  # when the first steps of this start were done
+        self._first: tuple[int, float] | None = None  # step of this start, and when it was done
+        self._row = self._first  # likewise, of the last row
 
     def advance(self, step: int, loss: float) -> None:
-        """Moves the progress bar on to a step that is done."""
-        done, seconds = step - self._first_step, time.monotonic() - self._start
-        rate = self._views_per_step * done / seconds
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} views/s", refresh=False)
+        """Takes in that a step is done: moves the progress bar on, and says once how long the run will take."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = self._row = step, now
+        shown = f"loss {loss:.3f}"
+        if rate := self._rate(self._first, step, now):
+            shown += f", {rate:,.0f} views/s"
+        self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(step - self._bar.n)
+        if len(self._done) <= _TIMED_STEPS:
+            self._done.append(now)
+            if len(self._done) > _TIMED_STEPS and step < self._total_steps:
+                say(self._outlook(step))
+
+    def _outlook(self, step: int) -> str:
+        # The median: between two steps there may be a validation that compiles.
+        seconds = statistics.median(b - a for a, b in itertools.pairwise(self._done))
+        left, first = self._total_steps - step, self._done[0] - self._start
+        return (
+            f"the first step, which compiles, took {duration(first)}; the next {_TIMED_STEPS} ran at "
+            f"{self._views_per_step / seconds:,.0f} views/s: {left:,} more take about {duration(left * seconds)}, "
+            "validation and checkpoints not counted"
+        )
+
+    def _rate(self, since: tuple[int, float], step: int, now: float) -> float | None:
+        """Returns views a second since a step; None where no step has been done since."""
+        steps, seconds = step - since[0], now - since[1]
+        return self._views_per_step * steps / seconds if steps and seconds > 0 else None
 
     def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Appends one row to metrics.jsonl and TensorBoard."""
+        """Appends one row to metrics.jsonl and TensorBoard, with the `TIMES`."""
+        now = time.monotonic()
+        values = {**values, "seconds": round(now - self._start, 3)}
+        if self._row and (rate := self._rate(self._row, step, now)):
+            values["views_per_second"] = round(rate, 1)
+            self._row = step, now
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         row = json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n"
-        if run_folder.is_local(self._metrics):
-            with _named(self._metrics), self._metrics.open("a") as file:
-                file.write(row)
-        else:
-            self._rows.append(row)
-        if self._tensorboard:
-            with _named(self._folder / "tensorboard"):
-                self._tensorboard.write(step, values)
+        with _named(self._metrics), self._metrics.open("a") as file:
+            file.write(row)
+        with _named(self._folder / "tensorboard"):
+            self._tensorboard.write(step, values)
 
     def rows(self) -> list[dict[str, float]]:
         """Returns the rows of before the start, which are those of a resumed run up to its checkpoint."""
         return [_numbers(row) for row in self._before]
 
-    def flush(self) -> None:
-        """Makes sure that metrics.jsonl holds every row: an object store has no appending, so there it is replaced."""
-        if not run_folder.is_local(self._metrics):
-            run_folder.replace_text(self._metrics, "".join(self._rows))
-
     def close(self) -> None:
         """Closes the bar and the files."""
-        self.flush()
         self._bar.close()
-        if self._tensorboard:
-            with _named(self._folder / "tensorboard"):
-                self._tensorboard.close()
+        with _named(self._folder / "tensorboard"):
+            self._tensorboard.close()
 
 
 @contextlib.contextmanager
@@ -150,18 +173,13 @@ class NoWriter:
         """Returns none."""
         return []
 
-    def flush(self) -> None:
-        """Does nothing."""
-
     def close(self) -> None:
         """Does nothing."""
 
 
 def _rows_up_to(path: epath.Path, step: int) -> list[str]:
     """Returns the lines of a metrics.jsonl up to a step; the last line may have been torn by the end of a process."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+    lines = disk.text_if_there(path).splitlines(keepends=True)
     kept = []
     for number, line in enumerate(lines, 1):
         try:

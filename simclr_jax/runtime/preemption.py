@@ -1,9 +1,11 @@
-"""Being told to stop: SIGTERM from a scheduler, SIGINT from Ctrl-C.
+"""Being told to stop: by a scheduler (SIGTERM, SIGUSR1, SIGUSR2), a closed terminal (SIGHUP) or Ctrl-C (SIGINT).
 
-The first asks for a checkpoint at the end of the step. A second Ctrl-C leaves at once; a second SIGTERM does not, since
-schedulers repeat theirs. Before the first step there is nothing to save, so there the first leaves at once too.
+The first asks for a checkpoint at the end of the step. A second Ctrl-C leaves at once; the others do not, however often
+they come, since schedulers repeat theirs. Before the first step there is nothing to save, so there the first leaves at
+once too.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,7 +14,9 @@ import threading
 # Exit code: stopped by a signal with everything saved; the same command goes on. EX_TEMPFAIL of sysexits.h
 STOPPED = 75
 _AT_ONCE = 130  # exit code of a second Ctrl-C, the shell's for a program that it stopped
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ALWAYS = (signal.SIGTERM, signal.SIGINT)
+# Taken where the platform has them and nobody has had them ignored, as nohup does.
+_IF_NOT_IGNORED = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 class Stopped(Exception):
@@ -40,14 +44,15 @@ class StopRequest:
             os.set_blocking(self._pipe[1], False)
             # The numbers of signals go through the pipe even while the main thread is outside of Python.
             self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-            self._handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+            heard = [number for number in _IF_NOT_IGNORED if signal.getsignal(number) is not signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, lambda *_: None) for number in (*_ALWAYS, *heard)}
             threading.Thread(target=self._read, args=self._pipe[:1], daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
         if self._pipe:
             for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set by Python, and is lost
             signal.set_wakeup_fd(self._wakeup)
             os.close(self._pipe[1])  # ends the thread
 
@@ -57,7 +62,7 @@ class StopRequest:
 
     def _read(self, pipe: int) -> None:
         while number := os.read(pipe, 1):
-            if number[0] not in _SIGNALS:
+            if number[0] not in self._handlers:
                 continue
             name = signal.Signals(number[0]).name
             if self.requested and name == "SIGINT":
@@ -77,4 +82,5 @@ def _leave(text: str, code: int) -> None:
 
 
 def _tell(text: str) -> None:
-    print(f"\n{text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # of a terminal that is gone
+        print(f"\n{text}", file=sys.stderr, flush=True)

@@ -30,8 +30,17 @@ def is_first() -> bool:
 
 
 def agree(value: int) -> int:
-    """Returns what process 0 gives here, in every process. All have to call it; below 2³¹."""
-    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    """Returns what process 0 gives here, in every process. All have to call it; below 2³¹.
+
+    Raises:
+      RuntimeError: another process is gone.
+    """
+    if jax.process_count() == 1:
+        return value
+    try:
+        return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    except ValueError as error:  # as which jax raises it now and then; `ProcessGroup` then waits for the other's words
+        raise RuntimeError(_in_a_line(error)) from error
 
 
 class ProcessGroup:

@@ -1,10 +1,12 @@
 """RUN, the folder of a run: its config, its starts, and the lock that keeps a second process out.
 
 RUN/config.json     the config
+RUN/data.json       what its images were: counts and checksums
+RUN/bits.json       which value is white in its image files of 16 bits
 RUN/versions.jsonl  one line a start: step, time, process, command, versions, devices
 RUN/.lock           held while a process trains
 
-All paths go through epath, so that RUN may lie in an object store; a lock there is only on local and network disks.
+RUN lies on a disk of this machine or of its network: a folder of an object store is refused where it is named.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -21,7 +24,12 @@ from typing import Any
 import filelock
 from etils import epath
 
+from simclr_jax.runtime import disk
+
+_SYSTEM = ("/proc/", "/sys/")  # which hold all others by links
+_BITS_BEFORE = 16  # what runs without bits.json read files of 16 bits by
 _MAX_CONFIG = 2**20  # bytes; a config has some two thousand
+_OF_A_SPLIT = {"images": int, "classes": int, "checksum": str}  # what data.json says
 
 _PACKAGES = (
     "simclr_jax",
@@ -37,7 +45,8 @@ _PACKAGES = (
 
 
 def folder(workdir: str) -> epath.Path:
-    """Returns RUN as a path."""
+    """Returns RUN as a path; raises ValueError where it is no folder of a disk."""
+    disk.check_on_disk(str(workdir))
     return epath.Path(workdir).expanduser()
 
 
@@ -47,33 +56,49 @@ def inside(workdir: str, *names: str) -> epath.Path:
     Raises:
       ValueError: a link leads it out of the run, which may be anybody's.
     """
-    run = folder(workdir)
-    path = run.joinpath(*names)
-    place = os.path.realpath(path)  # epath's own resolve follows no links
-    if is_local(path) and place != os.path.join(os.path.realpath(run), *names):
-        raise ValueError(f"{path} is, or lies behind, a link to {place}; remove the link")
+    path = folder(workdir).joinpath(*names)
+    if not lies_inside(workdir, *names):
+        raise ValueError(f"{path} is, or lies behind, a link to {os.path.realpath(path)}; remove the link")
     return path
+
+
+def lies_inside(workdir: str, *names: str) -> bool:
+    """Whether no link leads RUN/NAME/… elsewhere."""
+    run = folder(workdir)
+    # epath's own resolve follows no links
+    return os.path.realpath(run.joinpath(*names)) == os.path.join(os.path.realpath(run), *names)
+
+
+def check_places(workdir: str, source: str, directory: str) -> None:
+    """Raises ValueError where a run's config would have images read in the run, on another machine or everywhere.
+
+    The run may be anybody's, with files and addresses that were made to be opened: these the user has to name.
+
+    Args:
+      workdir: RUN.
+      source, directory: ``data.source`` and ``data.dir`` of its config; "" where the user gave another.
+    """
+    kind, _, place = source.partition(":")
+    given = {"source": source, "dir": directory}
+    paths = {"source": place if kind in ("npz", "folder") else "", "dir": directory}
+    for key, path in paths.items():
+        real = os.path.join(os.path.realpath(os.path.expanduser(path)), "")
+        where = {
+            "into the run itself": real.startswith(os.path.join(os.path.realpath(folder(workdir)), "")),
+            "to another machine": disk.is_url(path),
+            "to the system's own files": real == "/" or real.startswith(_SYSTEM),
+        }
+        if path and any(where.values()):
+            flags = shlex.join([f"--config.data.{name}={value}" for name, value in given.items() if value])
+            raise ValueError(
+                f"data.{key} of {workdir} leads {next(words for words, so in where.items() if so)}, to {path[:200]!r}; "
+                f"where you trust whoever made it, name it yourself: {flags}"
+            )
 
 
 def imported(workdir: str) -> epath.Path:
     """Returns where a run tells that its weights came from elsewhere; other runs have no such file."""
     return folder(workdir) / "imported.json"
-
-
-def is_local(path: epath.Path) -> bool:
-    """Whether a path is of this machine's file system, and not of an object store such as gs://."""
-    return "://" not in str(path)
-
-
-def replace_text(path: epath.Path, text: str) -> None:
-    """Writes a file so that it is found whole, old or new, whenever this process is killed."""
-    if not is_local(path):
-        path.write_text(text)  # an object is replaced as a whole
-        return
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)  # were it a link, its target would be written
-    new.write_text(text)
-    new.replace(path)
 
 
 @contextlib.contextmanager
@@ -88,25 +113,22 @@ def hold(workdir: str) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         # RUN may come from others, and must not have something outside of it written or removed.
         inside = os.path.join(os.path.realpath(path), "")
-        for child in path.iterdir() if is_local(path) else ():
+        for child in path.iterdir():
             place = os.path.realpath(child)
             if not place.startswith(inside):
                 raise ValueError(f"{child} leads out of the workdir, to {place}: let the workdir itself lie there")
         lock = contextlib.nullcontext()
-        if is_local(path):
-            with contextlib.suppress(NotImplementedError):  # a network disk without locks
-                # The operating system lets go of it when the process ends, however it ends.
-                lock = filelock.FileLock(str(path / ".lock"), timeout=0).acquire()
+        with contextlib.suppress(NotImplementedError):  # a network disk without locks
+            # The operating system lets go of it when the process ends, however it ends.
+            lock = filelock.FileLock(str(path / ".lock"), timeout=0).acquire()
     except filelock.Timeout:
         raise ValueError(
             f"{workdir} is in use: {_last_start(path)}; wait for its end, or give another --workdir"
         ) from None
     except ValueError:
         raise
-    except Exception as error:  # of an object store's client: any kind
-        raise ValueError(
-            f"--workdir={workdir} cannot be written: {getattr(error, 'strerror', None) or error}"
-        ) from error
+    except OSError as error:
+        raise ValueError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
     with lock:
         yield
 
@@ -126,29 +148,87 @@ def read_config(workdir: str) -> dict[str, Any]:
       ValueError: it is not there, or not a JSON object.
     """
     path = folder(workdir) / "config.json"
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(path)  # raises what `exists` would take for a file that is not there
     if not path.exists():
-        raise ValueError(f"{workdir} is not a run: {path} does not exist; train.py --workdir={workdir} makes one")
-    is_file = os.path.isfile(path) if is_local(path) else path.is_file()  # epath's is true of pipes and devices too
-    if not is_file or path.stat().length > _MAX_CONFIG:
-        raise ValueError(f"{path} is not a config: no file, or one of more than {_MAX_CONFIG:,} bytes")
+        raise ValueError(f"{workdir} is not a run: {os.path.abspath(path)} does not exist; {_mend(path.parent)}")
+    return _read_object(path)
+
+
+def read_data(workdir: str) -> dict[str, Any] | None:
+    """Returns RUN/data.json, {name of a split: what `data.contents` says of it}; None for a run of before it.
+
+    Raises:
+      ValueError: it is not such an object.
+    """
+    path = folder(workdir) / "data.json"
     try:
-        config = json.loads(path.read_text())
-    except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not a config: it holds {type(config).__name__}, not an object")
-    return config
+        os.stat(path)  # `exists` would take a disk that does not answer for a no
+    except FileNotFoundError:
+        return None
+    data = _read_object(path)
+    if not all(
+        isinstance(held, dict) and all(type(held.get(key)) is kind for key, kind in _OF_A_SPLIT.items())
+        for held in data.values()
+    ):
+        raise ValueError(
+            f"{path} does not say what a data set holds; remove it, and the data are taken to be those of the run"
+        )
+    return data
+
+
+def write_data(workdir: str, data: dict[str, Any]) -> None:
+    """Writes RUN/data.json."""
+    disk.replace_text(folder(workdir) / "data.json", json.dumps(data, indent=2) + "\n")
+
+
+def read_bits(workdir: str, *, before: int = _BITS_BEFORE) -> int:
+    """Returns the bit depth of white in a run's image files of 16 bits; 0 where it has none, or there is no run yet.
+
+    ``before`` is that of runs that did not note it.
+    """
+    path = folder(workdir) / "bits.json"
+    if not path.exists():
+        trained = (folder(workdir) / "config.json").exists() and not imported(workdir).exists()
+        return before if trained else 0
+    bits = None
+    with contextlib.suppress(ValueError, RecursionError, OSError, KeyError, TypeError):
+        bits = json.loads(path.read_text())["bits"]
+    if type(bits) is not int or not (bits == 0 or 8 <= bits <= 16):
+        raise ValueError(f'{path} does not say which value is white; write {{"bits": 8}} to {{"bits": 16}} there')
+    return bits
+
+
+def write_bits(workdir: str, bits: int) -> None:
+    """Writes RUN/bits.json, where it says something else."""
+    if read_bits(workdir) != bits or not (folder(workdir) / "bits.json").exists():
+        disk.replace_text(folder(workdir) / "bits.json", json.dumps({"bits": bits}) + "\n")
+
+
+def _mend(run: epath.Path) -> str:
+    """What makes the config of a folder that has none."""
+    if (run / "checkpoints").is_dir():
+        return (
+            "the command that made its checkpoints writes the same file when it is given another folder: stop it at "
+            f"its first step and copy config.json from there to {shlex.quote(str(run))}/"
+        )
+    return shlex.join(["train.py", "--config=configs/NAME.py", f"--workdir={run}"]) + " makes one"
 
 
 def write_config(workdir: str, config: dict[str, Any]) -> None:
     """Writes RUN/config.json, and RUN itself."""
     folder(workdir).mkdir(parents=True, exist_ok=True)
-    replace_text(folder(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
+    disk.replace_text(folder(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of this library, of Python and of what numbers depend on."""
+    packages = {name: metadata.version(name) for name in _PACKAGES if any(metadata.distributions(name=name))}
+    return {"python": platform.python_version(), **packages}
 
 
 def note_start(workdir: str, step: int, devices: str) -> None:
     """Appends a line to RUN/versions.jsonl: when, where and with what the run started or went on."""
-    packages = {name: metadata.version(name) for name in _PACKAGES if any(metadata.distributions(name=name))}
     facts = {
         "step": step,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -156,9 +236,22 @@ def note_start(workdir: str, step: int, devices: str) -> None:
         "pid": os.getpid(),
         "command": sys.argv,
         "devices": devices,
-        "python": platform.python_version(),
-        **packages,
+        **versions(),
     }
     path = folder(workdir) / "versions.jsonl"
-    before = path.read_text() if path.exists() else ""
-    replace_text(path, before + json.dumps(facts) + "\n")
+    disk.replace_text(path, disk.text_if_there(path) + json.dumps(facts) + "\n")
+
+
+def _read_object(path: epath.Path) -> dict[str, Any]:
+    """Returns the JSON object of a small file, which may be anybody's."""
+    if not disk.is_file(path, _MAX_CONFIG):
+        raise ValueError(f"{path} is not what a run writes: no file, or one of more than {_MAX_CONFIG:,} bytes")
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}; try again when the disk answers") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not what a run writes: it holds {type(found).__name__}, not an object")
+    return found

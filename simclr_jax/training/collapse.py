@@ -36,15 +36,39 @@ COLLAPSED_RANK = 1.5  # or all z lie along one line: two directions of equal wei
 # the quickstart's loss begins above ln(2N-1), because unlike negatives cost more than equal ones, and falls through it.
 CHANCE_MARGIN, FALLING = 0.02, 0.005
 STILL = 1e-3  # of the largest standard deviation: a dimension that varies less is called still
-PATIENCE, PATIENT_SHARE = 3, 0.02  # epochs in a row, after warm-up; and of a long run's
+
+# Steps that must have been taken before z in evaluation mode says anything: until BatchNorm's running statistics, which
+# keep 0.9 of themselves each step, have forgotten their start, z of all images are nearly the same in every run.
+SETTLING = 100
+PATIENCE, PATIENT_STEPS, PATIENT_SHARE = 3, 100, 0.02  # a fault lasts for validations, steps and a long run's share
+NEAR_CHANCE = 0.1  # as `CHANCE_MARGIN`: untrained networks were found to be this far below it, and no farther
+RISE = 0.05  # likewise, of the loss above its lowest
+HARDLY_MOVED = 0.01  # of their norm, that parameters have moved by in all: this changes no image's z
+LARGEST_UPDATE = 0.1  # of their norm, in a step; recipes that learn have 0.001 to 0.03
 
 _WORDS = {
-    "collapsed": "the run has collapsed. For {epochs} epochs all images have had nearly the same z, or z along one "
+    "collapsed": "the run has collapsed: for {lasted:,} steps all images have had nearly the same z, or z along one "
     "line: uniformity {uniformity:.3f} (0 is complete collapse), effective rank of z {rank_z:.1f}",
-    "at chance": "the loss is at chance and does not fall. For {epochs} epochs it has not, or hardly, been below that "
-    "of a network to which all images are alike: validation loss {loss:.3f}, and ln(2N-1) is {chance_loss:.3f}",
+    "diverged": "the run has diverged: the validation loss is {loss:.3f}, was {lowest:.3f} at its lowest, and "
+    "{chance_loss:.3f} is that of a network to which all images are alike; a step changes the parameters by "
+    "{update:.2g} % of their norm",
+    "hardly moves": "the run is not learning yet: in {step:,} steps the parameters have moved by {moved:.2g} % of "
+    "their norm at most; nothing has collapsed",
+    "at chance": "the run is not learning yet: for {lasted:,} steps the validation loss has not fallen and is at "
+    "{loss:.3f}, and {chance_loss:.3f} is that of a network to which all images are alike; z is spread, nothing has "
+    "collapsed",
+    "too short": "the run has ended before it learned: {step:,} steps, {warmup:,} of them warm-up, are few; the "
+    "validation loss is {loss:.3f}, and {chance_loss:.3f} is that of a network to which all images are alike",
 }
-_MEND = "try a lower optimizer.learning_rate or a longer warm-up; python -m simclr_jax diagnose --workdir=RUN says more"
+_MORE = "in another --workdir; python -m simclr_jax diagnose --workdir=RUN says more"
+_LOWER = "a lower optimizer.learning_rate or a longer optimizer.warmup_epochs"
+_MENDS = {
+    "collapsed": _LOWER,
+    "diverged": _LOWER,
+    "hardly moves": "a higher optimizer.learning_rate",
+    "at chance": "a higher optimizer.learning_rate, a smaller train.batch_size or more train.epochs",
+    "too short": "more train.epochs or a smaller train.batch_size",
+}
 
 
 def sums(h: jax.Array, z: jax.Array, axis_name: str | None = None) -> dict[str, Any]:
@@ -191,23 +215,34 @@ def of_pairs(h: Any, z: Any) -> dict[str, Any]:
     }
 
 
-def verdict(found: Mapping[str, Any], temperature: float) -> list[str]:
+def verdict(found: Mapping[str, Any], temperature: float, *, step: int, moved: float) -> list[str]:
     """Returns what measures say, a sentence each.
 
     Args:
       found: as of `of_pairs`, with "loss" and "chance_loss".
       temperature: of the loss.
+      step: after which they were taken.
+      moved: how far the parameters are from those of the start, as a share of their norm.
     """
     values = {name: found[name] for name in ("uniformity", "loss", "chance_loss")} | {"rank_z": found["z"]["rank"]}
     views, dims = 2 * len(found["positive"]), {name: found[name]["dim"] for name in ("h", "z")}
     used = ", ".join(f"{name} uses {found[name]['rank']:.0f} of {dims[name]} dimensions" for name in ("z", "h"))
+    of_fault = fault(values, temperature)
+    if moved < HARDLY_MOVED:
+        of_fault = "hardly moved"
+    elif of_fault and step < SETTLING:
+        of_fault = "early"
     said = [
         {
+            "hardly moved": f"NOT LEARNING YET: in {step:,} steps the parameters have moved by {100 * moved:.2g} % of "
+            "their norm, so that all this is of the start: more steps or a higher optimizer.learning_rate.",
+            "early": f"TOO EARLY TO TELL: {step:,} steps are few, and before some {SETTLING} BatchNorm's running "
+            "statistics alone make z of all images nearly the same.",
             "collapsed": "COLLAPSED: all images have nearly the same z, or z along one line.",
             "at chance": "AT CHANCE: the loss is not, or hardly, below that of a network to which all images are "
             "alike. Early in a run that is usual, later not.",
             None: "Not collapsed, and not at chance.",
-        }[fault(values, temperature)],
+        }[of_fault],
         f"{used} (effective rank).",
         f"Two views of an image have a mean cosine of {found['positive'].mean():.2f}, two images "
         f"{found['negative'].mean():.2f}; the other view is nearer than another image in "
@@ -223,37 +258,66 @@ def verdict(found: Mapping[str, Any], temperature: float) -> list[str]:
 
 
 class Alarm:
-    """Says once in a run, in plain words, that it has collapsed or that its loss stays at chance.
+    """Says once in a run, in plain words, that it has collapsed, has diverged or is not learning, and what to try.
+
+    All of it is counted in steps, from `SETTLING` steps after warm-up on; an epoch may be one step or a million.
 
     Args:
       temperature: of the loss.
-      warmup_epochs: whose measures do not count.
-      epochs: of the run. The fault has to last `PATIENCE` epochs after warm-up, and `PATIENT_SHARE` of these.
+      warmup_steps, total_steps: of the run.
     """
 
-    def __init__(self, *, temperature: float, warmup_epochs: float, epochs: int):
-        self._temperature, self._warmup_epochs = temperature, warmup_epochs
-        self._patience = max(PATIENCE, math.ceil(PATIENT_SHARE * epochs))
-        self._fault, self._in_a_row = None, 0
+    def __init__(self, *, temperature: float, warmup_steps: int, total_steps: int):
+        self._temperature, self._warmup, self._total = temperature, warmup_steps, total_steps
+        self._patient_steps = max(PATIENT_STEPS, math.ceil(PATIENT_SHARE * total_steps))
+        self._moved, self._update, self._step = 0.0, 0.0, 0
         self._lowest = math.inf
+        self._fault: str | None = None
+        self._since, self._in_a_row = 0, 0
         self._said = False
 
-    def see(self, epoch: float, values: Mapping[str, float | None]) -> str | None:
-        """Takes in an epoch's validation, {"validation_loss", …}; returns what to say, where there is something."""
+    def on_step(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Takes in the metrics of a step; one that stands for those before it, in a resumed run, counts for them."""
+        if isinstance(values.get("update_ratio"), int | float):
+            self._update = values["update_ratio"]
+            self._moved += self._update * (step - self._step)
+            self._step = step
+
+    def see(self, step: int, values: Mapping[str, float | None]) -> str | None:
+        """Takes in a validation, {"validation_loss", …}; returns what to say, where there is something."""
         values = {name: values.get(f"validation_{name}") for name in ("uniformity", "rank_z", "loss", "chance_loss")}
-        if self._said or epoch <= self._warmup_epochs or not all(isinstance(x, int | float) for x in values.values()):
+        if self._said or not all(isinstance(x, int | float) for x in values.values()):
             return None
-        found = fault(values, self._temperature)
-        falls = self._temperature * (self._lowest - values["loss"]) > FALLING
-        self._lowest = min(self._lowest, values["loss"])
-        if found == "at chance" and falls:
-            found = None
-        self._in_a_row = self._in_a_row + 1 if found == self._fault else 1
-        self._fault = found
-        if found is None or self._in_a_row < self._patience:
+        found = self._find(step, values)
+        if found != self._fault:
+            self._fault, self._since, self._in_a_row = found, step, 0
+        self._in_a_row += 1
+        enough = step - self._since >= self._patient_steps or step == self._total  # later it could not be told
+        lasts = self._in_a_row >= PATIENCE and enough
+        if found is None or not (lasts or found == "too short"):
             return None
         self._said = True
-        return f"WARNING: {_WORDS[found].format(**values, epochs=self._patience)}; {_MEND}"
+        of_run = {"lasted": step - self._since, "step": step, "warmup": self._warmup, "lowest": self._lowest}
+        of_run |= {"moved": 100 * self._moved, "update": 100 * self._update}
+        return f"WARNING: {_WORDS[found].format(**values, **of_run)}; start anew with {_MENDS[found]}, {_MORE}"
+
+    def _find(self, step: int, values: dict[str, float]) -> str | None:
+        """Returns the fault that a validation shows, a key of the words."""
+        below_chance = self._temperature * (values["chance_loss"] - values["loss"])
+        if step < self._warmup + SETTLING:
+            if step >= SETTLING:
+                self._lowest = min(self._lowest, values["loss"])
+            return "too short" if step == self._total and below_chance < NEAR_CHANCE else None
+        rise = self._temperature * (values["loss"] - self._lowest)
+        self._lowest = min(self._lowest, values["loss"])
+        if self._moved < HARDLY_MOVED:
+            return "hardly moves"
+        found = fault(values, self._temperature)
+        if found == "at chance":
+            if rise > RISE or self._update > LARGEST_UPDATE:
+                return "diverged"
+            return None if rise < -FALLING else found
+        return found
 
 
 def fault(values: Mapping[str, Any], temperature: float) -> str | None:

@@ -1,5 +1,6 @@
 """The training loop, of pretraining and of supervised training, and what a pretraining run writes as it goes."""
 
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -16,7 +17,15 @@ State = TypeVar("State")
 
 
 class NonFinite(ArithmeticError):
-    """The loss, its gradient or a parameter is not finite any more."""
+    """The loss, its gradient or a parameter is not finite any more.
+
+    Attributes:
+      found: where and what, without the mend that its message has for the command that trained.
+    """
+
+    def __init__(self, found: str, mend: str):
+        super().__init__(f"{found}; {mend}")
+        self.found = found
 
 
 def train(
@@ -98,31 +107,45 @@ class MetricsLog:
         self._dropped = 0
         self._alarm = trainer.alarm()
         for row in writer.rows():  # of before a resume: what was said is not said again
-            self._alarm.see(row.get("epoch", 0), row)
+            self._alarm.on_step(row["step"], row)
+            self._alarm.see(row["step"], row)
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
         """Takes in a step's metrics; raises NonFinite where a bad update was not dropped, or is one too many."""
         self._checkpoints.check()
         if values.pop("finite"):
             self._epoch.append(values)
+            self._alarm.on_step(step, values)
         else:
             numbers = f"loss {values['loss']:g}, gradient norm {values['gradient_norm']:g}"
             found = f"step {step:,} is not finite ({numbers}, or a parameter that it changes)"
             in_a_row, allowed = values.get("skipped"), self._trainer.config.train.max_skipped
             if in_a_row is None or in_a_row > allowed:
                 self._checkpoints.wait()
-                last_good = f"last good checkpoint: {self._checkpoints.last_good()}"
-                if in_a_row is None:
-                    mend = "a lower learning rate or --config.train.on_nonfinite=skip may help"
-                    raise NonFinite(f"{found}; {last_good}; {mend}")
-                raise NonFinite(f"{found}; {in_a_row:.0f} in a row, more than train.max_skipped={allowed}; {last_good}")
+                if in_a_row is not None:
+                    found += f"; {in_a_row:.0f} in a row, more than train.max_skipped={allowed}"
+                raise NonFinite(found, self._mend(may_skip=in_a_row is None))
             self._dropped += 1
             say(f"{found}: its update is dropped")
         self._writer.advance(step, values["loss"])
         schedule = self._trainer.schedule
-        if step % self._trainer.config.log.every_steps == 0 or step == schedule.total_steps:
+        if step % self._trainer.config.log.every_steps == 0 or step in (1, schedule.total_steps):
             rate = float(self._trainer.learning_rate(step - 1))
             self._writer.write(step, step / schedule.steps_per_epoch, values | {"learning_rate": rate})
+
+    def _mend(self, *, may_skip: bool) -> str:
+        """What to append to the command that trained."""
+        last_good, config = self._checkpoints.last_good, self._trainer.config
+        slower = f"--config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}"
+        if last_good:
+            start_from = shlex.quote(f"--config.train.start_from={last_good}")
+            anew = f"with --workdir=NEW {slower} {start_from} (or an older one beside it) starts another run from there"
+        elif config.train.start_from:
+            anew = f"with {slower} and an older checkpoint as --config.train.start_from starts it anew"
+        else:
+            anew = f"with {slower} starts it anew"
+        skip = "with --config.train.on_nonfinite=skip drops such updates, and " if may_skip else ""
+        return f"last good checkpoint: {last_good or 'none yet'}; the same command {skip}{anew}"
 
     def on_epoch(self, step: int, state: Any) -> None:
         """Measures a state on the held-out images, writes that, and prints the epoch's line."""
@@ -146,12 +169,11 @@ class MetricsLog:
         if "validation_rank_z" in values:
             shown.append(f"rank of h {values['validation_rank_h']:.1f}, of z {values['validation_rank_z']:.1f}")
         say("  ".join(shown))
-        if warning := self._alarm.see(epoch, held_out):
+        if warning := self._alarm.see(step, held_out):
             say(warning)
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a state; the rows of a step are on disk before its checkpoint."""
-        self._writer.flush()
+        """Saves a state; the rows of its step are on disk by then."""
         self._checkpoints.save(step, state)
 
     def say_what_was_missed(self) -> None:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from simclr_jax.runtime import checksums
+
 # What runs once takes longer to optimise than to run: with this a fifth of the time for a small network.
 _ONCE = {"xla_backend_optimization_level": 0}
 
@@ -99,20 +101,9 @@ def check_variables(variables: dict[str, Any], *, model: nn.Module, run: str) ->
     """
     side = 32  # of the image; no shape depends on it
     wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), _an_image(side), train=False))
-    want, have = _forms(wanted), _forms(variables)
-    wrong = [f"{name} is {have[name]} and not {want[name]}" for name in want.keys() & have if want[name] != have[name]]
-    wrong += [f"{name} is missing" for name in want.keys() - have]
-    wrong += [f"{name} is surplus" for name in have.keys() - want]
+    wrong = checksums.form_differences(variables, wanted)
     if wrong:
-        raise ValueError(f"{run}: {len(wrong)} arrays do not fit the network of its config.json: {min(wrong)}")
-
-
-def _forms(tree: Any) -> dict[str, str]:
-    """Returns {path: type and shape} of the arrays of a tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    kinds = [f"{getattr(leaf, 'dtype', type(leaf).__name__)} {list(jnp.shape(leaf))}" for _, leaf in leaves]
-    return dict(zip(names, kinds, strict=True))
+        raise ValueError(f"{run}: {len(wrong)} arrays do not fit the network of its config.json: {wrong[0]}")
 
 
 def _an_image(image_size):

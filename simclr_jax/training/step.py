@@ -55,9 +55,9 @@ def pretrain_step(
 
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
-      "contrastive_entropy", "gradient_norm", "finite" (1.0 where the loss, its gradient and the new parameters are)
-      and, with labels, "online_loss" and "online_top1"; with ``skip_nonfinite`` "skipped", the newest steps in a row
-      whose updates were dropped.
+      "contrastive_entropy", "gradient_norm", "update_ratio" (by what share of their norm the parameters change),
+      "finite" (1.0 where the loss, its gradient and the new parameters are) and, with labels, "online_loss" and
+      "online_top1"; with ``skip_nonfinite`` "skipped", the newest steps in a row whose updates were dropped.
     """
     how = {
         "views_of": functools.partial(views_of, resident=resident),
@@ -75,7 +75,10 @@ def pretrain_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    metrics = pmean({"loss": result.loss, **result.metrics}, axis_name) | {"gradient_norm": optax.tree.norm(gradients)}
+    metrics = pmean({"loss": result.loss, **result.metrics}, axis_name) | {
+        "gradient_norm": optax.tree.norm(gradients),
+        "update_ratio": optax.tree.norm(updates) / optax.tree.norm(state.params),
+    }
     if probe is not None:
         h, params = jax.lax.stop_gradient(result.h), state.probe_params
         gradients, online = jax.grad(_probe_loss, has_aux=True)(params, h, result.labels, probe, axis_name)

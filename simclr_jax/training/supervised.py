@@ -126,7 +126,8 @@ class SupervisedTrainer:
             if not metrics["finite"]:
                 raise loop.NonFinite(
                     f"step {number:,} with learning rate {learning_rate:g} is not finite (loss {metrics['loss']:.3g}, "
-                    "or a parameter that it changes); give smaller ones: --config.learning_rates=…"
+                    "or a parameter that it changes)",
+                    f'try the same command with --config.learning_rates="({learning_rate / 10:g},)"',
                 )
             newest.update(metrics)
             bar.update()

@@ -19,7 +19,7 @@ from simclr_jax.data import feed as feeds
 from simclr_jax.data import sources
 from simclr_jax.models import SimCLR, create_model
 from simclr_jax.runtime import devices, processes
-from simclr_jax.runtime.config import network_of, recipe_of, split_arguments
+from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
 from simclr_jax.training import collapse, optimizers, schedule, state
 from simclr_jax.training import step as steps
 
@@ -42,11 +42,19 @@ class Trainer:
     probe_optimizer: optax.GradientTransformation
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> "Trainer":
-        """Checks a config and wires a run from it. Writes and compiles nothing; raises ValueError."""
-        splits = open_splits(config)
+    def from_config(cls, config: ConfigDict, *, bits: int = 0) -> "Trainer":
+        """Checks a config and wires a run from it. Writes and compiles nothing; raises ValueError.
+
+        ``bits`` is the bit depth of white that a run has found before.
+        """
+        splits = open_splits(config, bits=bits)
         model = _model(config)  # before any image is read: a wrong model is told at once
         train, validation = splits.load("train"), splits.load("validation")
+        if config.data.bits and train.kind == "pixels":
+            raise ValueError(
+                f"config.data.bits={config.data.bits} is of image files of 16 bits, and the pixels of "
+                f"{config.data.source} have 8: leave it 0"
+            )
         lengths = _schedule(config, train, validation)
         schedule.check_chunk(config, free_bytes=devices.free_bytes())
         views = {"placement": config.augment.placement, "cache": config.data.cache}
@@ -127,10 +135,9 @@ class Trainer:
         return {f"validation_{name}": value for name, value in measures.items()}
 
     def alarm(self) -> collapse.Alarm:
-        """Returns what says that the run has collapsed, from what `validate` finds epoch by epoch."""
-        config = self.config
-        warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
-        return collapse.Alarm(temperature=config.loss.temperature, warmup_epochs=warmup, epochs=epochs)
+        """Returns what says that the run has collapsed, diverged or does not learn, from its steps and `validate`."""
+        steps = {"warmup_steps": self.schedule.warmup_steps, "total_steps": self.schedule.total_steps}
+        return collapse.Alarm(temperature=self.config.loss.temperature, **steps)
 
     @property
     def _trained(self) -> dict[str, Any]:
@@ -158,11 +165,11 @@ class Trainer:
         )
 
 
-def open_splits(config: ConfigDict) -> sources.Splits:
-    """Checks a config and opens its images; raises ValueError."""
+def open_splits(config: ConfigDict, *, bits: int = 0) -> sources.Splits:
+    """Checks a config and opens its images; raises ValueError. ``bits`` counts where the config does not say them."""
     schedule.check(config)
-    source = sources.open_source(config.data.source, directory=config.data.dir)
-    return sources.Splits(source, **split_arguments(config.data, config.seed))
+    source = sources.open_source(config.data.source, **source_arguments(config.data))
+    return sources.Splits(source, **split_arguments(config.data, config.seed), bits=config.data.bits or bits)
 
 
 def _model(config: ConfigDict) -> SimCLR:

@@ -118,10 +118,12 @@ def test_any_file_gives_the_view_that_pillow_reads(kinds, tolerance):
         np.testing.assert_allclose(of_bytes, of_pixels, atol=tolerance, err_msg=f"{kind} {mode}")
 
 
-def test_alpha_is_dropped_not_blended():
+def test_what_is_transparent_lies_on_white():
     pixels = np.dstack([picture(SIZE, SIZE), np.zeros((SIZE, SIZE), np.uint8)])
+    pixels[:9, :, 3] = 255
     view = host.two_views(IDENTITY, encode(pixels, "PNG", "RGBA"), 0, 0, 0)[0].numpy()
-    np.testing.assert_allclose(view, pixels[..., :3] / 255, atol=1e-6)
+    np.testing.assert_allclose(view[:9], pixels[:9, :, :3] / 255, atol=1e-6)
+    np.testing.assert_allclose(view[9:], 1, atol=1e-6)
 
 
 def test_an_animation_gives_its_first_frame():

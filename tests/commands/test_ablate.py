@@ -11,6 +11,7 @@ from simclr_jax.commands import ablate
 from simclr_jax.commands.studies import Claim, Study, Variant
 from simclr_jax.runtime import preemption
 from simclr_jax.runtime.config import flatten
+from simclr_jax.training import loop
 from support.runs import write_run
 from support.smallest import NAME
 
@@ -80,7 +81,7 @@ def test_every_run_is_done_once(config, tmp_path, monkeypatch, capsys):
     assert all(row["top1_h"] > 0.9 and row["colour_r2"] > 0.9 for row in rows)  # the classes differ in brightness
 
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: (drawn.append(figure), open(file, "x").close()))
     capsys.readouterr()
     nothing = Pretraining()
     assert start(config, folder, nothing) == found and not nothing.seen
@@ -91,6 +92,22 @@ def test_every_run_is_done_once(config, tmp_path, monkeypatch, capsys):
     axis = drawn[0].axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["none", "as it is"]
     np.testing.assert_allclose(axis.lines[0].get_ydata()[0], 100 * mean)
+
+
+def test_a_loss_that_is_not_finite_has_the_mend_of_the_study_and_not_of_its_run(config, tmp_path):
+    class NeverFinite(Pretraining):
+        def __call__(self, config, run):
+            raise loop.NonFinite("step 3 is not finite", "the same command with --workdir=NEW")
+
+    with pytest.raises(
+        ArithmeticError, match="/runs/.*: step 3 is not finite; the study goes on with (--.*), which"
+    ) as told:
+        start(config, tmp_path / "ablations", NeverFinite(), seeds=1)
+    assert "--workdir" not in str(told.value) and "--config.train.on_nonfinite=skip" in str(told.value)
+    config.train.on_nonfinite = "skip"
+    with pytest.raises(ArithmeticError, match="with --workdir=NEW --config.optimizer.learning_rate="):
+        start(config, tmp_path / "ablations", NeverFinite(), seeds=1)
+    start(config, tmp_path / "ablations", Pretraining(), seeds=1)
 
 
 def test_a_folder_of_another_config_is_refused(config, tmp_path):

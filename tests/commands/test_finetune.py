@@ -21,6 +21,7 @@ from simclr_jax.training import optimizers
 from simclr_jax.training import supervised as fitting
 from simclr_jax.training import supervised_step as supervised
 from support.samples import assert_one_line, noise
+from support.tiny_config import write_archive
 
 SIZE, CLASSES, BATCH = 8, 3, 16
 RECIPE = Recipe(SIZE, jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0)
@@ -226,21 +227,10 @@ def test_files_are_made_into_single_views_by_the_host():
 # End to end.
 
 
-def red_or_blue(n, seed):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 2
-    images = rng.integers(0, 60, (n, SIZE, SIZE, 3), np.uint8)
-    images[np.arange(n), :, :, 2 * labels] += 180
-    return images, labels
-
-
 @pytest.fixture(scope="module", name="run")
 def make_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finetune")
-    arrays = {}
-    for seed, (name, n) in enumerate({"train": 40, "test": 24}.items()):
-        arrays[f"x_{name}"], arrays[f"y_{name}"] = red_or_blue(n, seed)
-    np.savez(folder / "images.npz", **arrays)
+    write_archive(folder / "images.npz")
     config = quickstart.get_config()
     config.update_from_flattened_dict(
         {

@@ -62,6 +62,13 @@ def test_all_named_classes_differ_in_colour_or_shape():
     assert len(looks) == n
 
 
+def test_twenty_classes_have_twenty_colours():
+    figure = plots.maps(
+        io.BytesIO(), {"h": RNG.normal(size=(20, 2))}, np.arange(20), [str(i) for i in range(20)], title=""
+    )
+    assert len({tuple(dots.get_facecolor()[0]) for dots in figure.axes[0].collections}) == 20
+
+
 @pytest.mark.parametrize(("labels", "names"), [(None, []), (np.arange(60), [str(i) for i in range(1000)])])
 def test_maps_without_labels_or_of_many_classes_have_no_legend(labels, names):
     file = io.BytesIO()
@@ -93,7 +100,7 @@ def test_neighbours_tell_the_same_class_by_sign_line_and_colour():
     figure = pictures.neighbours(file, rows, title="near")
     assert png(file)
     captions = [axis.get_xlabel() for axis in figure.axes]
-    assert captions[:3] == ["cat", "= 0.90", "≠ 0.80 a long …"] and captions[3:5] == ["query", "0.50"]
+    assert captions[:3] == ["cat", "= 0.90", "≠ 0.80 a lo…ame"] and captions[3:5] == ["query", "0.50"]
     same, other = figure.axes[1].spines["left"], figure.axes[2].spines["left"]
     assert same.get_linestyle() != other.get_linestyle() and same.get_edgecolor() != other.get_edgecolor()
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1])

@@ -45,6 +45,7 @@ def test_it_counts_what_a_run_counts(config, result):
     assert result["encoder_parameters"] == kernels + norms
     assert result["head_parameters"] == 64 * 64 + 2 * 64 + 64 * 128 + 128
     assert result["overrides"] == {}
+    assert 0 < result["seconds_per_step"] < 60
 
 
 def test_flops_are_those_of_three_forward_passes(config, result):
@@ -97,7 +98,7 @@ def test_where_it_does_not_fit_it_finds_settings_that_do(config, result, monkeyp
 
 def test_where_nothing_fits_it_says_so(config, monkeypatch, capsys):
     monkeypatch.setattr(devices, "memory_bytes", lambda: 1)
-    monkeypatch.setattr(plan, "measure", lambda parts: plan.Memory(1, 1, 1, 1))
+    monkeypatch.setattr(plan, "measure", lambda parts: (plan.Memory(1, 1, 1, 1), None))
     monkeypatch.setattr(plan, "flops", lambda parts: 1)
     assert plan.run(config)["overrides"] is None
     assert "nothing that was tried fits: take a smaller train.batch_size" in capsys.readouterr().out
@@ -108,7 +109,33 @@ def test_a_step_that_the_compiler_cannot_hold_does_not_fit(config, monkeypatch, 
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(Trainer, "lower_train_step", out_of_memory)
-    assert plan.measure(Trainer.from_config(config)) is None
+    assert plan.measure(Trainer.from_config(config)) == (None, None)
+
+
+def test_the_step_is_timed_where_it_fits(config, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "measure", lambda trainer: (plan.Memory(1, 1, 1, 1), None))
+    monkeypatch.setattr(plan, "seconds_per_step", lambda trainer, step: 6000.0)
+    assert plan.run(config)["seconds_per_step"] == 6000
+    assert "\ntime: about 3 h 20 min, 6e+03 s a step, from 3 steps on blank images;" in capsys.readouterr().out
+
+
+def test_a_step_that_its_flops_make_long_is_not_tried(config, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "measure", lambda trainer: (plan.Memory(1, 1, 1, 1), None))
+    monkeypatch.setattr(plan, "flops", lambda trainer: 10**12)
+    monkeypatch.setattr(plan, "_flops_per_second", lambda dtype: 1e9)
+    trainer = Trainer.from_config(config)
+    assert plan.run(config)["seconds_per_step"] is None
+    seconds = 2 * 1000 / trainer.devices  # of both steps, on all devices
+    assert f"time: {int(seconds) // 60} min {seconds % 60:.0f} s or more" in capsys.readouterr().out
+
+
+def test_a_step_that_finds_no_memory_when_it_is_tried_ends_no_plan(config, monkeypatch, capsys):
+    def out_of_memory(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(plan, "measure", lambda trainer: (plan.Memory(1, 1, 1, 1), out_of_memory))
+    assert plan.run(config)["seconds_per_step"] is None
+    assert "the device has no memory to try the step" in capsys.readouterr().out
 
 
 def test_candidates_come_in_order_and_all_of_them_can_be_made(config):
@@ -133,5 +160,5 @@ def test_the_command_needs_no_workdir_and_writes_nothing(config, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "memory of a device" in done.stdout and ": fits" in done.stdout
+    assert "memory of a device" in done.stdout and ": fits" in done.stdout and "\ntime: about " in done.stdout
     assert not list(tmp_path.iterdir())

@@ -67,9 +67,12 @@ def test_a_sheet_of_files_leaves_out_what_cannot_be_read(tmp_path, capsys):
         Image.new("RGB", (12, 9), (8 * number, 0, 0)).save(tmp_path / f"{number:02}.png")
     for number in range(0, 30, 2):
         (tmp_path / f"{number:02}.png").write_text("no image")
+    (tmp_path / "notes.txt").write_text("")
     out = tmp_path / "sheet.png.out"
     preview.run(small(f"folder:{tmp_path}"), str(out), 10)
-    assert f"written to {out}" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"folder:{tmp_path}: 30 train images; no labels" and f"written to {out}" in lines
+    assert lines[1] == "left out: no image by name or kind: 1 × .txt"
     with Image.open(out) as sheet:
         assert sheet.format == "PNG" and min(sheet.size) > 300
         colours = sheet.convert("RGB").getcolors(2**24)

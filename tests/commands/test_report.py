@@ -7,16 +7,19 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 
 import pytest
 from matplotlib.figure import Figure
 
-from configs import quickstart
+from configs import finetune, knn, lbfgs, linear, linear_augmented, quickstart
 from simclr_jax.commands import report
 from simclr_jax.runtime.config import flatten
 
+PROBES = {"linear": linear, "linear_augmented": linear_augmented, "knn": knn, "lbfgs": lbfgs, "finetune": finetune}
+DEFAULTS = {name: flatten(module.get_config()) for name, module in PROBES.items()}
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -69,7 +72,7 @@ class Page(html.parser.HTMLParser):
 
 
 def written(runs, **options):
-    report.run([str(run) for run in runs], out=None, make={}, **options)
+    report.run([str(run) for run in runs], out=None, make={}, defaults=DEFAULTS, **options)
     return Page((runs[0] / "report.html").read_text())
 
 
@@ -99,7 +102,65 @@ def test_a_report_needs_no_other_file_and_runs_nothing(run):
     assert all(link.startswith("data:") for link in page.links)
     decoded = [base64.b64decode(link.partition(",")[2]) for link in page.links if "png" in link]
     assert sorted(decoded) == sorted(path.read_bytes() for path in (run / "eval").glob("*.png"))
-    assert "script" not in page.tags and page.text.count(HOSTILE) == 7  # shown as it is, seven times
+    assert "script" not in page.tags and page.text.count(HOSTILE) == 6  # shown as it is, six times
+    assert shlex.join(["python", "train.py", f"--workdir={HOSTILE}"]) in page.text
+
+
+def test_commands_are_repeated_with_their_flags_and_run_nothing_else(run, tmp_path):
+    nasty = tmp_path / "$(touch here); a 'run'"
+    shutil.copytree(run, nasty)
+    settings = DEFAULTS["linear"] | {"epochs": 2, "learning_rates": [0.1, 0.3], "data.source": "npz:$(touch here)"}
+    (nasty / "eval" / "linear.json").write_text(json.dumps(result(0.5, config=settings)))
+    (nasty / "eval" / "finetune_0.1.json").write_text(json.dumps(result(0.5)))  # of a version that kept no config
+    report.run([str(nasty)], out=None, make={}, defaults=DEFAULTS)
+    page = (nasty / "report.html").read_text()
+    lines = [html.unescape(line) for line in re.findall("<pre>(.*?)</pre>", page)]
+    words = [shlex.split(line) for line in lines]
+    assert all(shlex.join(line) == text for line, text in zip(words, lines, strict=True))  # a shell reads them so
+    asked = f"--workdir={nasty}"
+    flags = ["--config.data.source=npz:$(touch here)", "--config.epochs=2", "--config.learning_rates=(0.1, 0.3)"]
+    (linear_line,) = (line for line in words if "eval_linear.py" in line)
+    assert linear_line[:3] == ["python", "eval_linear.py", asked] and sorted(linear_line[3:]) == flags
+    assert ["python", "-m", "simclr_jax", "finetune", asked, "--config.label_fraction=0.1"] in words
+    assert ["python", "-m", "simclr_jax", "knn", asked] in words
+
+
+def test_a_short_probe_is_named_so_and_its_settings_are_told(run):
+    short = DEFAULTS["linear_augmented"] | {"epochs": 2}
+    (run / "eval" / "linear_augmented.json").write_text(json.dumps(result(0.25, config=short)))
+    (run / "eval" / "lbfgs.json").write_text(json.dumps(result(0.75, config=DEFAULTS["lbfgs"])))
+    page = written([run])
+    assert "25.00 % linear probe, augmented (2 epochs), top-1" in page.text
+    row = page.text[page.text.index("linear probe, augmented (2 epochs) 25.00 %") :]
+    assert "epochs 2 instead of 90" in row[: row.index("75.00 %")]
+    assert "logistic regression (L-BFGS) 75.00 % 90.00 % 25.00 % 12.50 % 6 h" in page.text
+    assert f"{HOSTILE} as usual" in page.text
+
+
+def test_what_is_missing_is_told_with_its_command(run):
+    page = written([run]).text
+    missing = page[
+        page.index("Missing, with what makes it: linear probe, augmented; logistic") : page.index("Training")
+    ]
+    assert f"logistic regression (L-BFGS) python -m simclr_jax lbfgs --workdir={run}" in missing
+    assert f"10 % of labels python -m simclr_jax finetune --workdir={run} --config.label_fraction=0.1" in missing
+    assert f"curves python -m simclr_jax pictures --workdir={run}" in missing
+    assert "kNN" not in missing and "diagnose" not in missing
+    assert page.count("Is it collapsing?") == 1
+
+
+def test_a_folder_takes_what_a_read_only_run_cannot(run, tmp_path):
+    def make(workdir, folder):
+        (tmp_path / "out" / "eval").mkdir()
+        (tmp_path / "out" / "eval" / "lbfgs.json").write_text(json.dumps(result(0.75)))
+        assert (workdir, folder) == (str(run), str(tmp_path / "out"))
+
+    before = sorted(run.rglob("*"))
+    for _ in range(2):  # the second time it is there
+        report.run([str(run)], out=str(tmp_path / "out"), make={"lbfgs": make}, defaults=DEFAULTS)
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert "logistic regression (L-BFGS) 75.00 %" in page.text and "linear probe 50.00" in page.text
+    assert sorted(run.rglob("*")) == before
 
 
 def test_several_runs_are_compared(run, tmp_path):
@@ -121,13 +182,13 @@ def test_what_is_missing_is_made_and_what_cannot_be_is_said(run, capsys):
     asked = []
 
     def make(name):
-        def maker(workdir):
+        def maker(workdir, _):
             asked.append((name, workdir))
             raise ValueError(f"{name} has no labels")
 
         return maker
 
-    report.run([str(run)], out=None, make={name: make(name) for name in ("linear", "curves", "lbfgs")})
+    report.run([str(run)], out=None, make={name: make(name) for name in ("linear", "curves", "lbfgs")}, defaults={})
     assert asked == [("lbfgs", str(run))]
     assert "lbfgs was not made: lbfgs has no labels" in Page((run / "report.html").read_text()).text
     assert "lbfgs has no labels" in capsys.readouterr().out
@@ -140,14 +201,16 @@ def test_a_result_of_any_kind_makes_a_report(run, content):
 
 
 def test_what_a_report_refuses(run, tmp_path):
+    (tmp_path / "a.html").mkdir()
     for workdirs, out, message in (
         ([str(tmp_path / "none")], None, "is not a run"),
         ([str(run)], str(tmp_path / "no" / "report.html"), "there is no such folder"),
-        ([str(run)], str(tmp_path), "it is a folder"),
+        ([str(run)], str(tmp_path / "a.html"), "a.html is a folder"),
+        ([str(run), str(run)], str(tmp_path), "is a folder, of one run; of several give a file"),
         ([str(run)] * 65, None, "65 runs are too many for a page"),
     ):
         with pytest.raises(ValueError, match=message):
-            report.run(workdirs, out=out, make={})
+            report.run(workdirs, out=out, make={}, defaults={})
     assert not (run / "report.html").exists()
 
 
@@ -156,14 +219,21 @@ FRAME = """<!doctype html><iframe width="{width}" height="900" style="border: 0"
 <script>addEventListener("load", () => {{
   const frame = document.querySelector("iframe").contentWindow, root = frame.document.documentElement;
   const images = [...frame.document.images].map(image => image.complete && image.naturalWidth > 0);
-  document.title = JSON.stringify({{images, wide: root.scrollWidth, width: frame.innerWidth}});
+  const keys = [...frame.document.querySelectorAll("td.key")].filter(key => key.clientHeight > 0);
+  const lines = Math.max(...keys.map(key => key.querySelector("code").getClientRects().length));
+  const card = Math.max(...[...frame.document.querySelectorAll(".card")].map(card => card.clientWidth));
+  document.title = JSON.stringify({{images, lines, card, wide: root.scrollWidth, width: frame.innerWidth}});
 }});</script>"""
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at the page with")
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, 500, 400])
 def test_a_browser_shows_all_of_it(run, tmp_path, width):
-    written([run, shutil.copytree(run, tmp_path / ("long-name-" * 8))])
+    other = shutil.copytree(run, tmp_path / ("long-name-" * 8))
+    (other / "config.json").write_text((other / "config.json").read_text().replace("0.8", "0.7"))
+    for path in (other / "eval").glob("*.json"):
+        path.unlink()  # of a run of which the loss is all that is known
+    written([run, other])
     page = tmp_path / "page.html"
     page.write_text(FRAME.format(width=width, page=html.escape((run / "report.html").read_text())))
     command = [CHROMIUM, *["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"]]
@@ -174,4 +244,5 @@ def test_a_browser_shows_all_of_it(run, tmp_path, width):
     found = json.loads(re.search("<title>(.*?)</title>", shown.stdout).group(1))
     assert found["images"] == [True] * 4
     assert found["width"] == width and found["wide"] <= width
+    assert found["lines"] == 1 and found["card"] < 400  # no key in several lines, no giant card
     assert "CONSOLE" not in shown.stderr

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from simclr_jax.data import folder
+from simclr_jax.data import walk
 from simclr_jax.data.sources import open_source
 from support.samples import assert_one_line, noise, png
 
@@ -61,49 +61,66 @@ def test_folder_with_flat_splits_has_no_labels(tmp_path):
     assert listing(source, tmp_path, "test") == {"test/1.png": None}
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_other_names_of_validation(tmp_path, name):
-    plant(tmp_path, "train/a/1.png", f"{name}/a/2.png")
+def test_other_spellings_of_splits_are_read_and_said(tmp_path):
+    plant(
+        tmp_path, "set/Train/a/1.png", "set/Train/b/1.png", "set/VAL/a/2.png", "set/testing/b/3.png", "set/more/4.png"
+    )
     source = open_source(f"folder:{tmp_path}")
-    assert set(source.split_names) == {"train", "validation"}
-    assert listing(source, tmp_path, "validation") == {f"{name}/a/2.png": "a"}
+    assert set(source.split_names) == {"train", "validation", "test"}
+    assert listing(source, tmp_path, "validation") == {"set/VAL/a/2.png": "a"}
+    assert source.describe().understood == (
+        "2 train images (Train/), 1 validation images (VAL/), 1 test images (testing/); 2 classes: a, b; "
+        f"read from {tmp_path}/set"
+    )
+    assert source.describe().left_out == "beside the splits: set/more (1) images"
 
 
-def test_nested_files_belong_to_the_outermost_class(tmp_path):
+def test_the_users_names_of_splits_are_those_on_disk(tmp_path):
+    plant(tmp_path, "seg_train/a/1.png", "seg_train/b/1.png", "seg_test/a/2.png", "more/a/3.png", "more/b/3.png")
+    source = open_source(f"folder:{tmp_path}", splits=("more", "", "seg_train"))
+    assert set(source.split_names) == {"more", "seg_train"}
+    assert listing(source, tmp_path, "more") == {"more/a/3.png": "a", "more/b/3.png": "b"}
+
+
+def test_nested_files_belong_to_the_outermost_class_if_one_says_so(tmp_path):
     plant(tmp_path, "train/a/b/c/1.png", "train/b/1.png")
-    source = open_source(f"folder:{tmp_path}")
-    assert source.class_names == ("a", "b")
+    with pytest.raises(ValueError, match="--config.data.labels=folders"):
+        open_source(f"folder:{tmp_path}")
+    source = open_source(f"folder:{tmp_path}", labels="folders")
     assert listing(source, tmp_path, "train") == {"train/a/b/c/1.png": "a", "train/b/1.png": "b"}
-
-
-def test_suffixes_in_upper_case_count_and_other_files_do_not(tmp_path):
-    plant(tmp_path, "a/1.JPEG", "a/2.Png", "a/3.JPG", "a/._1.jpg", "a/.hidden/4.png", ".cache/5.png")
-    plant(tmp_path, "a/notes.txt", "a/jpg", "a/1.png.part", "b/Thumbs.db")
-    source = open_source(f"folder:{tmp_path}")
-    assert set(listing(source, tmp_path, "train")) == {"a/1.JPEG", "a/2.Png", "a/3.JPG"}
-    assert source.class_names == ("a",)
+    source = open_source(f"folder:{tmp_path}", labels="none")
+    assert listing(source, tmp_path, "train") == {"train/a/b/c/1.png": None, "train/b/1.png": None}
 
 
 def test_linked_class_folders_are_entered(tmp_path):
-    plant(tmp_path, "store/x/1.png")
-    (tmp_path / "subset/train").mkdir(parents=True)
+    plant(tmp_path, "store/x/1.png", "subset/train/y/2.png")
     (tmp_path / "subset/train/x").symlink_to(tmp_path / "store/x")
     source = open_source(f"folder:{tmp_path}/subset")
-    assert listing(source, tmp_path / "subset", "train") == {"train/x/1.png": "x"}
+    assert listing(source, tmp_path / "subset", "train") == {"train/x/1.png": "x", "train/y/2.png": "y"}
 
 
 def test_paths_come_in_the_order_of_their_names(tmp_path):
     names = ["c/1.png", "a/9.png", "a/10.png", "b/b/1.png", "b/a.png"]
     plant(tmp_path, *names)
-    found = open_source(f"folder:{tmp_path}").load("train").images.tolist()
+    found = open_source(f"folder:{tmp_path}", labels="folders").load("train").images.tolist()
     assert found == [bytes(tmp_path / name) for name in sorted(names)]
 
 
-def test_what_lies_beside_split_folders_with_classes_is_passed_over(tmp_path):
-    plant(tmp_path, "train/a/1.png", "test/a/1.png", "unlabeled/1.png", "banner.png")
+def test_what_is_left_out_is_counted_and_said(tmp_path):
+    plant(
+        tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "unlabeled/1.png", "unlabeled/x/2.png", "banner.png"
+    )
+    plant(tmp_path, "train/a/1.heic", "train/b/2.HEIC", "notes.txt", "train/._1.png")
+    (tmp_path / "train/c").mkdir()
+    (tmp_path / "val").mkdir()
     source = open_source(f"folder:{tmp_path}")
     assert set(source.split_names) == {"train", "test"}
-    assert list(listing(source, tmp_path, "train")) == ["train/a/1.png"]
+    assert list(listing(source, tmp_path, "train")) == ["train/a/1.png", "train/b/1.png"]
+    assert source.beside == {"unlabeled": 2, "PATH itself": 1}
+    assert source.passed_over == {".heic": 2, ".txt": 1, walk.HIDDEN: 1}
+    text = source.describe().left_out
+    assert "2 × .heic" in text and "(convert .heic to JPEG or PNG to have them read)" in text
+    assert "PATH itself (1), unlabeled (2) images" in text and "folders without images: train/c, val" in text
 
 
 @pytest.mark.parametrize(
@@ -113,7 +130,12 @@ def test_what_lies_beside_split_folders_with_classes_is_passed_over(tmp_path):
         (["a/notes.txt", ".hidden.png"], "holds no images"),
         (["train/a/1.png", "val/a/1.png", "val/zebra/1.png"], "validation has classes that train does not.*: zebra"),
         (["train/a/1.png", "val/a/1.png", "valid/a/2.png"], "val, valid"),
-        (["train/1.png", "car/1.png", "bus/1.png"], "train beside bus, car"),  # a train can be a class
+        (
+            ["train/1.png", "car/1.png", "bus/1.png"],
+            r"train \(1\) beside bus \(1\), car \(1\)",
+        ),  # a train can be a class
+        (["train/Cat/1.png", "train/b/1.png", "val/cat/2.png"], "does not have: cat; train has Cat: write them alike"),
+        (["a/1.heic", "a/2.heic"], r"holds no images .*2 × .heic \(convert .heic to JPEG"),
     ],
 )
 def test_unusable_folders_are_refused(tmp_path, paths, mentions):
@@ -128,41 +150,42 @@ def test_a_missing_folder_is_refused(tmp_path):
         open_source(f"folder:{tmp_path}/nowhere")
 
 
-def test_what_would_never_end_to_be_read_is_passed_over_and_counted(tmp_path):
-    plant(tmp_path, "a/1.png", "a/2.png")
-    os.mkfifo(tmp_path / "a" / "pipe.jpg")
-    (tmp_path / "a" / "zero.png").symlink_to("/dev/zero")
-    (tmp_path / "a" / "notes.txt").write_text("")
-    (tmp_path / "a" / "gone.png").symlink_to("/no/where.png")  # no image either, but it says so when it is read
-    source = open_source(f"folder:{tmp_path}")
-    assert set(listing(source, tmp_path, "train")) == {"a/1.png", "a/2.png", "a/gone.png"}
-    assert source.passed_over == {folder.NO_FILE: 2, ".txt": 1}
+# Labels from a table
 
 
-def test_links_into_one_another_end(tmp_path):
-    """Two folders that link to each other; entered for ever, they would have 2^40 paths."""
+def test_a_table_gives_the_labels(tmp_path):
+    plant(tmp_path, "images/1.png", "images/2.png", "images/3.png")
+    (tmp_path / "labels.csv").write_text("file,label,age\n1.png,cat,3\nimages/2.png,dog,4\n")
+    bare = open_source(f"folder:{tmp_path}")
+    assert bare.class_names == () and "--config.data.labels=csv:labels.csv" in bare.describe().understood
+    source = open_source(f"folder:{tmp_path}", labels="csv:labels.csv")
+    assert listing(source, tmp_path, "train") == {"images/1.png": "cat", "images/2.png": "dog", "images/3.png": None}
+    text = source.describe().understood
+    assert bare.passed_over == {".csv": 1} and source.passed_over == {}
+    assert "2 classes: cat, dog; 1 images without a label" in text and "columns file, label, not age" in text
+
+
+def test_a_table_named_like_a_split_means_its_images(tmp_path):
+    plant(tmp_path, "train/0.png", "train/1.png", "test/0.png")
+    (tmp_path / "train.csv").write_text("id,breed\n0,pug\n1,collie\n")
+    source = open_source(f"folder:{tmp_path}", labels="csv:train.csv")
+    assert listing(source, tmp_path, "train") == {"train/0.png": "pug", "train/1.png": "collie"}
+    assert listing(source, tmp_path, "test") == {"test/0.png": None}
+    (tmp_path / "train.csv").rename(tmp_path / "all.csv")
+    with pytest.raises(ValueError, match="names 0, which may be test/0.png, train/0.png: give paths"):
+        open_source(f"folder:{tmp_path}", labels=f"csv:{tmp_path}/all.csv")
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path):
+    plant(tmp_path, "1.png")
+    with pytest.raises(ValueError, match="csv:no.csv: there is no such file"):
+        open_source(f"folder:{tmp_path}", labels="csv:no.csv")
+
+
+def test_another_reading_of_the_same_files_is_another_fingerprint(tmp_path):
     plant(tmp_path, "a/1.png", "b/2.png")
-    for link in ("c", "d"):
-        (tmp_path / "a" / link).symlink_to(tmp_path / "b")
-        (tmp_path / "b" / link).symlink_to(tmp_path / "a")
-    found = listing(open_source(f"folder:{tmp_path}"), tmp_path, "train")
-    assert set(found) == {"a/1.png", "a/c/2.png", "a/d/2.png", "b/2.png", "b/c/1.png", "b/d/1.png"}
-
-
-def test_a_maze_of_links_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "MOST_LINKS", 100)
-    plant(tmp_path, "9/1.png")
-    for number in range(9):
-        (tmp_path / str(number)).mkdir()
-        for link in ("x", "y"):
-            (tmp_path / str(number) / link).symlink_to(tmp_path / str(number + 1))
-    with pytest.raises(ValueError, match="there are more than 100 links to folders") as error:
-        open_source(f"folder:{tmp_path}")
-    assert_one_line(error)
-
-
-def test_a_bottomless_folder_is_refused(tmp_path):
-    tmp_path.joinpath(*["d"] * (folder.MOST_DEPTH + 2)).mkdir(parents=True)
-    with pytest.raises(ValueError, match="there are more than 64 folders in each other") as error:
-        open_source(f"folder:{tmp_path}")
-    assert_one_line(error)
+    for name, content in {"x.csv": "file,label\n1,c\n", "y.csv": "file,label\n1,d\n"}.items():
+        (tmp_path / name).write_text(content)
+    readings = ["", "folders", "none", "csv:x.csv", "csv:y.csv"]
+    prints = [open_source(f"folder:{tmp_path}", labels=labels).fingerprint() for labels in readings]
+    assert prints[0] == prints[1] and len(set(prints)) == 4

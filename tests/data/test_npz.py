@@ -45,9 +45,41 @@ def test_npz_without_labels_has_none(tmp_path):
     assert source.class_names == ("0", "1")
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "dev", "VAL", "validation_set", "validation"])
+def test_npz_has_splits_of_other_spellings(tmp_path, name):
+    arrays = {"x_training": noise(4), "y_training": np.arange(4), f"x_{name}": noise(2), "y_val": np.array([3, 2])}
+    source = archive(tmp_path, **arrays)
+    assert source.split_names == ("train", "validation")
+    np.testing.assert_array_equal(source.load("validation").images, noise(2))
+    np.testing.assert_array_equal(source.load("validation").labels, [3, 2])
+    assert "4 train images (x_training), 2 validation images" in source.describe().understood
+
+
+def test_npz_keeps_the_names_that_the_user_gives(tmp_path):
+    arrays = {"x_train": noise(3), "x_val": noise(2), "y_val": np.zeros(2, int), "x_extra": noise(5)}
+    np.savez(tmp_path / "set.npz", **arrays)
+    source = open_source(f"npz:{tmp_path}/set.npz", splits=("extra", "val", ""))
+    assert source.split_names == ("train", "val", "extra")
+    assert len(source.load("extra")) == 5 and source.load("val").labelled
+
+
+def test_npz_says_what_it_is_and_what_is_left_out(tmp_path):
+    arrays = {"x_train": noise(3), "y_train": np.array([0, -1, 1]), "mean": np.zeros(3), "ids_train": np.arange(3)}
+    found = archive(tmp_path, **arrays).describe()
+    assert found.understood == "3 train images; 2 classes: 0, 1; 1 images without a label"
+    assert found.left_out == "arrays that are not read: mean, ids_train"
+    assert archive(tmp_path, x_train=noise(3)).describe() == ("3 train images; no labels", "")
+
+
 @pytest.mark.parametrize(
     "arrays, mentions",
     [
+        ({"x_train": noise(3), "y_test": np.arange(3)}, "holds y_test and no x_test: labels of what"),
+        (
+            {"x_train": noise(1), "x_val": noise(1), "x_validation": noise(2)},
+            "x_val and x_validation, which are both validation; keep one, or name one: .*data.validation_split=val$",
+        ),
+        ({"x_train": noise(1), "X_train": noise(1)}, "x_train and X_train, which are both train"),
         ({"x_train": noise(3) / np.float32(255)}, r"x_train.*float32 \[3, 5, 5, 3\].*uint8"),
         ({"x_train": np.zeros((3, 5, 5, 4), np.uint8)}, r"\[3, 5, 5, 4\]"),
         ({"x_train": np.zeros((3, 75), np.uint8)}, r"\[3, 75\]"),

@@ -29,7 +29,13 @@ class Numbers:
     def load(self, name):
         self.read.append(name)
         n = self._sizes[name]
-        return Split.whole(np.zeros((n, 1, 1, 3), np.uint8), np.arange(n) % 2)
+        labels = np.arange(n) % 2 if self.class_names else None
+        return Split.whole(np.arange(n, dtype="<u4").view(np.uint8).reshape(n, 1, 1, 4), labels)
+
+    def labelled(self, name):
+        return bool(self.class_names) and name not in self.without_labels
+
+    without_labels = ()
 
 
 def ids(splits, role):
@@ -39,7 +45,7 @@ def ids(splits, role):
 def test_hold_outs_and_train_are_disjoint_and_complete():
     splits = Splits(Numbers(train=50), holdout_fraction=0.2)
     parts = {role: ids(splits, role) for role in sources.ROLES}
-    assert {role: len(part) for role, part in parts.items()} == {"train": 30, "validation": 10, "test": 10}
+    assert min(map(len, parts.values())) > 1 and len(parts["train"]) > 20
     assert sorted(sum(parts.values(), [])) == list(range(50))
     assert all(part == sorted(part) for part in parts.values()), "the stored order is kept"
 
@@ -60,9 +66,30 @@ def test_images_without_labels_are_not_held_out_for_a_test():
     source = Numbers(train=20)
     source.class_names = ()
     splits = Splits(source, holdout_fraction=0.1)
-    assert [len(splits.load(role)) for role in ("train", "validation")] == [18, 2]
+    assert splits.roles == ("train", "validation")
+    assert sorted(ids(splits, "train") + ids(splits, "validation")) == list(range(20))
     with pytest.raises(ValueError, match="no test images; probe on one with labels"):
         splits.load("test")
+
+
+@pytest.mark.parametrize("role", ["validation", "test"])
+def test_a_split_without_labels_beside_a_labelled_one_judges_nothing_unless_it_is_named(role):
+    """As competitions have it: the labels of test are secret, and train has to give images to judge on."""
+    source = Numbers(train=40, validation=9, test=9)
+    source.without_labels = (role,)
+    assert Splits(source).split_of(role) == ""
+    assert Splits(source, **{role: role}).split_of(role) == role
+    assert Splits(source, identity="position").split_of(role) == role, "an older run keeps what it was trained on"
+    source.without_labels = ("train", role)
+    assert Splits(source).split_of(role) == role
+
+
+def test_older_runs_keep_their_hold_outs_and_samples():
+    """By position: what they held out is what NumPy's permutation gave, and no image it trained on is judged."""
+    splits = Splits(Numbers(train=50), holdout_fraction=0.2, identity="position", seed=3, limit=7)
+    order = np.random.default_rng([3, 50]).permutation(50)
+    assert ids(splits, "validation") == sorted(order[:10]) and ids(splits, "test") == sorted(order[10:20])
+    assert ids(splits, "train") == sorted(order[20:])[:7]
 
 
 def test_the_training_split_is_read_once_for_all_roles():
@@ -110,11 +137,13 @@ def test_train_may_be_any_split():
     assert [len(splits.load(role)) for role in sources.ROLES] == [36, 4, 6]
 
 
-@pytest.mark.parametrize("limit, expected", [(0, 45), (7, 7), (1000, 45)])
-def test_limit_takes_the_first_training_images_and_nothing_else(limit, expected):
-    whole = Splits(Numbers(train=50, test=5))
-    limited = Splits(Numbers(train=50, test=5), limit=limit)
-    assert ids(limited, "train") == ids(whole, "train")[:expected]
+@pytest.mark.parametrize("limit", [0, 7, 1000])
+def test_limit_takes_a_sample_of_the_training_images_and_nothing_else(limit):
+    whole = Splits(Numbers(train=400, test=5))
+    limited = Splits(Numbers(train=400, test=5), limit=limit)
+    found = ids(limited, "train")
+    assert len(found) == (7 if limit == 7 else len(ids(whole, "train")))
+    assert set(found) <= set(ids(whole, "train")) and found == sorted(found) and max(found) > 200
     assert ids(limited, "validation") == ids(whole, "validation")
     assert ids(limited, "test") == ids(whole, "test")
 
@@ -149,8 +178,10 @@ def test_impossible_roles_are_refused(wrong, mentions):
 
 
 def test_too_few_images_to_hold_any_out_are_refused():
-    with pytest.raises(ValueError, match="2 training images are too few"):
+    with pytest.raises(ValueError, match="2 training images are too few to hold out 0.1 of them") as error:
         Splits(Numbers(train=2)).load("train")
+    assert_one_line(error)
+    assert len(Splits(Numbers(train=2), holdout_fraction=0.0).load("train")) == 2, "the mend that it names"
 
 
 def test_labelled_tells_whether_any_image_has_a_label():
@@ -166,6 +197,8 @@ def test_labelled_tells_whether_any_image_has_a_label():
 def test_textures_have_their_three_splits_and_classes():
     source = open_source("textures")
     assert source.split_names == sources.ROLES
+    sizes = "6,000 train images, 1,000 validation images, 2,000 test images"
+    assert source.describe().understood.startswith(f"{sizes}; 12 classes: ")
     for name in source.split_names:
         split = source.load(name)
         assert split.kind == "pixels" and len(split) == len(split.labels) > 0
@@ -178,6 +211,13 @@ def test_textures_have_their_three_splits_and_classes():
 def test_an_unknown_source_is_answered_with_the_known_ones(name):
     with pytest.raises(ValueError, match="textures, npz:PATH, folder:PATH or tfds:NAME"):
         open_source(name)
+
+
+@pytest.mark.parametrize("name", ["textures", "npz:no/such.npz", "tfds:cifar10"])
+@pytest.mark.parametrize("labels", ["none", "folders", "csv:x.csv"])
+def test_labels_that_are_not_to_be_chosen_are_refused(name, labels):
+    with pytest.raises(ValueError, match=f"data.labels={labels} is for folder:PATH"):
+        open_source(name, labels=labels)
 
 
 def test_sources_of_files_and_arrays_do_without_tensorflow(tmp_path):

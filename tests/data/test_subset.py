@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from simclr_jax.data import subset
+from simclr_jax.data.sources import open_source
 from simclr_jax.data.split import Split
-from support.samples import assert_one_line, noise
+from support.samples import assert_one_line, noise, png
 
 
 def split(counts, seed=0):
@@ -16,7 +17,7 @@ def split(counts, seed=0):
 
 
 def chosen(fraction, seed=0, counts=(40, 60, 100), of=split):
-    return subset.balanced(of(counts), fraction, num_classes=len(counts), seed=seed)
+    return subset.balanced(of(counts), fraction, seed=seed)
 
 
 def test_subsets_are_class_balanced_seeded_and_nested():
@@ -37,16 +38,13 @@ def test_a_class_with_less_than_its_share_gives_all_it_has():
     assert np.bincount(chosen(0.9).labels).tolist() == [40, 60, 60]
 
 
-@pytest.mark.parametrize(
-    ("fraction", "counts", "message"),
-    [
-        (0.01, (40, 60, 100), "leaves none for each of 3 classes; use at least 0.015"),
-        (0.5, (40, 0, 100), "class number 1 has no training image"),
-    ],
-)
-def test_a_subset_that_would_lack_a_class_is_refused(fraction, counts, message):
-    with pytest.raises(ValueError, match=message) as error:
-        chosen(fraction, counts=counts)
+def test_a_class_without_images_takes_no_share():
+    assert np.bincount(chosen(0.5, counts=(40, 0, 100)).labels).tolist() == [35, 0, 35]
+
+
+def test_a_subset_that_would_lack_a_class_is_refused():
+    with pytest.raises(ValueError, match="leaves none for each of 3 classes; use at least 0.015") as error:
+        chosen(0.01)
     assert_one_line(error)
 
 
@@ -76,5 +74,20 @@ def test_a_list_that_cannot_be_used_is_refused(text, message, tmp_path):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
+        subset.listed(images, str(path))
+    assert_one_line(error)
+
+
+def test_files_are_listed_by_their_names(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/odd name.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(png(noise(1)[0]))
+    images, path = open_source(f"folder:{tmp_path}/images").load("train"), tmp_path / "list.txt"
+    path.write_text(f"b/odd name.png\na/2.png\n{images.ids[0]}\n")
+    assert subset.listed(images, str(path)).names.tolist() == [b"a/1.png", b"a/2.png", b"b/odd name.png"]
+    path.write_text("a/2.png\n1.png\n")
+    with pytest.raises(
+        ValueError, match="lists 1 names that no training image has: 1.png; give one path a line"
+    ) as error:
         subset.listed(images, str(path))
     assert_one_line(error)

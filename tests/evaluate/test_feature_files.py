@@ -1,6 +1,9 @@
 """Features on disk: what is written is what is read, and what is not whole is not read."""
 
 import json
+import os
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -42,11 +45,61 @@ def test_nothing_is_there_before_all_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_new_features_replace_old_ones(tmp_path):
+def test_whole_features_that_are_there_are_kept_for_who_has_mapped_them(tmp_path):
     written(tmp_path / "test", sizes=(9,))[0].close()
-    written(tmp_path / "test", sizes=(2,))[0].close()
+    mapped = feature_files.read(epath.Path(tmp_path / "test"))
+    assert len(written(tmp_path / "test", sizes=(2,))[0].close()) == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["test"]
+    np.testing.assert_array_equal(mapped.array(), feature_files.read(epath.Path(tmp_path / "test")).array())
+
+
+def test_what_is_not_whole_is_replaced(tmp_path):
+    written(tmp_path / "test", sizes=(9,))[0].close()
+    (tmp_path / "test" / "labels.npy").unlink()
+    assert len(written(tmp_path / "test", sizes=(2,))[0].close()) == 2
     assert len(feature_files.read(epath.Path(tmp_path / "test"))) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["test"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "damaged"])
+def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path, before):
+    if before == "damaged":
+        written(tmp_path / "test")[0].close()
+        (tmp_path / "test" / "ids.npy").write_bytes(b"")
+    start, found, wanted = threading.Barrier(6), [], written(tmp_path / "other")[1]
+
+    def write():
+        writer = written(tmp_path / "test", shard_bytes=1)[0]
+        start.wait()
+        found.append(writer.close())
+
+    threads = [threading.Thread(target=write) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    for features in found:
+        np.testing.assert_array_equal(features.array(), wanted)
+    assert {path.name for path in tmp_path.iterdir()} == {"test"} | {p.name for p in tmp_path.glob("other.*")}
+
+
+def test_leftovers_of_a_killed_writer_go_after_a_day(tmp_path):
+    old, young = (written(tmp_path / "test", shard_bytes=1)[0] and set(tmp_path.iterdir()) for _ in range(2))
+    (dead,) = old
+    os.utime(dead, (0, time.time() - 90_000))
+    written(tmp_path / "test")[0].close()
+    assert {path for path in tmp_path.iterdir() if path.name != "test"} == young - old
+
+
+def test_features_of_some_images(tmp_path):
+    features = written(tmp_path / "test", shard_bytes=1)[0].close()
+    mask = np.array([1, 1, 1, 0, 0, 0, 0, 1, 0], bool)  # of shards of 3, 4 and 2 images
+    some = features.where(mask)
+    np.testing.assert_array_equal(some.array(), features.array()[mask])
+    np.testing.assert_array_equal(some.ids, features.ids[mask])
+    np.testing.assert_array_equal(some.labels, features.labels[mask])
+    assert len(some.shards) == 2 and features.where(np.ones(9, bool)) is features
 
 
 @pytest.mark.parametrize(
@@ -57,6 +110,7 @@ def test_new_features_replace_old_ones(tmp_path):
         lambda folder: (folder / "features.json").write_text('{"shards": 1}'),
         lambda folder: (folder / "features-00000.npy").write_bytes((folder / "features-00000.npy").read_bytes()[:-4]),
         lambda folder: np.save(folder / "ids.npy", np.arange(4)),
+        lambda folder: (folder / "ids.npy").write_bytes(b""),
         lambda folder: np.save(folder / "labels.npy", np.arange(4)),
     ],
 )

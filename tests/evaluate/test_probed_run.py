@@ -119,7 +119,7 @@ def test_images_that_changed_have_another_fingerprint(tmp_path, archive):
     np.savez(copy, **changed)
     assert fingerprint(f"npz:{copy}") != before
 
-    picture = tmp_path / "pile" / "train" / "a" / "1.png"
+    picture = tmp_path / "pile" / "train" / "1.png"
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"one")
     (picture.parent / "2.png").write_bytes(b"two")
@@ -176,16 +176,25 @@ def test_the_deviation_is_that_of_a_sample_by_hand():
     assert results.over_seeds([{"top1": 0.1}]) == {"top1": 0.1}
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ({"train": [0, 1], "test": [0, -1]}, "1 of 2 test images of S have no label; a probe needs one for each"),
-        ({"train": [0, 0], "validation": [0], "test": [1, 0]}, "test of S has 1 classes that train has no image of: b"),
-    ],
-)
-def test_labels_that_no_probe_can_use_are_refused(labels, message):
-    with pytest.raises(ValueError, match=message) as error:
-        probed_run.check_labels({role: np.array(found) for role, found in labels.items()}, ("a", "b"), "S")
+def test_images_without_a_usable_label_are_left_out_and_counted():
+    labels = {"train": np.array([0, 2, -1]), "validation": np.array([2, 0]), "test": np.array([1, -1, 2, 1, 3])}
+    masks, lines = probed_run.usable(labels, ("a", "b\n", "c", "d"), "S")
+    assert {role: mask.tolist() for role, mask in masks.items()} == {
+        "train": [True, True, False],
+        "validation": [True, True],
+        "test": [False, False, True, False, False],
+    }
+    assert lines == [
+        "1 of 3 train images of S have no label: left out",
+        "1 of 5 test images of S have no label: left out",
+        "3 of 5 test images of S are of classes that train has no image of (b\\n, d): left out",
+    ]
+
+
+@pytest.mark.parametrize("found", [[-1, -1], [1, -1], []])
+def test_a_role_of_which_no_image_is_left_is_refused(found):
+    with pytest.raises(ValueError, match="none remains; choose another split: .*config.data.test_split=NAME") as error:
+        probed_run.usable({"train": np.array([0]), "test": np.array(found, int)}, ("a", "b"), "S")
     assert "\n" not in str(error.value)
 
 

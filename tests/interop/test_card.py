@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from configs import default
 from simclr_jax.augment import host
@@ -37,6 +37,7 @@ def subject(**changes):
         network={"encoder": "resnet50, width 1"},
         feature_dim=2048,
         image_size=224,
+        bits=0,
         normalize="none",
         config=config,
         imported=None,
@@ -160,7 +161,7 @@ def test_the_script_makes_the_images_that_probes_are_given(size, shape, tmp_path
     pixels = np.random.default_rng(0).integers(70, 190, (*shape, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.jpg", format="PNG")
     (script,) = [token.content for token in tokens(card.render(subject(image_size=size))) if token.info == "python"]
-    names = {"np": np, "Image": Image}
+    names = {"np": np, "Image": Image, "ImageOps": ImageOps}
     monkeypatch.chdir(tmp_path)
     exec("\n".join(line for line in script.splitlines() if re.match("image|side|left", line)), names)
     assert names["images"].dtype == np.float32

@@ -19,6 +19,7 @@ from simclr_jax.interop import card, onnx, stablehlo
 from simclr_jax.models import ENCODERS, create_encoder
 from simclr_jax.models.network import Architecture
 from simclr_jax.runtime import run_folder
+from support import smallest
 from support.runs import write_run
 from support.samples import assert_one_line
 from support.variables import random_variables
@@ -142,19 +143,30 @@ def test_a_program_is_the_same_on_every_platform(tmp_path):
     assert [str(x.shape) for x in (*made.in_avals, *made.out_avals)] == [f"(batch, {SIZE}, {SIZE}, 3)", "(batch, 64)"]
 
 
+def test_stages_of_few_pixels_are_in_a_program_for_any_number_of_images_too(tmp_path):
+    """A CPU has another form for them."""
+    small = create_encoder(smallest.NAME)
+    variables = random_variables(small, images(1, 8))
+    stablehlo.save(str(tmp_path / "any"), small, variables, image_size=8)  # a stage of 2×2 pixels
+    made = export.deserialize((tmp_path / "any").read_bytes())
+    for count in (1, 5):
+        assert_close(made.call(images(count, 8)), small.apply(variables, images(count, 8), train=False))
+    assert "stablehlo.dot_general" in program(tmp_path / "any")
+
+
 @pytest.mark.parametrize("kind", export_weights.FORMATS)
 def test_the_card_is_of_the_file(kind, run, tmp_path, monkeypatch):
     monkeypatch.setattr(export_weights, "_try", lambda *_: None)
     if kind == "onnx":
         pytest.importorskip("onnx", reason="onnx is not installed")
-    out = tmp_path / f"e.{kind}"
+    out = tmp_path / f"e{card.FORMATS[kind].suffix}"
     export_weights.run(kind, str(run), str(out), license="CC0-1.0")
-    text = (tmp_path / f"e.{kind}.md").read_text()
+    text = (tmp_path / f"{out.name}.md").read_text()
     assert hashlib.sha256(out.read_bytes()).hexdigest() in text and f"{out.stat().st_size:,}" in text
     for words in ("resnet_tiny, width 1", "| parameters | 79,600 |", "step 7", "`CC0-1.0`", "`loss.temperature=0.1`"):
         assert words in text
     assert "Not probed" in text and card.FORMATS[kind].title in text
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"e.{kind}", f"e.{kind}.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"{out.name}.md"]
     assert out.stat().st_mode & 0o444 == 0o444  # for whoever may read the card
 
 
@@ -162,10 +174,10 @@ def test_what_is_trained_in_bfloat16_is_exact_in_onnx(tmp_path):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: graphs are not run")
     run = write_run(tmp_path / "run", **{"augment.image_size": SIZE, "model.dtype": "bfloat16"})
     for kind in ("onnx", "stablehlo"):
-        export_weights.run(kind, str(run), str(tmp_path / kind))
-    assert "computes in | float32, where this library computes in bfloat16 |" in (tmp_path / "onnx.md").read_text()
-    assert "computes in | bfloat16 |" in (tmp_path / "stablehlo.md").read_text()
-    assert "xbf16>" in program(tmp_path / "stablehlo")
+        export_weights.run(kind, str(run), str(tmp_path / f"e.{kind}"))
+    assert "computes in | float32, where this library computes in bfloat16 |" in (tmp_path / "e.onnx.md").read_text()
+    assert "computes in | bfloat16 |" in (tmp_path / "e.stablehlo.md").read_text()
+    assert "xbf16>" in program(tmp_path / "e.stablehlo")
 
 
 def test_the_command_exports(run, tmp_path, capsys, monkeypatch):
@@ -179,7 +191,7 @@ def test_the_command_exports(run, tmp_path, capsys, monkeypatch):
     for arguments, line in (
         (["caffe", str(run), "--out=x"], "invalid choice: 'caffe'"),
         (["torch", str(run)], "--out"),
-        (["torch", "nowhere", f"--out={tmp_path}/f"], "nowhere is not a run"),
+        (["torch", "nowhere", f"--out={tmp_path}/f.safetensors"], "nowhere is not a run"),
     ):
         with pytest.raises(SystemExit, match=f"^error: .*{line}"):
             command(*arguments)
@@ -190,11 +202,11 @@ def left(folder):
 
 
 def exists(folder, run):
-    (folder / "e.x").write_text("mine")
+    (folder / "e.safetensors").write_text("mine")
 
 
 def card_exists(folder, run):
-    (folder / "e.x.md").write_text("mine")
+    (folder / "e.safetensors.md").write_text("mine")
 
 
 def damaged(folder, run):
@@ -205,13 +217,22 @@ def damaged(folder, run):
 @pytest.mark.parametrize(
     ("spoil", "kind", "changes", "message"),
     [
-        (exists, "torch", {}, "e.x exists already; name a new file"),
-        (card_exists, "stablehlo", {}, "e.x.md exists already; name a new file"),
+        (exists, "torch", {}, "e.safetensors exists already; name a new file"),
+        (card_exists, "torch", {}, "e.safetensors.md exists already; name a new file"),
         (damaged, "onnx", {}, "7 is damaged: "),
         (None, "torch", {"run": "nowhere"}, "nowhere is not a run"),
-        (None, "onnx", {"out": "no/e.x"}, "there is no folder .*no; make it"),
+        (None, "onnx", {"out": "no/e.onnx"}, "there is no folder .*no; make it"),
         (None, "onnx", {"out": ""}, "--out= names no file"),
-        (None, "torch", {"out": "gs://bucket/e.x"}, "must be a file of this machine"),
+        (
+            None,
+            "torch",
+            {"out": "e.pt"},
+            "is known by the end of its name; give --out=e.safetensors$",
+        ),
+        (None, "torch", {"out": "weights"}, "give --out=weights.safetensors$"),
+        (None, "onnx", {"out": "e.safetensors"}, "give --out=e.onnx$"),
+        (None, "stablehlo", {"out": "e.onnx"}, "give --out=e.stablehlo$"),
+        (None, "torch", {"out": "gs://bucket/e.safetensors"}, "object stores and URLs are neither read nor written"),
     ],
 )
 def test_bad_input_is_told_in_a_line_and_nothing_is_written(spoil, kind, changes, message, run, tmp_path, monkeypatch):
@@ -222,7 +243,7 @@ def test_bad_input_is_told_in_a_line_and_nothing_is_written(spoil, kind, changes
         spoil(tmp_path, run)
     before = left(tmp_path)
     with pytest.raises(ValueError, match=message) as error:
-        export_weights.run(kind, **({"run": str(run), "out": "e.x"} | changes))
+        export_weights.run(kind, **({"run": str(run), "out": f"e{card.FORMATS[kind].suffix}"} | changes))
     assert_one_line(error)
     assert left(tmp_path) == before
 
@@ -230,7 +251,7 @@ def test_bad_input_is_told_in_a_line_and_nothing_is_written(spoil, kind, changes
 def test_networks_that_pytorch_has_not_are_refused(tmp_path):
     run = write_run(tmp_path / "run", **{"model.norm": "group"})
     with pytest.raises(ValueError, match="model.norm=group is nothing that torchvision's ResNets have"):
-        export_weights.run("torch", str(run), str(tmp_path / "e.x"))
+        export_weights.run("torch", str(run), str(tmp_path / "e.safetensors"))
     assert not left(tmp_path)
 
 
@@ -277,7 +298,7 @@ def _right(run, x):
 def test_weights_that_a_file_cannot_hold_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export_weights, "_MOST_BYTES", 300_000)
     with pytest.raises(ValueError, match="the weights take 0 MiB, and such a file holds at most 0; export torch"):
-        export_weights.run("stablehlo", str(run), str(tmp_path / "e.x"))
+        export_weights.run("stablehlo", str(run), str(tmp_path / "e.stablehlo"))
     assert not left(tmp_path)
 
 
@@ -301,9 +322,9 @@ def test_an_export_that_is_broken_off_leaves_neither_file(error, run, tmp_path, 
         with monkeypatch.context() as patched:
             stopped = stop(error, at)
             patched.setattr(owner, name, lambda *values, stopped=stopped: stopped() or move(*values))
-            with pytest.raises((KeyboardInterrupt, ValueError), match="^$|e.x cannot be written: No space left"):
-                export_weights.run("torch", str(run), str(tmp_path / "e.x"))
+            with pytest.raises((KeyboardInterrupt, ValueError), match="^$|cannot be written: No space left"):
+                export_weights.run("torch", str(run), str(tmp_path / "e.safetensors"))
         assert not left(tmp_path), (name, at)
-    (tmp_path / "e.x.new").write_text("of one that was killed")
-    export_weights.run("torch", str(run), str(tmp_path / "e.x"))
-    assert left(tmp_path).keys() == {"e.x", "e.x.md"}
+    (tmp_path / "e.safetensors.new").write_text("of one that was killed")
+    export_weights.run("torch", str(run), str(tmp_path / "e.safetensors"))
+    assert left(tmp_path).keys() == {"e.safetensors", "e.safetensors.md"}

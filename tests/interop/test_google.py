@@ -196,7 +196,7 @@ def test_an_imported_run_is_a_run(tiny, tmp_path):
     assert whole_config(config, default.get_config(), str(run)).head.dim == 6
     assert run_config(config, str(run), views=True).augment.image_size == 224
     with pytest.raises(ValueError, match="run was imported and has no optimiser to go on with"):
-        pretrain._check_config(str(run), default.get_config())
+        pretrain._check_config(str(run), default.get_config(), {})
     with pytest.raises(ValueError, match="exists already"):
         import_weights.google(prefix, str(run), default.get_config())
 

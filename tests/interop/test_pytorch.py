@@ -17,6 +17,7 @@ from simclr_jax.interop import pytorch
 from simclr_jax.models import ENCODERS, Head, Network, create_encoder
 from simclr_jax.models.network import Architecture
 from simclr_jax.models.resnet import ResNet
+from support.runs import write_run
 from support.samples import assert_one_line
 from support.variables import random_variables
 
@@ -172,6 +173,29 @@ def test_a_run_goes_out_and_comes_back(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["normalize"] == "imagenet"
     with pytest.raises(ValueError, match="out.safetensors exists already"):
         export_weights.run("torch", str(tmp_path / "run"), str(tmp_path / "out.safetensors"))
+
+
+def test_the_size_of_the_images_and_the_encoder_come_back(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "twin", ENCODERS["resnet_tiny"])  # which shapes cannot tell from it
+    for encoder, stem, size in (("resnet_tiny", True, 24), ("twin", False, 96)):
+        changes = {"model.encoder": encoder, "model.cifar_stem": stem, "augment.image_size": size}
+        file, run = tmp_path / f"{size}.safetensors", tmp_path / f"back-{size}"
+        export_weights.run("torch", str(write_run(tmp_path / f"run-{size}", **changes)), str(file))
+        import_weights.torch(str(file), str(run), default.get_config())
+        assert simclr_jax.load_encoder(str(run)).image_size == size
+        assert json.loads((run / "config.json").read_text())["model"]["encoder"] == encoder
+
+
+@pytest.mark.parametrize("size", [0, 10**9, -3, 2.5, "24", True, [24]])
+def test_a_size_that_no_images_have_is_refused(size, tmp_path):
+    saved(tmp_path / "e.safetensors", **NETWORKS["wide"])
+    tensors = load_file(tmp_path / "e.safetensors")
+    stated = {"simclr_jax": json.dumps({"image_size": size, "normalize": "none"})}
+    save_file(tensors, tmp_path / "e.safetensors", stated)
+    with pytest.raises(ValueError, match="states images of .* pixels; a side is 1 to 4,096") as error:
+        import_weights.torch(str(tmp_path / "e.safetensors"), str(tmp_path / "run"), default.get_config())
+    assert_one_line(error)
+    assert not (tmp_path / "run").exists()
 
 
 ZERO = np.zeros(3, np.float32)

@@ -39,6 +39,55 @@ def test_value_and_gradient_are_those_of_lax(kernel_side, stride, images, side, 
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, want)
 
 
+def by_loops(x, kernel, stride, pad):
+    """Value and gradients of sum(value · seed) by the definition, one product at a time, in float64."""
+    (n, height, width, _), (k, _, _, outputs) = x.shape, kernel.shape
+    rows, columns = ((side + 2 * pad - k) // stride + 1 for side in (height, width))
+    value, seed = np.zeros((n, rows, columns, outputs)), np.cos(np.arange(n * rows * columns * outputs))
+    seed = seed.reshape(value.shape)
+    of_x, of_kernel = np.zeros(x.shape), np.zeros(kernel.shape)
+    for i, j, a, b in np.ndindex(rows, columns, k, k):
+        row, column = i * stride + a - pad, j * stride + b - pad
+        if 0 <= row < height and 0 <= column < width:
+            value[:, i, j] += x[:, row, column] @ kernel[a, b]
+            of_x[:, row, column] += seed[:, i, j] @ kernel[a, b].T
+            of_kernel[a, b] += x[:, row, column].T @ seed[:, i, j]
+    return seed, [value, of_x, of_kernel]
+
+
+@pytest.mark.parametrize("sides", [*((side, side) for side in range(1, 8)), (1, 2), (2, 1), (2, 4), (3, 2), (1, 7)])
+@pytest.mark.parametrize(("kernel_side", "stride"), [(3, 1), (3, 2), (7, 2)])
+def test_images_of_few_pixels(kernel_side, stride, sides):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, *sides, 6)).astype(np.float32)
+    kernel = rng.normal(size=(kernel_side, kernel_side, 6, 7)).astype(np.float32)
+    pad = (kernel_side - 1) // 2
+    seed, want = by_loops(x, kernel, stride, pad)
+
+    @jax.jit
+    def step(x, kernel, seed):
+        value, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, pad), x, kernel)
+        return [convolve(x, kernel, stride, pad), value, *pull(seed)]  # the first where nothing is differentiated
+
+    for got, expected in zip(step(x, kernel, seed.astype(np.float32)), [want[0], *want], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (2, 4)])
+def test_images_of_fewer_pixels_than_a_kernel_has_taps_take_products_of_matrices(sides):
+    """XLA would let image and kernel change places, into a form that it has no fast one for."""
+    x, kernel = jnp.zeros((4, *sides, 64)), jnp.zeros((3, 3, 64, 64))
+
+    def step(x, kernel):
+        value, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, 1, 1), x, kernel)
+        return value, *pull(jnp.sin(value))
+
+    for program in (step, lambda x, kernel: convolve(x, kernel, 1, 1)):
+        text = jax.jit(program).lower(x, kernel).compile().as_text()
+        assert " convolution(" not in text and " dot(" in text
+    assert " convolution(" in jax.jit(lambda x, kernel: plain(x, kernel, 1, 1)).lower(x, kernel).compile().as_text()
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "sides", "images"),
     [
@@ -64,13 +113,14 @@ def test_many_channels(inputs, outputs, sides, images, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("side", [8, 2, 1])
 @pytest.mark.parametrize(("kernel_side", "stride"), [(1, 1), (3, 1), (3, 2)])
-def test_bfloat16_is_rounded_once(kernel_side, stride, monkeypatch):
+def test_bfloat16_is_rounded_once(kernel_side, stride, side, monkeypatch):
     monkeypatch.setattr(convolution, "_CACHE", 0)
     rng = np.random.default_rng(0)
     x, kernel = (
         jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
-        for shape in ((24, 8, 8, 64), (kernel_side, kernel_side, 64, 64))
+        for shape in ((24, side, side, 64), (kernel_side, kernel_side, 64, 64))
     )
     pad = (kernel_side - 1) // 2
 
@@ -102,11 +152,12 @@ def lowered(platform, step, *arguments):
     return jax.jit(step).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
 
+@pytest.mark.parametrize("side", [8, 2, 1])
 @pytest.mark.parametrize(("kernel_side", "stride"), [(1, 2), (3, 1), (3, 2), (7, 2)])
-def test_a_program_has_the_form_of_the_platform_that_it_is_lowered_for(kernel_side, stride, monkeypatch):
+def test_a_program_has_the_form_of_the_platform_that_it_is_lowered_for(kernel_side, stride, side, monkeypatch):
     """Not of the machine that lowers it: XLA's GPU compiler aborts on a CPU's forms."""
     monkeypatch.setattr(convolution, "_CACHE", 0)
-    x, kernel = jnp.zeros((4, 8, 8, 64)), jnp.zeros((kernel_side, kernel_side, 64, 64))
+    x, kernel = jnp.zeros((4, side, side, 64)), jnp.zeros((kernel_side, kernel_side, 64, 64))
 
     def step(function, x, kernel):
         value, pull = jax.vjp(lambda x, kernel: function(x, kernel, stride, (kernel_side - 1) // 2), x, kernel)
@@ -123,7 +174,7 @@ def test_a_program_has_the_form_of_the_platform_that_it_is_lowered_for(kernel_si
 def test_all_convolutions_of_a_step_have_batch_first_and_channels_last():
     """What XLA's CPU compiler has to find inside a loop."""
     encoder = create_encoder("resnet_tiny", cifar_stem=True)
-    images = jnp.zeros((2, 8, 8, 3))
+    images = jnp.zeros((2, 16, 16, 3))
     variables = jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), images)
 
     def loss(params):

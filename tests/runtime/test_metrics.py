@@ -5,10 +5,13 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
+import types
 
 import pytest
 from tensorflow.python.summary import summary_iterator
 
+from simclr_jax.runtime import metrics
 from simclr_jax.runtime.metrics import MetricsWriter
 
 
@@ -26,7 +29,8 @@ def rows(workdir):
 
 def test_rows_hold_step_epoch_and_values(tmp_path):
     write(tmp_path, 0, [5])
-    assert rows(tmp_path) == [{"step": 5, "epoch": 1.0, "loss": 6.5}]
+    (row,) = rows(tmp_path)
+    assert 0 <= row.pop("seconds") < 60 and row == {"step": 5, "epoch": 1.0, "loss": 6.5}
     assert list((tmp_path / "tensorboard").iterdir())
 
 
@@ -42,6 +46,48 @@ def test_a_new_run_starts_empty(tmp_path):
     write(tmp_path, 0, [1, 2])
     write(tmp_path, 0, [1])
     assert [row["step"] for row in rows(tmp_path)] == [1]
+
+
+class Clock:
+    """The time of a writer: it stands still but where it is told to go on."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(metrics, "time", types.SimpleNamespace(monotonic=lambda: self.now, time=time.time))
+
+
+def test_rows_tell_seconds_and_speed_and_the_step_that_compiles_is_in_none(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    writer = MetricsWriter(str(tmp_path), first_step=6, total_steps=20, views_per_step=4)
+    for step, seconds in enumerate((100, 2, 2, 1), 7):
+        clock.now += seconds
+        writer.advance(step, 1.5)
+        if step != 8:
+            writer.write(step, step / 5, {"loss": 1.0})
+    writer.write(10, 2.0, {"validation_loss": 1.0})  # no step since the row before
+    writer.close()
+    assert [row["seconds"] for row in rows(tmp_path)] == [100, 104, 105, 105]
+    assert [row.get("views_per_second") for row in rows(tmp_path)] == [None, 2.0, 4.0, None]
+
+
+def test_after_ten_steps_the_length_of_the_run_is_told_once(tmp_path, monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    writer = MetricsWriter(str(tmp_path), first_step=5, total_steps=6015, views_per_step=128)
+    for step in range(6, 40):
+        clock.now += {6: 95, 10: 300}.get(step, 2)  # one compiles, and after one there was a validation
+        writer.advance(step, 1.5)
+        said = capsys.readouterr().out
+        assert bool(said) == (step == 16)
+        if said:
+            assert said.count("\n") == 1
+            assert "first step, which compiles, took 1 min 35 s; the next 10 ran at 64 views/s" in said
+            assert "5,999 more take about 3 h 19 min" in said  # 11,998 seconds
+    writer.close()
+
+
+def test_a_run_that_ends_with_its_tenth_timed_step_tells_no_length(tmp_path, capsys):
+    write(tmp_path, 0, range(1, 11))
+    assert capsys.readouterr().out == ""
 
 
 class FullDisk:
@@ -74,7 +120,10 @@ def test_tensorboard_reads_the_values_and_forgets_those_that_a_resumed_run_write
     (first,) = (tmp_path / "tensorboard").iterdir()
     events = list(summary_iterator.summary_iterator(str(first)))
     values = [(event.step, v.tag, v.simple_value) for event in events for v in event.summary.value]
-    assert values == [(step, "loss", float(row["loss"])) for step, row in enumerate(rows(tmp_path), 1)]
+    names = {"loss", "seconds", "views_per_second"}
+    found = [(row["step"], name, row[name]) for row in rows(tmp_path) for name in row if name in names]
+    assert {name for _, name, _ in values} == names
+    assert values == [(step, name, pytest.approx(value)) for step, name, value in found]
     write(tmp_path, 2, [3, 4])
     (second,) = set((tmp_path / "tensorboard").iterdir()) - {first}
     (start,) = [e for e in summary_iterator.summary_iterator(str(second)) if e.session_log.status]
@@ -86,7 +135,7 @@ def test_values_that_are_not_finite_are_gaps(tmp_path):
     writer.write(1, 1.0, {"loss": float("nan"), "rank": 2.0})
     (file,) = (tmp_path / "tensorboard").iterdir()  # on disk before it is closed
     tags = [v.tag for event in summary_iterator.summary_iterator(str(file)) for v in event.summary.value]
-    assert tags == ["rank"] and rows(tmp_path)[0]["loss"] is None
+    assert tags == ["rank", "seconds"] and rows(tmp_path)[0]["loss"] is None
     writer.close()
 
 

@@ -5,14 +5,12 @@ import os
 import subprocess
 import sys
 
-import fsspec
 import jax
 import pytest
-from etils.epath import gpath
-from fsspec.implementations import memory
 
+from simclr_jax import load_encoder
+from simclr_jax.runtime import disk
 from simclr_jax.runtime import run_folder as workdir
-from simclr_jax.runtime.metrics import MetricsWriter
 
 
 def test_every_start_is_noted(tmp_path):
@@ -43,7 +41,7 @@ def test_a_config_comes_back_and_what_is_none_says_so(tmp_path):
 
 def test_a_config_that_never_ends_is_not_read(tmp_path):
     (tmp_path / "config.json").symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match="is not a config: no file"):
+    with pytest.raises(ValueError, match="is not what a run writes: no file"):
         workdir.read_config(str(tmp_path))
 
 
@@ -60,13 +58,14 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_its_target_left_alone(tmp
     target.write_text("precious")
     for link in (path, tmp_path / "file.new"):
         link.symlink_to(target)
-    workdir.replace_text(workdir.folder(str(path)), "mine")
+    disk.replace_text(workdir.folder(str(path)), "mine")
     assert target.read_text() == "precious" and path.read_text() == "mine" and not path.is_symlink()
 
 
 HOLD = """
 import sys
-from simclr_jax.runtime import run_folder as workdir
+from simclr_jax import load_encoder
+from simclr_jax.runtime import disk, run_folder as workdir
 with workdir.hold(sys.argv[1]):
     workdir.note_start(sys.argv[1], 0, "")
     print("held", flush=True)
@@ -90,37 +89,18 @@ def test_a_second_process_is_refused_until_the_first_is_gone_even_by_sigkill(tmp
         pass
 
 
-class ObjectStore(memory.MemoryFileSystem):
-    """A s3:// in memory, which like a real one has no appending."""
-
-    protocol = ("s3",)
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.replace("s3://", "memory://"))
-
-    def _open(self, path, mode="rb", **kwargs):
-        assert "a" not in mode
-        return super()._open(path, mode, **kwargs)
-
-
-def test_a_run_may_lie_in_an_object_store(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # whose own client would ask the network
-    fsspec.register_implementation("s3", ObjectStore, clobber=True)
-    run = "s3://bucket/run"
-    for start in (0, 2):
-        with workdir.hold(run):
-            workdir.write_config(run, {"seed": start})
-            workdir.note_start(run, start, "1 × cpu")
-            writer = MetricsWriter(run, first_step=start, total_steps=4, views_per_step=1)
-            for step in range(start + 1, 5):
-                writer.write(step, step / 4, {"loss": 1.0 / step})
-            writer.close()
-    assert workdir.read_config(run) == {"seed": 2}
-    folder = workdir.folder(run)
-    assert [json.loads(line)["step"] for line in (folder / "versions.jsonl").read_text().splitlines()] == [0, 2]
-    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+@pytest.mark.parametrize("place", ["s3://bucket/run", "gs://bucket/run", "S3:/bucket", "memory://run", "file:///run"])
+def test_an_object_store_is_refused_before_anything_is_written(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (workdir.folder, workdir.read_config, lambda run: workdir.hold(run).__enter__(), load_encoder):
+        with pytest.raises(ValueError, match=f"^{place}: object stores and URLs are neither read nor written"):
+            use(place)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["a:b", "C:/x", "runs/s3://x", "x=y:/z", "./s3:/x"])
+def test_a_folder_with_a_colon_in_its_name_is_a_folder(place):
+    disk.check_on_disk(place)
 
 
 def test_what_cannot_be_written_says_so(tmp_path):

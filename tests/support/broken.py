@@ -52,15 +52,15 @@ def stored(split, folder):
     return Split(np.array(paths), split.labels, split.ids)
 
 
-def quick_views(recipe, image, seed, epoch, identity):
+def quick_views(recipe, image, seed, epoch, identity, *, bits):
     """In the place of views: the image's colour, and what views may depend on besides."""
-    pixels = quick_central_view(image, recipe.image_size)
+    pixels = quick_central_view(image, recipe.image_size, bits=bits)
     others = tf.cast(tf.stack([seed, epoch, identity]), tf.float32)
     return tf.stack([pixels, tf.broadcast_to(others, pixels.shape)])
 
 
-def quick_central_view(image, size):
-    return tf.ensure_shape(tf.cast(decode.whole(image)[:size, :size], tf.float32) / 255, [size, size, 3])
+def quick_central_view(image, size, *, bits):
+    return tf.ensure_shape(tf.cast(decode.whole(image, bits)[:size, :size], tf.float32) / 255, [size, size, 3])
 
 
 @pytest.fixture(scope="module", autouse=True)

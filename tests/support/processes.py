@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from simclr_jax.runtime.metrics import TIMES
 from support import smallest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -29,8 +30,8 @@ TINY = {
 
 
 def archive(folder, images=IMAGES):
-    """Writes images.npz; a tenth of its training images is held out for validation."""
-    rng = np.random.default_rng(0)
+    """Writes images.npz; a tenth of its training images is held out for validation, of 40 exactly 4."""
+    rng = np.random.default_rng(1)
     arrays = {}
     for split, n in (("train", images), ("test", 8)):
         arrays[f"x_{split}"] = rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8)
@@ -80,6 +81,11 @@ def metrics(run):
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
+def untimed(run):
+    """The rows without what depends on the hour: alike in a run that was stopped and went on, to the last digit."""
+    return [json.dumps({name: value for name, value in row.items() if name not in TIMES}) for row in metrics(run)]
+
+
 def starts(run):
     return [json.loads(line) for line in (run / "versions.jsonl").read_text().splitlines()]
 
@@ -108,4 +114,4 @@ def assert_same_run(run, other, step):
     }
     for name, value in mine.items():
         np.testing.assert_array_equal(value, others[name], err_msg=name)
-    assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    assert untimed(run) == untimed(other)

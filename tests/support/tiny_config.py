@@ -7,6 +7,7 @@ import numpy as np
 from support import smallest
 
 SIZE, BATCH, TRAIN, CLASSES = 8, 16, 40, 2
+SEEDS = {"train": 1670, "test": 1}  # of pictures of which seeds 0 to 2 hold out a fifth exactly: 8 of 40
 
 
 def red_or_blue(n, seed):
@@ -21,8 +22,8 @@ def red_or_blue(n, seed):
 def write_archive(path):
     """Writes images of both splits."""
     arrays = {}
-    for seed, (name, n) in enumerate({"train": TRAIN, "test": 24}.items()):
-        arrays[f"x_{name}"], arrays[f"y_{name}"] = red_or_blue(n, seed)
+    for name, n in {"train": TRAIN, "test": 24}.items():
+        arrays[f"x_{name}"], arrays[f"y_{name}"] = red_or_blue(n, SEEDS[name])
     np.savez(path, **arrays)
     return path
 
@@ -52,3 +53,14 @@ def shrink(config, source, **changes):
 
 def small(source, **changes):
     return shrink(importlib.import_module("configs.quickstart").get_config(), source, **changes)
+
+
+def tiny(source):
+    """What `runs.write_run` changes for a run of these images."""
+    return {
+        "data.source": source,
+        "data.holdout_fraction": 0.2,
+        "augment.image_size": SIZE,
+        "model.encoder": smallest.NAME,
+        "model.cifar_stem": True,
+    }

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from configs import default, linear
-from simclr_jax.runtime.config import check_keys, config_differences, flatten, run_config, whole_config
+from simclr_jax.runtime.config import check_keys, flatten, run_config, whole_config
+from simclr_jax.runtime.differences import config_differences
 from simclr_jax.training import schedule
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -184,6 +185,17 @@ def test_a_run_from_before_a_key_is_read_and_goes_on_as_it_was():
     del stored["model"]["width"]
     with pytest.raises(ValueError, match="config.model.width is missing"):
         run_config(stored, "RUN")
+
+
+@pytest.mark.parametrize("source, labels", [("folder:x", "folders"), ("npz:x", ""), ("textures", ""), ("tfds:x", "")])
+def test_a_run_of_before_there_were_other_labels_read_folders(source, labels):
+    """Its probes ask nothing then; a source whose labels are not to be chosen gets no key that it would refuse."""
+    stored = changed(data__source=source).to_dict()
+    del stored["data"]["labels"]
+    assert run_config(stored, "RUN").data.labels == labels
+    assert config_differences(stored, changed(data__source=source).to_dict()) == []
+    stored["data"]["labels"] = "none"
+    assert run_config(stored, "RUN").data.labels == "none"
 
 
 @pytest.mark.parametrize("section", ["model", "head"])

@@ -126,8 +126,8 @@ def test_devices_and_processes_are_named_in_their_files_alone():
     assert "jax.device_count" not in (PACKAGE / "training/trainer.py").read_text()
 
 
-def test_orbax_is_named_in_checkpoint_alone():
-    assert owners(lambda path: "orbax" in packages(path)) == {"runtime/checkpoint.py"}
+def test_orbax_is_named_in_array_files_alone():
+    assert owners(lambda path: "orbax" in packages(path)) == {"runtime/array_files.py"}
 
 
 def test_onnx_which_may_not_be_installed_is_named_in_its_room_alone():
@@ -141,7 +141,7 @@ def test_matplotlib_is_named_by_the_pictures_alone():
 def test_config_dicts_stop_at_config_schedule_and_what_opens_a_run():
     users = owners(lambda path: "ml_collections" in packages(path) and room(path) != "commands")
     opened = {"training/trainer.py", "evaluate/trained_network.py", "evaluate/probed_run.py"}
-    assert users == {"runtime/config.py", "training/schedule.py"} | opened
+    assert users == {"runtime/config.py", "runtime/differences.py", "training/schedule.py"} | opened
 
 
 def test_configs_hold_values_only():

@@ -119,6 +119,8 @@ def test_the_scripts_of_a_page_run(page, folder, monkeypatch):
         images, h = features(script)
         assert images.shape == (1, SIDE, SIDE, 3) and h.shape == (1, encoder.feature_dim)
         np.testing.assert_allclose(h, encoder(images), rtol=1e-4, atol=1e-4)
+        # The pixels that probes see, but for another decoder of JPEG and, without this library, rounding to 8 bits.
+        assert np.abs(images - encoder.preprocess("photo.jpg")).mean() < 0.02
 
 
 def test_torchvision_takes_the_file_as_the_page_says(folder):

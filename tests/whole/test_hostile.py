@@ -20,7 +20,8 @@ from simclr_jax.commands import pretrain, probes
 from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.runtime.config import check_keys, config_differences, flatten, run_config
+from simclr_jax.runtime.config import check_keys, flatten, run_config
+from simclr_jax.runtime.differences import config_differences
 from simclr_jax.training.trainer import Trainer
 from support.oracles import encode, picture
 from support.samples import noise
@@ -233,7 +234,7 @@ def test_the_pipeline_counts_each_image_once(contents):
 @pytest.fixture(scope="module", name="archive")
 def make_archive(tmp_path_factory):
     path = tmp_path_factory.mktemp("hostile") / "images.npz"
-    np.savez(path, x_train=noise(40, side=SIZE), y_train=np.arange(40) % 2, x_test=noise(8), y_test=np.zeros(8, int))
+    np.savez(path, x_train=noise(48, side=SIZE), y_train=np.arange(48) % 2, x_test=noise(8), y_test=np.zeros(8, int))
     return path
 
 

@@ -23,7 +23,7 @@ def state():
         "visible devices": tf.config.get_visible_devices(),
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "hooks": (sys.unraisablehook, sys.excepthook, threading.excepthook),
-        "signals": [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)],
+        "signals": [signal.getsignal(number) for number in signal.valid_signals()],
         "modules without a module": [name for name, module in sys.modules.items() if module is None],
         "calls of the C library": list(calls),
         "levels of logs": {name: logging.getLogger(name).level for name in ("", "absl", "tensorflow", "jax", "PIL")},
@@ -81,7 +81,7 @@ else:
 @pytest.mark.parametrize("use", USES)
 def test_tensorflow_is_set_up_before_its_first_use_in_an_own_process_alone(use):
     result = run(f"""
-from simclr_jax.augment import decode
+from simclr_jax.augment import pillow
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import feed, process, sources
 from simclr_jax.data.split import Split
@@ -92,7 +92,7 @@ process.own()
 assert not changes(untouched), "before TensorFlow is needed"
 {USES[use]}
 assert changes(untouched) == {{"Pillow's limit", "threads", "calls of the C library", "hidden"}}, changes(untouched)
-assert PIL.Image.MAX_IMAGE_PIXELS == decode.MAX_PIXELS
+assert PIL.Image.MAX_IMAGE_PIXELS == pillow.MAX_PIXELS
 assert tf.config.threading.get_intra_op_parallelism_threads() == 1
 assert hidden == [([], "GPU")] and len(calls) == 3
 """)
