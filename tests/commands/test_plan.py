@@ -23,7 +23,7 @@ SIZE, IMAGES = 8, 128
 def make_config(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "images.npz"
     rng = np.random.default_rng(0)
-    np.savez(path, x_train=rng.integers(0, 256, (160, SIZE, SIZE, 3), np.uint8), y_train=np.arange(160) % 3)
+    np.savez(path, x_train=rng.integers(0, 256, (180, SIZE, SIZE, 3), np.uint8), y_train=np.arange(180) % 3)
     config = quickstart.get_config()
     changes = {"data.source": f"npz:{path}", "data.holdout_fraction": 0.1, "augment.image_size": SIZE}
     changes |= {"augment.jitter_probability": 0.0, "train.batch_size": IMAGES, "train.epochs": 2}

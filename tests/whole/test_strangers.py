@@ -172,7 +172,7 @@ def test_a_file_of_a_run_that_never_ends_is_not_read(run, name, what):
             file.truncate(2**42)  # holes, which take no room
     else:
         path.symlink_to(what)
-    report.run([str(run)], out=None, make={})
+    report.run([str(run)], out=None, make={}, defaults={})
     assert (run / "report.html").exists() and run_folder.read_config(str(run))
     if name in ("versions.jsonl", "metrics.jsonl"):  # which a run that goes on writes anew
         run_folder.note_start(str(run), 1, "cpu")
@@ -187,7 +187,7 @@ def test_a_report_shows_no_file_of_elsewhere(run, tmp_path):
     (run / "eval" / "linear.json").symlink_to(secret)
     (run / "versions.jsonl").unlink()
     (run / "versions.jsonl").symlink_to(secret)
-    report.run([str(run)], out=None, make={})
+    report.run([str(run)], out=None, make={}, defaults={})
     page = (run / "report.html").read_text()
     assert "my own words" not in page and base64.b64encode(secret.read_bytes()).decode() not in page
     assert "holiday_views is a link, and is left out" in page
