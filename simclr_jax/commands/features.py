@@ -41,7 +41,10 @@ def run(config: ConfigDict, workdir: str, out: str) -> None:
     for role in roles:
         made = feature_files.read(folder / role)
         say(f"{folder / role}: {probed.layer_name} of {len(made):,} images, {made.dim} values each")
-    say(f"read them with numpy.load({str(folder / roles[0] / 'features-00000.npy')!r}, mmap_mode='r')")
+    of = "names.json has the files" if (folder / roles[0] / "names.json").exists() else "ids.npy has the positions"
+    say(
+        f"read them with numpy.load({str(folder / roles[0] / 'features-00000.npy')!r}, mmap_mode='r'); {of} of the rows"
+    )
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from simclr_jax.data import feed
 from simclr_jax.data.order import training_order
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
+from simclr_jax.evaluate.scores import printable
 from simclr_jax.evaluate.sheets import Picture, contact_sheet
 from simclr_jax.runtime import devices
 from simclr_jax.runtime.config import recipe_of
@@ -25,6 +26,7 @@ from simclr_jax.training.trainer import open_splits
 
 COLOURS = ("tab:red", "tab:blue")  # of view 1 and view 2
 EPOCH = 0
+LONGEST_NAME = 24  # characters of a file's name over its picture
 MOST_IMAGES = 100  # a sheet of more would have sides that no program opens
 MOST_PIXELS = 1000  # of a side of an image as it is drawn, a few inches wide
 COLUMNS = 3  # the image and its two views
@@ -61,9 +63,9 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     feed.check(train, **where, free_bytes=devices.free_bytes())
     recipe = recipe_of(config)
     pictures = []
-    for image, label, identity in _images(train, images, config.seed):
+    for image, label, identity, name in _images(train, images, config.seed):
         pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement, train.bits)
-        title = f"image {identity}" + (f", class {splits.source.class_names[label]}" if label >= 0 else "")
+        title = name + (f", class {splits.source.class_names[label]}" if label >= 0 else "")
         drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
         every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
         boxes = [tuple(parameters[name] / every for name in ("y", "x", "height", "width")) for parameters in drawn]
@@ -79,19 +81,22 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     say(f"written to {out}")
 
 
-def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int]]:
-    """Yields (pixels or encoded image, label, id): the first ones of the first epoch, of a stream the first stored."""
+def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int, str]]:
+    """Yields (pixels or encoded image, label, id, name): the first ones of the first epoch, of a stream as stored."""
     if not isinstance(train, Split):
         for record in train.first(count).read(shuffle_seed=None).as_numpy_iterator():
-            yield record["image"], int(record["label"]), int(record["id"])
+            yield record["image"], int(record["label"]), int(record["id"]), f"image {record['id']}"
         return
     order = training_order(len(train), batch_size=min(count, len(train)), seed=seed, shard=(0, 1))
     part = train.take(order(EPOCH)[1])
     broken = Unreadable(len(part), max_fraction=1.0)  # the log names them
     collections.deque(feed.image_sizes(part, batch_size=len(part), unreadable=broken), maxlen=0)
     part = part.take(np.array([i for i in range(len(part)) if i not in broken], int))
-    for image, label, identity in zip(part.images, part.class_numbers, part.ids, strict=True):
-        yield epath.Path(os.fsdecode(image)).read_bytes() if part.kind == "paths" else image, int(label), int(identity)
+    for position, identity in enumerate(part.ids.tolist()):
+        image = part.images[position]
+        content = epath.Path(os.fsdecode(image)).read_bytes() if part.kind == "paths" else image
+        name = f"image {identity}" if part.names is None else os.path.basename(os.fsdecode(part.names[position]))
+        yield content, int(part.class_numbers[position]), identity, printable(name, LONGEST_NAME)
 
 
 def _views(

@@ -158,6 +158,8 @@ class Splits:
 
     def _load(self, role: str) -> "Split | Stream":
         name = self.split_of(role)
+        if name and role == "validation":
+            return self._validation
         if name and role != "train":
             return self._read(name)
         if role not in self._training[1]:
@@ -169,10 +171,10 @@ class Splits:
 
     def contents(self) -> dict[str, dict[str, Any]]:
         """Returns {name of a split: what it holds} of the splits that training reads, see `data.contents`."""
-        validation = self.split_of("validation")
-        return {self.train: self._training[0]} | (
-            {validation: contents.of_split(self._read(validation), self.source.class_names)} if validation else {}
-        )
+        found, validation = {self.train: self._training[0]}, self.split_of("validation")
+        if validation:
+            found[validation] = contents.of_split(self._validation, self.source.class_names)
+        return found
 
     def fingerprint(self, role: str) -> str:
         """Returns a text that is another one when the images of a role may be other ones, or in another order."""
@@ -190,6 +192,11 @@ class Splits:
         """What the training split holds, and the roles that it is cut into. It is not kept whole."""
         whole = self._read(self.train)
         return contents.of_split(whole, self.source.class_names), self._cut(whole)
+
+    @functools.cached_property
+    def _validation(self) -> "Split | Stream":
+        """The split that the source has for validation."""
+        return self._read(self.split_of("validation"))
 
     def _cut(self, whole: "Split | Stream") -> dict[str, "Split | Stream"]:
         judged = ROLES[1:] if self.source.class_names else ("validation",)  # without labels nothing is tested

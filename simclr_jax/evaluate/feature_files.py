@@ -2,13 +2,14 @@
 
 FOLDER/features-00000.npy, …  float32 [rows, dim]: the images in their split's order, shard by shard
 FOLDER/labels.npy, ids.npy    int64 [images]; -1 where there is no label
+FOLDER/names.json             of image files, their paths as seen from the source's folder, in the same order
 FOLDER/features.json          what they are of; written last, so that a folder without it is not whole
 """
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,11 +70,19 @@ class FeatureWriter:
     Args:
       folder: where they go. Whole features that are there by then are kept: other readers may have mapped them.
       note: what they are of, for features.json.
+      names: {id: name} of images that are files, for names.json.
       shard_bytes: of a shard.
     """
 
-    def __init__(self, folder: epath.Path, note: dict[str, Any], *, shard_bytes: int = SHARD_BYTES):
-        self._folder, self._note, self._shard_bytes = folder, note, shard_bytes
+    def __init__(
+        self,
+        folder: epath.Path,
+        note: dict[str, Any],
+        *,
+        names: Mapping[int, str] | None = None,
+        shard_bytes: int = SHARD_BYTES,
+    ):
+        self._folder, self._note, self._names, self._shard_bytes = folder, note, names, shard_bytes
         self._new = disk.beside(folder)
         self._rows: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
@@ -96,6 +105,10 @@ class FeatureWriter:
         labels, ids = (np.concatenate(parts).astype(np.int64) for parts in (self._labels, self._ids))
         _save(self._new / "labels.npy", labels)
         _save(self._new / "ids.npy", ids)
+        if self._names:
+            (self._new / "names.json").write_text(
+                json.dumps([self._names[number] for number in ids.tolist()], indent=0)
+            )
         note = {"images": len(labels), "shards": self._shards, **self._note}
         (self._new / _NOTE).write_text(json.dumps(note, indent=2) + "\n")
         try:

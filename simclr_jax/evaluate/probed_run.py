@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -118,7 +119,12 @@ class ProbedRun:
         changed = contents.changes(*({name: of[name] for name in shared} for of in (before, now)))
         if not changed:
             return splits
-        say(f"the data have changed since this run began: {'; '.join(changed)}; no image it trained on is held out")
+        leaks = (
+            "its hold-outs go by file name or pixels, so that none that it trained on is among them"
+            if splits.identity == "name" and isinstance(splits.load("train"), Split)
+            else "its hold-outs go by position, so that images that it trained on may be among them"
+        )
+        say(f"the data have changed since this run began: {'; '.join(changed)}; {leaks}")
         # Which image stands for a class that chance holds nothing out of depends on the others: it may be another now.
         return dataclasses.replace(splits, every_class=False)
 
@@ -194,7 +200,7 @@ class ProbedRun:
         bar = progress(batches, total=-(-len(split) // size), desc=f"features of {role}", unit="batch")
         encoders = {network: self._encode(network, layer) for network in folders}
         writers = {
-            network: feature_files.FeatureWriter(folder, self._note(role, layer, network))
+            network: feature_files.FeatureWriter(folder, self._note(role, layer, network), names=_names(split))
             for network, folder in folders.items()
         }
         try:
@@ -263,6 +269,12 @@ def _remembered(run: str, data: ConfigDict) -> Iterator[None]:
             f"{error}; {run}/config.json has {of} from its pretraining: --config.data.source=… and "
             "--config.data.dir=… of this command go before it"
         ) from error
+
+
+def _names(split: Any) -> dict[int, str]:
+    """Returns {id: path as seen from the source's folder} of files; {} of other images."""
+    names = getattr(split, "names", None)
+    return {} if names is None else dict(zip(split.ids.tolist(), map(os.fsdecode, names.tolist()), strict=True))
 
 
 def _data(asked: ConfigDict, of_run: ConfigDict) -> ConfigDict:

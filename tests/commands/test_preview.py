@@ -45,6 +45,7 @@ def test_it_shows_what_the_first_step_sees(archive, tmp_path, monkeypatch, place
     for view in range(2):
         pixels = [picture.pixels for picture in shown[1 + view :: 3]]
         np.testing.assert_allclose(pixels, expected["views"][:, view], atol=1e-6)
+    assert all(picture.title.startswith("image ") for picture in shown[::3])
     classes = [int(picture.title.split("class ")[1]) for picture in shown[::3]]
     np.testing.assert_array_equal(classes, expected["labels"])
 

@@ -157,6 +157,13 @@ def test_the_test_split_is_read_for_the_test_alone():
     assert source.read.count("test") == 1
 
 
+def test_a_validation_split_is_read_once_for_training_and_for_what_it_holds():
+    source = Numbers(train=20, validation=7)
+    splits = Splits(source)
+    splits.load("validation"), splits.contents(), splits.load("validation")
+    assert source.read.count("validation") == 1
+
+
 @pytest.mark.parametrize(
     "wrong, mentions",
     [

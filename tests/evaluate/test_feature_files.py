@@ -84,6 +84,16 @@ def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path, before):
     assert {path.name for path in tmp_path.iterdir()} == {"test"} | {p.name for p in tmp_path.glob("other.*")}
 
 
+def test_rows_of_files_have_their_names_in_their_order(tmp_path):
+    writer = feature_files.FeatureWriter(tmp_path / "test", {}, names={7: "a/1.png", 3: "b/é\n.png", 5: "c.png"})
+    for ids in ([5, 3], [7]):
+        writer.add(np.zeros((len(ids), 2), np.float32), np.zeros(len(ids), int), np.array(ids))
+    writer.close()
+    assert json.loads((tmp_path / "test" / "names.json").read_text()) == ["c.png", "b/é\n.png", "a/1.png"]
+    written(tmp_path / "other")[0].close()
+    assert not (tmp_path / "other" / "names.json").exists(), "images in memory are known by their positions"
+
+
 def test_leftovers_of_a_killed_writer_go_after_a_day(tmp_path):
     old, young = (written(tmp_path / "test", shard_bytes=1)[0] and set(tmp_path.iterdir()) for _ in range(2))
     (dead,) = old

@@ -167,9 +167,19 @@ def test_a_probe_says_that_the_data_changed_and_judges_nothing_that_was_trained_
     for i in range(9):
         (folder / "class0" / f"new{i}.png").write_bytes(png(noise(1, seed=i)[0]))
     splits = probed(tmp_path / "run").splits
-    assert "the data have changed since this run began: train: 120 → 129 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the data have changed since this run began: train: 120 → 129 images" in said
+    assert "none that it trained on is among them" in said
     judged = {name for role in ("validation", "test") for name in splits.load(role).names.tolist()}
     assert judged and trained.isdisjoint(judged)
+
+
+def test_of_an_older_run_a_probe_does_not_promise_what_positions_do_not_keep(archive, tmp_path, capsys):
+    copy = shutil.copy(archive, tmp_path / "images.npz")
+    run = begun(tmp_path / "run", f"npz:{copy}", **{"data.identity": "position"})
+    change(copy, more)
+    probed(run)
+    assert "go by position, so that images that it trained on may be among them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
