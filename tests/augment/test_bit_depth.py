@@ -1,6 +1,5 @@
 """Images of more than 8 bits: one value is white, whatever the format; what a file itself declares counts."""
 
-import functools
 import io
 
 import numpy as np
@@ -9,18 +8,13 @@ import tensorflow as tf
 from PIL import Image
 
 from simclr_jax.augment import decode, pillow
+from support.decoders import both, saved
 from support.oracles import picture
 
 HEIGHT, WIDTH = 40, 60
 COLOURS = picture(HEIGHT, WIDTH)
 GRAY = COLOURS[..., 0]
 ALPHA = picture(HEIGHT, WIDTH, seed=1)[..., :1]
-
-
-def saved(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def tiff(values, order="<", photometric=2, extra=()):
@@ -52,24 +46,6 @@ def png(values):
 def pgm(values, largest):
     letter = b"P5" if values.shape[2] == 1 else b"P6"
     return b"%s\n%d %d\n%d\n" % (letter, WIDTH, HEIGHT, largest) + values.astype(">u2").tobytes()
-
-
-def eager(encoded, bits):
-    return decode.whole(tf.constant(encoded), bits).numpy()
-
-
-def mapped(encoded, bits):
-    """As the pipeline decodes."""
-    return compiled(bits)(encoded).numpy()
-
-
-@functools.cache
-def compiled(bits):
-    signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(lambda encoded: decode.whole(encoded, bits), input_signature=signature, autograph=False)
-
-
-both = pytest.mark.parametrize("pixels_of", [eager, mapped])
 
 
 def deep(bits, channels):

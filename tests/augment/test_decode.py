@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from simclr_jax.augment import decode, pillow
+from support.decoders import eager, saved
 from support.oracles import encode, picture
 
 HEIGHT, WIDTH = 40, 60
@@ -18,18 +19,8 @@ ALPHA = picture(HEIGHT, WIDTH, seed=1)[..., 0]
 OTHER = Image.fromarray(picture(HEIGHT, WIDTH, seed=2))
 
 
-def saved(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def eager(encoded):
-    return decode.whole(tf.constant(encoded)).numpy()
-
-
 def mapped(encoded):
-    """As the pipeline decodes."""
+    """As the pipeline decodes, traced anew: some tests change a bound that a trace would keep."""
     return next(tf.data.Dataset.from_tensors(encoded).map(decode.whole).as_numpy_iterator())
 
 

@@ -1,6 +1,5 @@
 """Upright, opaque and of 8 bits: what files say about their pixels is heeded, alike in all formats."""
 
-import functools
 import io
 import itertools
 import struct
@@ -13,6 +12,7 @@ from PIL import Image, ImageOps
 
 from simclr_jax.augment import decode, host, pillow
 from simclr_jax.augment.recipe import Recipe
+from support.decoders import both, eager, saved
 from support.oracles import picture
 
 HEIGHT, WIDTH = 40, 60
@@ -22,34 +22,10 @@ ORIENTATION = 274
 KINDS = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "AVIF": {"quality": 100}}
 
 
-def saved(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def turned(kind, orientation, **options):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return saved(Image.fromarray(PIXELS), kind, exif=exif, **KINDS[kind], **options)
-
-
-def eager(encoded, bits=16):
-    return decode.whole(tf.constant(encoded), bits).numpy()
-
-
-def mapped(encoded, bits=16):
-    """As the pipeline decodes."""
-    return compiled(bits)(encoded).numpy()
-
-
-@functools.cache
-def compiled(bits):
-    signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(lambda encoded: decode.whole(encoded, bits), input_signature=signature, autograph=False)
-
-
-both = pytest.mark.parametrize("pixels_of", [eager, mapped])
 
 
 def white(alpha, colours):

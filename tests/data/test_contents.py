@@ -113,6 +113,14 @@ def test_whatever_changed_in_a_folder_is_told(folder, change, words):
     assert words in "; ".join(contents.changes(before, of(f"folder:{folder}")))
 
 
+def test_a_file_that_is_not_looked_into_is_known_by_its_size(folder, monkeypatch):
+    monkeypatch.setattr(contents, "SAMPLED", 1)
+    before = of(f"folder:{folder}")
+    last = folder / "train/dog/5.png"
+    last.write_bytes(last.read_bytes() + b" ")
+    assert contents.changes(before, of(f"folder:{folder}"))
+
+
 @pytest.mark.parametrize("name", ["x_train", "y_train", "x_validation"])
 def test_one_other_number_in_an_archive_is_told(arrays, tmp_path, name):
     before = save(tmp_path / "a.npz", arrays)
