@@ -52,7 +52,7 @@ def contact_sheet(path: str, pictures: Sequence[Picture], *, columns: int, head:
     """
     rows = -(-len(pictures) // columns)
     lines = max(picture.caption.count("\n") + 1 for picture in pictures)
-    size = columns * _INCHES * 1.05, rows * (_INCHES + 0.2 + _LINE * lines) + 0.5
+    size = columns * _INCHES * 1.05, rows * (_INCHES + 0.3 + _LINE * lines) + 0.5
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     figure.suptitle(head, fontsize=9)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -148,9 +148,7 @@ def read_config(workdir: str) -> dict[str, Any]:
       ValueError: it is not there, or not a JSON object.
     """
     path = folder(workdir) / "config.json"
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        os.stat(path)  # raises what `exists` would take for a file that is not there
-    if not path.exists():
+    if not _is_there(path):
         raise ValueError(f"{workdir} is not a run: {os.path.abspath(path)} does not exist; {_mend(path.parent)}")
     return _read_object(path)
 
@@ -162,9 +160,7 @@ def read_data(workdir: str) -> dict[str, Any] | None:
       ValueError: it is not such an object.
     """
     path = folder(workdir) / "data.json"
-    try:
-        os.stat(path)  # `exists` would take a disk that does not answer for a no
-    except FileNotFoundError:
+    if not _is_there(path):
         return None
     data = _read_object(path)
     if not all(
@@ -188,8 +184,8 @@ def read_bits(workdir: str, *, before: int = _BITS_BEFORE) -> int:
     ``before`` is that of runs that did not note it.
     """
     path = folder(workdir) / "bits.json"
-    if not path.exists():
-        trained = (folder(workdir) / "config.json").exists() and not imported(workdir).exists()
+    if not _is_there(path):
+        trained = _is_there(folder(workdir) / "config.json") and not imported(workdir).exists()
         return before if trained else 0
     bits = None
     with contextlib.suppress(ValueError, RecursionError, OSError, KeyError, TypeError):
@@ -240,6 +236,17 @@ def note_start(workdir: str, step: int, devices: str) -> None:
     }
     path = folder(workdir) / "versions.jsonl"
     disk.replace_text(path, disk.text_if_there(path) + json.dumps(facts) + "\n")
+
+
+def _is_there(path: epath.Path) -> bool:
+    """Whether a file of RUN exists; raises ValueError where the disk does not tell, which `exists` takes for a no."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}; try again when the disk answers") from error
+    return True
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monke
     monkeypatch.setattr(
         fitting.SupervisedTrainer, "fit", lambda *args, **how: ends.append(fit(*args, **how)) or ends[-1]
     )
-    result = finetune.run_linear(settings(linear_augmented), str(run))
+    result = finetune.run_linear(settings(linear_augmented, epochs=20), str(run))
     assert result == json.loads((run / "eval" / "linear_augmented.json").read_text())
     assert result["top1"] >= 0.9 and {"untrained_top1", "chance_top1"} <= result.keys()
     assert all(set(end.state.params) == {"classifier/kernel", "classifier/bias"} for end in ends) and len(ends) == 2

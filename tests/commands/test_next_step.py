@@ -61,7 +61,9 @@ def test_the_command_is_found_by_a_shell(where, path, tmp_path, monkeypatch):
     monkeypatch.chdir(next_step._PROJECT if where == "project" else tmp_path)
     monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
     line = next_step.after_training(trainer(True), WORKDIR)[0]
-    assert line.startswith("python eval_linear.py " if path and where == "project" else "python " if path else "/")
+    python, program = shlex.split(line)[:2]
+    assert python == "python" if path else os.path.samefile(python, sys.executable)
+    assert (program == "eval_linear.py") == (where == "project")
     result = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert result.stderr.startswith(f"error: {WORKDIR} is not a run")
     assert not (tmp_path / "stolen").exists()

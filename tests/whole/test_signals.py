@@ -1,7 +1,6 @@
 """Real processes that are asked to stop otherwise than by SIGTERM: by a scheduler, by a terminal that is closed."""
 
 import contextlib
-import functools
 import io
 import os
 import pty
@@ -52,10 +51,10 @@ def test_a_terminal_that_is_closed_takes_nothing_of_the_run_with_it(source, tmp_
     ]
     ours, theirs = pty.openpty()
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    heard = ["env", "--default-signal=HUP"]  # the tests may run under nohup
     login = ["setsid", "--ctty", "--wait"]  # the terminal's first process, to which the system sends SIGHUP
     streams = {"stdin": theirs, "stdout": theirs, "stderr": subprocess.STDOUT}
-    heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
-    process = subprocess.Popen([*login, *command], cwd=ROOT, env=environment, preexec_fn=heard, **streams)
+    process = subprocess.Popen([*heard, *login, *command], cwd=ROOT, env=environment, **streams)
     os.close(theirs)
     os.set_blocking(ours, False)
 
