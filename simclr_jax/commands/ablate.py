@@ -73,7 +73,7 @@ def run(
         folder = run_folder.folder(workdir)
         done = folder / "rows.jsonl"
         rows = {}
-        for number, line in enumerate(done.read_text().splitlines() if done.exists() else (), 1):
+        for number, line in enumerate(disk.text_if_there(done).splitlines(), 1):
             try:
                 row = json.loads(line)
                 numbers = ("untrained_top1", "chance_top1", "seconds", *MEASURES)

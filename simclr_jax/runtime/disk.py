@@ -1,6 +1,7 @@
 """Files and folders of a disk: read without waiting for ever, written whole or not at all, one process at a time."""
 
 import contextlib
+import errno
 import glob
 import math
 import os
@@ -45,8 +46,10 @@ def is_folder(path: epath.Path) -> bool:
     """Whether a path is a folder; raises OSError where the disk does not tell, which `is_dir` takes for a no."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
 
 
 def is_file(path: epath.Path, most: float = math.inf) -> bool:

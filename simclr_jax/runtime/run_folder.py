@@ -135,8 +135,8 @@ def hold(workdir: str) -> Iterator[None]:
 
 def _last_start(path: epath.Path) -> str:
     """Who has it, as far as its newest start tells."""
-    with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
-        start = json.loads((path / "versions.jsonl").read_text().splitlines()[-1])
+    with contextlib.suppress(OSError, ValueError, IndexError, KeyError, TypeError):
+        start = json.loads(disk.text_if_there(path / "versions.jsonl").splitlines()[-1])
         return f"process {start['pid']} on {start['host']} trains there since {start['time']}"
     return "another process trains there"
 
@@ -188,8 +188,8 @@ def read_bits(workdir: str, *, before: int = _BITS_BEFORE) -> int:
         trained = _is_there(folder(workdir) / "config.json") and not imported(workdir).exists()
         return before if trained else 0
     bits = None
-    with contextlib.suppress(ValueError, RecursionError, OSError, KeyError, TypeError):
-        bits = json.loads(path.read_text())["bits"]
+    with contextlib.suppress(ValueError):
+        bits = _read_object(path).get("bits")
     if type(bits) is not int or not (bits == 0 or 8 <= bits <= 16):
         raise ValueError(f'{path} does not say which value is white; write {{"bits": 8}} to {{"bits": 16}} there')
     return bits
@@ -239,9 +239,13 @@ def note_start(workdir: str, step: int, devices: str) -> None:
 
 
 def _is_there(path: epath.Path) -> bool:
-    """Whether a file of RUN exists; raises ValueError where the disk does not tell, which `exists` takes for a no."""
+    """Whether a run has a file, be it a link to nowhere.
+
+    Raises:
+      ValueError: the disk does not tell, which `exists` takes for a no.
+    """
     try:
-        os.stat(path)
+        os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:

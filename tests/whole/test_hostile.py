@@ -20,6 +20,7 @@ from simclr_jax.commands import pretrain, probes
 from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
+from simclr_jax.runtime import run_folder
 from simclr_jax.runtime.config import check_keys, flatten, run_config
 from simclr_jax.runtime.differences import config_differences
 from simclr_jax.training.trainer import Trainer
@@ -281,6 +282,19 @@ def test_any_damage_to_a_run(run, tmp_path, number, how, place):
     with one_line_or_right():
         encoder = simclr_jax.load_encoder(str(copy))
         assert encoder.feature_dim == 16 and encoder.image_size == SIZE
+
+
+@pytest.mark.parametrize("how", ["link", "loop", "pipe", "endless"])
+@pytest.mark.parametrize("name", ["config.json", "data.json", "bits.json", "versions.jsonl"])
+def test_a_small_file_of_a_run_may_be_no_file(run, tmp_path, name, how):
+    shutil.copytree(run, tmp_path / "copy")
+    damage(tmp_path / "copy" / name, how, 0)
+    copy = str(tmp_path / "copy")
+    with one_line_or_right(), run_folder.hold(copy), run_folder.hold(copy):  # the second one reads who has it
+        pass
+    for read in (run_folder.read_config, run_folder.read_data, run_folder.read_bits):
+        with one_line_or_right():
+            read(copy)
 
 
 def test_a_network_that_does_not_fit_its_checkpoint_is_named(run, tmp_path):
