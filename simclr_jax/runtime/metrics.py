@@ -70,7 +70,7 @@ class MetricsWriter:
         left, first = self._total_steps - step, self._done[0] - self._start
         return (
             f"the first step, which compiles, took {duration(first)}; the next {_TIMED_STEPS} ran at "
-            f"{self._views_per_step / seconds:,.0f} views/s: {left:,} more take about {duration(left * seconds)}, "
+            f"{self._views_per_step / seconds:,.0f} views/s: about {duration(left * seconds)} to go, "
             "validation and checkpoints not counted"
         )
 

@@ -81,7 +81,7 @@ def test_after_ten_steps_the_length_of_the_run_is_told_once(tmp_path, monkeypatc
         if said:
             assert said.count("\n") == 1
             assert "first step, which compiles, took 1 min 35 s; the next 10 ran at 64 views/s" in said
-            assert "5,999 more take about 3 h 19 min" in said  # 11,998 seconds
+            assert "about 3 h 19 min to go" in said  # 5,999 steps, 11,998 seconds
     writer.close()
 
 
