@@ -11,7 +11,7 @@ setup(
     package_data={"simclr_jax.evaluate": ["report.html"]},
     install_requires=[
         "absl-py",  # command-line flags; ml_collections parses configs with it
-        "etils[epath]",  # one path type for local disks and object stores; Orbax uses it too
+        "etils[epath]",  # the path type of Orbax
         "filelock",  # keeps a second process out of a run; lets processes share jax's compilation cache
         "flax>=0.12.8",  # Linen modules
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
