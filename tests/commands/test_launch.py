@@ -10,11 +10,13 @@ import pytest
 import simclr_jax
 from configs import finetune
 from simclr_jax.runtime.config import flatten
+from support.forked import execute
 
 ROOT = pathlib.Path(__file__).parents[2]
+AS_A_USER = "eval_linear.py --workdir=nowhere"  # a process of its own: the others are forks
 
 
-def execute(*arguments, cwd=ROOT):
+def by_itself(*arguments, cwd=ROOT):
     return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -25,7 +27,7 @@ def execute(*arguments, cwd=ROOT):
         ("train.py --config=configs/quickstart.py --config.train.epochs=x", "config.train.epochs='x' must be int"),
         ("train.py --config=configs/quickstar.py", "does not exist; did you mean --config=configs/quickstart.py?"),
         ("train.py --config=configs/quickstart.py", "--workdir is missing: RUN, the folder"),
-        ("eval_linear.py --workdir=nowhere", "is not a run"),
+        (AS_A_USER, "is not a run"),
         ("-m simclr_jax preview", "--config=configs/NAME.py is missing"),
         ("-m simclr_jax preview --config=configs/quickstart.py --images=0", "images"),
         ("-m simclr_jax check-data --config.data.sauce=x", "did you mean config.data.source?"),
@@ -49,7 +51,7 @@ def execute(*arguments, cwd=ROOT):
     ],
 )
 def test_a_bad_command_line_ends_with_one_line(command, message):
-    result = execute(*command.split())
+    result = (by_itself if command == AS_A_USER else execute)(*command.split())
     assert result.returncode == 1
     assert message in result.stderr
     assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
@@ -110,19 +112,19 @@ def test_version_answers(command):
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_without_a_command_the_commands_are_listed(arguments):
-    result = execute("-m", "simclr_jax", *arguments)
+    result = by_itself("-m", "simclr_jax", *arguments)
     assert result.returncode == 0
     assert "python -m simclr_jax preview --config" in result.stdout
     assert "python -m simclr_jax check-data --config" in result.stdout
 
 
 def test_a_terminal_is_not_told_what_a_name_holds():
-    result = execute("train.py", "--config=\x1b[2J\x07.py", "--workdir=x")
+    result = by_itself("train.py", "--config=\x1b[2J\x07.py", "--workdir=x")
     assert result.stderr == r"error: --config=\x1b[2J\x07.py does not exist" + "\n"
 
 
 def test_commands_work_from_every_folder(tmp_path):
-    result = execute("-m", "simclr_jax", "knn", "--workdir=nowhere", cwd=tmp_path)
+    result = by_itself("-m", "simclr_jax", "knn", "--workdir=nowhere", cwd=tmp_path)
     assert result.stderr.startswith("error: nowhere is not a run")
 
 
@@ -143,7 +145,7 @@ for name in simclr_jax.__all__:
 from simclr_jax.commands import pretrain, probes
 assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") is None
 """
-    result = execute("-c", script)
+    result = by_itself("-c", script)
     assert result.returncode == 0, result.stderr
 
 
@@ -160,7 +162,7 @@ except SystemExit:
     assert (os.environ["TF_CPP_MIN_LOG_LEVEL"], os.environ["TF_ENABLE_ONEDNN_OPTS"]) == ("3", "0")
     print("seen")
 """
-    assert execute("-c", script).stdout == "seen\n"
+    assert by_itself("-c", script).stdout == "seen\n"
 
 
 def test_lines_of_tensorflow_itself_are_kept_out():
@@ -176,5 +178,5 @@ try:
 except tf.errors.InvalidArgumentError:
     print("damaged")
 """
-    result = execute("-c", script)
+    result = by_itself("-c", script)
     assert (result.stdout, result.stderr) == ("damaged\n", "")

@@ -233,6 +233,7 @@ def test_a_resumed_run_has_moved_by_what_its_rows_stand_for():
 )
 def test_a_real_run_is_told_what_is_wrong_with_it(changes, words, tmp_path, capsys):
     settings = {"train.batch_size": 8, "train.epochs": 55, "checkpoint.every_epochs": 0, "log.every_steps": 50}
+    settings |= {"augment.placement": "device", "data.cache": "device"}  # 55 validations, each quick
     config = small(f"npz:{write_archive(tmp_path / 'images.npz')}", **settings, **changes)
     pretrain.run(config, str(tmp_path / "run"))
     said = capsys.readouterr().out
