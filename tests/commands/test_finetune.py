@@ -20,6 +20,7 @@ from simclr_jax.runtime import devices
 from simclr_jax.training import optimizers
 from simclr_jax.training import supervised as fitting
 from simclr_jax.training import supervised_step as supervised
+from support import smallest
 from support.samples import assert_one_line, noise
 from support.tiny_config import write_archive
 
@@ -238,7 +239,7 @@ def make_run(tmp_path_factory):
             "data.holdout_fraction": 0.2,
             "augment.image_size": SIZE,
             "augment.placement": "device",
-            "model.encoder": "resnet_tiny",
+            "model.encoder": smallest.NAME,
             "model.cifar_stem": True,
             "train.batch_size": 16,
             "train.epochs": 1,
@@ -267,9 +268,9 @@ def test_fine_tuning_learns_red_from_blue_and_says_so(run, capsys):
 
 
 def test_parts_of_the_labels_have_results_of_their_own(run, tmp_path):
-    few = finetune.run(settings(label_fraction=0.5, trainable="stage3", from_scratch=False, layer=1), str(run))
+    few = finetune.run(settings(label_fraction=0.5, trainable="stage1", from_scratch=False, layer=1), str(run))
     assert few["images"]["train"] == 16 and few["layer"] == 1 and "from_scratch_top1" not in few
-    assert json.loads((run / "eval" / "finetune_stage3_layer1_0.5.json").read_text()) == few
+    assert json.loads((run / "eval" / "finetune_stage1_layer1_0.5.json").read_text()) == few
 
 
 def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monkeypatch):
