@@ -272,6 +272,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Disturbs, counts, prints a table and a JSON object."""
     given = arguments()
+    signal.signal(signal.SIGHUP, lambda *_: None)  # under nohup it is ignored, and the runs would inherit that
     result = {"date": str(datetime.date.today()), "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
