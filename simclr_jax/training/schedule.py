@@ -46,7 +46,10 @@ def check(config: ConfigDict) -> None:
         check_value(key, value)
     warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
     if warmup >= epochs:
-        raise ValueError(f"config.optimizer.warmup_epochs={warmup} must be below config.train.epochs={epochs}")
+        raise ValueError(
+            f"config.optimizer.warmup_epochs={warmup:g} must be below config.train.epochs={epochs}; a tenth of them is "
+            f"usual: --config.optimizer.warmup_epochs={epochs / 10:g}"
+        )
     recipe_of(config)
 
 

@@ -51,7 +51,11 @@ def test_every_key_is_read_somewhere():
         ("loss.temperature", float("nan"), "loss.temperature=nan"),
         ("loss.chunk_size", -1, "loss.chunk_size=-1"),
         ("optimizer.learning_rate", -0.1, "must be above 0"),
-        ("optimizer.warmup_epochs", 100.0, "must be below config.train.epochs=100"),
+        (
+            "optimizer.warmup_epochs",
+            100.0,
+            "must be below config.train.epochs=100; a tenth of them is usual: --config.optimizer.warmup_epochs=10",
+        ),
         ("train.batch_size", 1, "must be at least 2"),
         ("train.epochs", 0, "must be above 0"),
         ("train.microbatch_size", -64, "train.microbatch_size=-64 must be 0 (the whole batch at once) or more"),
