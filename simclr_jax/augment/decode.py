@@ -56,7 +56,7 @@ def around(
         return pixels, [box | {"y": box["y"] - top, "x": box["x"] - left} for box in boxes]
 
     def all_of_it():
-        pixels = whole(encoded, bits)
+        pixels = _all_pixels(encoded, _is_ordinary_png(encoded), bits)
         return pixels, boxes_of(*size(pixels))
 
     return tf.cond(_is_upright_jpeg(encoded), crop, all_of_it)
@@ -64,16 +64,7 @@ def around(
 
 def whole(encoded: tf.Tensor, bits: int = DEEPEST) -> tf.Tensor:
     """All pixels of an encoded image, uint8 `[H, W, 3]`."""
-    encoded = tf.convert_to_tensor(encoded)
-
-    def tensorflow():
-        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-
-    def python():
-        return _in_python(functools.partial(_pixels_or_none, bits=bits), encoded, tf.uint8)
-
-    pixels = tf.cond(_is_upright_jpeg(encoded) | _is_ordinary_png(encoded), tensorflow, python)
-    return tf.ensure_shape(pixels, [None, None, 3])  # refuses what Python could not decode
+    return _all_pixels(encoded, _is_upright_jpeg(encoded) | _is_ordinary_png(encoded), bits)
 
 
 def size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -114,6 +105,20 @@ def _fault(encoded: bytes, error: tf.errors.InvalidArgumentError) -> str:
     return f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
 
 
+def _all_pixels(encoded: tf.Tensor, is_ordinary: tf.Tensor, bits: int) -> tf.Tensor:
+    """All pixels of an image, by TensorFlow where it is an ordinary one."""
+    encoded = tf.convert_to_tensor(encoded)
+
+    def tensorflow():
+        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+    def python():
+        return _in_python(functools.partial(_pixels_or_none, bits=bits), encoded, tf.uint8)
+
+    pixels = tf.cond(is_ordinary, tensorflow, python)
+    return tf.ensure_shape(pixels, [None, None, 3])  # refuses what Python could not decode
+
+
 def _is_upright_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     """Whether TensorFlow decodes it as it is: a JPEG that is not too large, with nothing to turn."""
 
@@ -130,13 +135,10 @@ def _is_upright_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
 def _is_ordinary_png(encoded: tf.Tensor) -> tf.Tensor:
     """Whether the first and last bytes of a file tell that it is a PNG of up to 8 bits, opaque, without Exif data."""
-
-    def has_no_chunks():
-        end = tf.strings.substr(encoded, tf.maximum(tf.strings.length(encoded) - _TAIL, 0), _TAIL)
-        return ~tf.strings.regex_full_match(head, _HAS_CHUNKS) & ~tf.strings.regex_full_match(end, _HAS_CHUNKS)
-
     head = tf.strings.substr(encoded, 0, _HEAD)
-    return tf.cond(tf.strings.regex_full_match(head, _OPAQUE_PNG), has_no_chunks, lambda: False)
+    end = tf.strings.substr(encoded, tf.maximum(tf.strings.length(encoded) - _TAIL, 0), _TAIL)
+    has_chunks = tf.strings.regex_full_match(tf.strings.join([head, end]), _HAS_CHUNKS)
+    return tf.strings.regex_full_match(head, _OPAQUE_PNG) & ~has_chunks
 
 
 def _in_python(function: Callable[[bytes], np.ndarray], encoded: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
