@@ -123,7 +123,7 @@ def test_a_folder_of_another_config_is_refused(config, tmp_path):
         ("tow", {}, "--study=tow is not a study; there are: augmentation, head"),
         ("batch", {"train.batch_size": 16}, "128 images, 2 epochs: train.batch_size=128 is larger than the 40"),
         ("epochs", {"train.epochs": 1, "optimizer.warmup_epochs": 0.5}, "1 epochs and 1 epochs are the same run"),
-        ("epochs", {"optimizer.warmup_epochs": 3.0}, "2 epochs: config.optimizer.warmup_epochs=3.0 must be below"),
+        ("epochs", {"optimizer.warmup_epochs": 3.0}, "2 epochs: config.optimizer.warmup_epochs=3 must be below"),
         (
             "two",
             {"data.validation_split": "", "data.test_split": "validation", "data.holdout_fraction": 0.0},
