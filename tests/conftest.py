@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, and programs that are compiled once, whichever test or process asks for them."""
 
 import os
+import pathlib
 
 import pytest
 
@@ -30,3 +31,14 @@ def compilation_cache(tmp_path_factory):
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps():
+    """Programs that are in memory take memory maps, of which Linux allows a process 65,530: beyond, XLA crashes."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        import jax
+
+        jax.clear_caches()
