@@ -1,4 +1,4 @@
-"""What 331 bad inputs of the real commands end in: a line that says what is wrong, and nothing else.
+"""What hundreds of bad inputs to the real commands end in: a line that says what is wrong, and nothing else.
 
     python benchmarks/bad_input.py [--show] [--only=KIND]
 

@@ -35,7 +35,7 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_memory_maps():
-    """Programs that are in memory take memory maps, of which Linux allows a process 65,530: beyond, XLA crashes."""
+    """Frees compiled programs: they take memory maps, and Linux gives a process no memory beyond 65,530 of them."""
     yield
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:

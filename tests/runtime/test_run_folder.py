@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from etils import epath
 
 from simclr_jax import load_encoder
 from simclr_jax.runtime import disk
@@ -110,3 +111,14 @@ def test_what_cannot_be_written_says_so(tmp_path):
         with expected as error, workdir.hold(str(place)):
             pass
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [("folder", True), ("file", False), ("file/below", False), ("nothing", False), ("circle", False)],
+)
+def test_what_is_no_folder_is_none_and_no_fault_of_the_disk(place, expected, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert disk.is_folder(epath.Path(tmp_path / place)) is expected

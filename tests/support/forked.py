@@ -23,7 +23,9 @@ def execute(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedPr
         process = _FORKS.Process(target=_become, args=(arguments, cwd, streams))
         process.start()
         process.join(PATIENCE)
-        assert process.exitcode is not None, f"{arguments} does not end"
+        ended = process.exitcode is not None
+        process.kill()
+        assert ended, f"{arguments} does not end"
         return subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in streams))
 
 
