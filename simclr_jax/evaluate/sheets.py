@@ -58,6 +58,7 @@ def contact_sheet(path: str, pictures: Sequence[Picture], *, columns: int, head:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, picture in zip(axes, pictures, strict=False):
         axis.imshow(picture.pixels, interpolation="nearest")
+        axis.set_anchor("N")  # wide beside tall: their upper edges in a line, and room for captions below
         axis.set_title(printable(picture.title), fontsize=8)
         axis.set_xlabel(picture.caption, fontsize=6.5, family="monospace", loc="left")
         axis.set_xticks([])
