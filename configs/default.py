@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     # grow and nothing that was trained on is held out; or position, its place among the others, as in older runs.
     config.data.identity = "name"
     config.data.bits = 0  # of 16-bit files, 2 ** bits - 1 is white: 8 to 16; 0 = found in a sample, once for the run
+    config.data.images = 0  # of --plan alone: images of a training split that is not here; 0 = the source tells
     config.data.cache = "host"  # or device: it holds the training images, if they are of one size and fit
     config.data.max_corrupt_fraction = 0.01  # of a split's images; the run stops when more cannot be read
 

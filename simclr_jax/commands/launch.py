@@ -25,7 +25,7 @@ def launch(
     what: str = "The run: configs/NAME.py. Any key: --config.section.key=value",
     config: str | None = None,
     several: Sequence[str] = (),
-    instead: dict[str, Callable[[ConfigDict], object]] | None = None,
+    instead: dict[str, tuple[Callable[..., object], Sequence[str]]] | None = None,
 ) -> None:
     """Runs ``main(config, **arguments)`` from flags: --config, and ``arguments``, which the calling program defines.
 
@@ -39,7 +39,8 @@ def launch(
       what: what --config says, for --help.
       config: the file of a --config that is not given.
       several: names of the flags that tell of several processes, for a driver that runs in them.
-      instead: drivers that take the config alone, by the flags that ask for them in the place of ``main``.
+      instead: drivers that take the place of ``main``, by the flags that ask for them, and the names of the flags that
+        belong to each: it is called as ``driver(config, **flags)``.
     """
     logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
 
@@ -75,7 +76,7 @@ def _chosen(
     main: Callable[..., object],
     known: ConfigDict | None,
     arguments: Sequence[str],
-    instead: dict[str, Callable[[ConfigDict], object]],
+    instead: dict[str, tuple[Callable[..., object], Sequence[str]]],
 ) -> Callable[[], object]:
     """Returns what the flags ask for, with what they give it; raises ValueError where something is missing or stray."""
     command_line.check_rest(rest, known)
@@ -86,9 +87,11 @@ def _chosen(
         places = flags.FLAGS[name].value if name in flags.FLAGS else None
         for place in places if isinstance(places, list) else [places or ""]:
             disk.check_on_disk(place)
-    for name, driver in instead.items():
+    for name, (driver, own) in instead.items():
         if flags.FLAGS[name].value:
-            return functools.partial(driver, *given)
+            return functools.partial(driver, *given, **{flag: flags.FLAGS[flag].value for flag in own})
+        if stray := next((flag for flag in own if flags.FLAGS[flag].present), None):
+            raise ValueError(f"--{stray} goes with --{name} alone; add --{name}, or leave it out")
     values = {name: flags.FLAGS[name].value for name in arguments}
     for name, value in values.items():
         if value in (None, ""):

@@ -1,12 +1,15 @@
 """What a run would take, before it runs: its step is compiled, and tried where it fits; nothing is written.
 
-Where the step does not fit the devices, settings that take less memory are compiled until one fits.
+For machines that are not here it is compiled by their vendors' compilers, which tell what it takes there, and the data
+sheets tell how fast it could be at best. Where the step does not fit, settings that take less memory are compiled until
+one fits.
 """
 
 import dataclasses
+import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +18,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
-from simclr_jax.runtime import devices, processes
+from simclr_jax.runtime import compiled, console, devices, processes, targets
 from simclr_jax.runtime.console import duration, say
+from simclr_jax.training import cost
 from simclr_jax.training.trainer import Trainer
 
 TRIED_STEPS = 3  # after one more, in which the devices warm up
@@ -24,83 +28,111 @@ LONGEST_STEP = 20.0  # seconds, by its FLOPs, of a step that is tried
 _SIDE = 2048  # of the matrices whose product tells a device's FLOPs a second
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of one device while it takes a step.
-
-    Attributes:
-      state: parameters, their optimiser's and the online probe's.
-      activations: all that comes and goes, but for the loss's.
-      loss: what the loss and its gradient take by themselves.
-      input: a batch and the images that the device holds.
-    """
-
-    state: int
-    activations: int
-    loss: int
-    input: int
-
-    @property
-    def peak(self) -> int:
-        """Their sum."""
-        return self.state + self.activations + self.loss + self.input
-
-
-def run(config: ConfigDict) -> dict[str, Any]:
+def run(config: ConfigDict, target: Sequence[str] = (), price: float | None = None) -> dict[str, Any]:
     """Prints what a run of this config takes, whether it fits, and if not, what to change.
 
     Args:
       config: as configs/default.py.
+      target: machines to plan for, by the names of :mod:`simclr_jax.runtime.targets`; none for this one.
+      price: of a device of a target for an hour.
 
     Returns:
       The numbers; "overrides", {key: value} that make the run fit: {} where it does, None where nothing does; and
-      "seconds_per_step", where the step was tried, else None.
+      "seconds_per_step", where the step was tried, else None. Of targets, {name: such numbers} with what :func:`_cost`
+      adds.
 
     Raises:
-      ValueError: the config or the data do not fit; nothing has been compiled then.
+      ValueError: the config, the data or a target do not fit; nothing has been compiled then.
     """
-    trainer = Trainer.from_config(config)
-    limit, state, schedule = devices.memory_bytes(), trainer.state_shapes(), trainer.schedule
+    if target:
+        return _elsewhere(config, [targets.find(name) for name in dict.fromkeys(target)], price)
+    if price is not None:
+        raise ValueError(f"--price={price:g} is of a device of a target: add --target=h100x8 or another one")
+    trainer = Trainer.from_config(config, blank=True)
+    limit = trainer.device_memory
     say(f"plan of {config.data.source} on {devices.describe()}; the step is compiled, and tried where it fits\n")
-    numbers = {
-        **{f"{name}_parameters": sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()},
-        "flops_per_step": flops(trainer),
-        "steps": schedule.total_steps,
-        "images_seen": schedule.total_steps * schedule.batch_size,
-        "checkpoint_bytes": _bytes(state),
-    }
-    memory, step = measure(trainer)
-    say(_table(trainer, numbers, memory, limit))
+    numbers = _numbers(trainer)
+    with console.waiting("compiling the step"):
+        memory, step = cost.measure(trainer)
+    say(_table(trainer, numbers, memory, {}))
     if advice := devices.quicker_type(config.model.dtype):
         say(f"\n{advice}")
     if memory is not None and memory.peak <= limit:
         overrides, seconds = {}, _try(trainer, step, numbers["flops_per_step"])
     else:
-        overrides, seconds = _find(trainer, memory, limit), None
+        overrides, seconds = _find(trainer), None
     found = {"memory": memory and dataclasses.asdict(memory), "limit": limit, "overrides": overrides}
     return numbers | found | {"seconds_per_step": seconds}
 
 
-def measure(trainer: Trainer) -> tuple[Memory, jax.stages.Compiled] | tuple[None, None]:
-    """Compiles the step, returns what it takes and the step; None where the compiler itself runs out of memory."""
-    z = jax.ShapeDtypeStruct((2, trainer.schedule.batch_size // trainer.devices, _dim(trainer)), jnp.float32)
+def _elsewhere(config: ConfigDict, found: list[targets.Target], price: float | None) -> dict[str, Any]:
+    """Plans for machines that are not here."""
+    if price is not None and not 0 < price < math.inf:
+        raise ValueError(f"--price={price:g} must be above 0: what a device costs for an hour")
+    devices.compile_only()
+    trainers = [_trainer_on(config, target) for target in found]
+    for target in found:
+        target.devices()  # a compiler that is missing is told before another one has worked for minutes
+    say(f"plan of {config.data.source}, compiled for {', '.join(target.name for target in found)}; nothing runs\n")
+    plans = {}
+    for index, trainer in enumerate(trainers):
+        plan = _plan_on(trainer, price, alone=len(found) == 1)
+        plans[trainer.target.name] = plan
+        if len(found) > 1:
+            say("\n".join(_columns(trainer, plan, price)[index > 0 :]))
+    if len(found) > 1:
+        say("\n" + _NO_FASTER)
+        if not all(plan["fits"] for plan in plans.values()):
+            say("with one --target that does not fit, --plan finds settings that do")
+    return plans
 
-    def loss_step(_, z, resident, *, axis_name, loss):
-        return jax.value_and_grad(lambda z: loss(z[0], z[1], axis_name=axis_name), has_aux=True)(z)
 
+def _trainer_on(config: ConfigDict, target: targets.Target) -> Trainer:
     try:
-        step = trainer.lower_train_step().compile()
-        analysis = step.memory_analysis()
-        lowered = devices.lower_step(loss_step, None, z, None, loss=trainer.loss)
-        loss = lowered.compile().memory_analysis().temp_size_in_bytes
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return None, None
-    moving = analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    held = _bytes(trainer.state_shapes())
-    loss = min(loss, moving)
-    return Memory(held, moving - loss, loss, max(0, analysis.argument_size_in_bytes - held)), step
+        return Trainer.from_config(config, blank=True, target=target)
+    except ValueError as error:
+        more = "" if config.data.images else "; where the images are not here, --config.data.images=N says how many"
+        raise ValueError(f"--target={target.name}: {error}{more * (config.data.source in str(error))}") from error
+
+
+def _plan_on(trainer: Trainer, price: float | None, *, alone: bool) -> dict[str, Any]:
+    """Returns the plan of one target, and prints it where it is alone."""
+    numbers = _numbers(trainer)
+    with console.waiting(f"compiling for {trainer.target.name}, which takes minutes"):
+        memory, step = cost.measure(trainer)
+    fits = memory is not None and memory.peak <= trainer.device_memory
+    plan = numbers | {"memory": memory and dataclasses.asdict(memory), "limit": trainer.device_memory, "fits": fits}
+    if step is not None:
+        plan |= _cost(trainer, step.as_text(), numbers["flops_per_step"], price)
+    if alone:
+        say(_table(trainer, numbers, memory, _cost_lines(trainer, plan, price) if step else {}))
+        say("\n" + _NO_FASTER)
+    return plan | {"overrides": {} if fits else _find(trainer) if alone else None, "seconds_per_step": None}
+
+
+def _cost(trainer: Trainer, program: str, step_flops: int, price: float | None) -> dict[str, Any]:
+    """Returns what a compiled step does: kernels, bytes, messages and least times, in seconds and in money."""
+    work = compiled.work(program, devices=trainer.devices)
+    bound = cost.bound(trainer, work, step_flops)
+    run_seconds = trainer.schedule.total_steps * bound.seconds
+    return {
+        "kernels": work.kernels,
+        "bytes_moved": work.bytes,
+        "messages": {kind: message._asdict() for kind, message in work.messages.items()},
+        "least_seconds": dataclasses.asdict(bound) | {"step": bound.seconds, "run": run_seconds},
+        "least_cost": None if price is None else price * trainer.devices * run_seconds / 3600,
+    }
+
+
+def _numbers(trainer: Trainer) -> dict[str, Any]:
+    state, schedule = trainer.state_shapes(), trainer.schedule
+    return {
+        **{f"{name}_parameters": sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()},
+        "flops_per_step": cost.flops(trainer),
+        "steps": schedule.total_steps,
+        "images_seen": schedule.total_steps * schedule.batch_size,
+        "checkpoint_bytes": cost.bytes_of(state),
+    }
 
 
 def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> float | None:
@@ -155,31 +187,14 @@ def _flops_per_second(dtype: str) -> float:
     return 2 * _SIDE**3 / seconds
 
 
-def flops(trainer: Trainer) -> int:
-    """Returns what a step over the batch of all devices needs: three forward passes, as a gradient takes two more.
-
-    XLA would count a loop's body once, and the loss and the convolutions' gradients are in loops.
-    """
-    size, views = trainer.config.augment.image_size, 2 * trainer.schedule.batch_size
-    state = trainer.state_shapes()
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    images = jax.ShapeDtypeStruct((views, size, size, 3), jnp.float32)
-    forward = jax.jit(lambda variables, images: trainer.model.apply(variables, images, train=False)[-1])
-    similarities = 2 * views**2 * _dim(trainer)
-    return 3 * (int(forward.lower(variables, images).cost_analysis()["flops"]) + similarities)
-
-
-def _dim(trainer: Trainer) -> int:
-    return trainer.model.head.network.head.dim if trainer.model.head.depth else trainer.model.encoder.feature_dim
-
-
-def _find(trainer: Trainer, memory: Memory | None, limit: int) -> dict[str, Any] | None:
+def _find(trainer: Trainer) -> dict[str, Any] | None:
     """Compiles settings that take less and less, and says which is the first that fits."""
     say(f"\n{'settings tried':64}{'peak':>12}")
     for changes in _candidates(trainer):
-        found, _ = measure(trainer.with_changes(changes))
-        fits = found is not None and found.peak <= limit
         overrides = " ".join(f"--config.{key}={value}" for key, value in changes.items())
+        with console.waiting(f"compiling with {overrides}"):
+            found, _ = cost.measure(trainer.with_changes(changes))
+        fits = found is not None and found.peak <= trainer.device_memory
         say(f"{overrides:64}{_size(found.peak) if found else 'no memory':>12}  {'fits' if fits else 'does not fit'}")
         if fits:
             say(f"\nadd to the command: {overrides}")
@@ -213,11 +228,13 @@ def _candidates(trainer: Trainer) -> Iterator[dict[str, Any]]:
     yield exact | {"train.microbatch_size": size, "model.remat": True}
 
 
-def _table(trainer: Trainer, numbers: dict[str, Any], memory: Memory | None, limit: int) -> str:
+def _table(trainer: Trainer, numbers: dict[str, Any], memory: cost.Memory | None, more: dict[str, str]) -> str:
     config, schedule, kept = trainer.config, trainer.schedule, trainer.config.checkpoint.keep
     head = numbers.get("head_parameters", 0)
     on_disk = numbers["checkpoint_bytes"]
+    blank = f"{config.data.images:,} blank images of {config.augment.image_size} pixels stand in for them"
     lines = {
+        **({"images": blank} if config.data.images else {}),
         "model": f"{config.model.encoder}, {numbers['encoder_parameters']:,} parameters; head {head:,}",
         "batch": f"{schedule.batch_size:,} images, {schedule.microbatches} pass{'es' * (schedule.microbatches > 1)}"
         f"; remat {'on' if config.model.remat else 'off'}",
@@ -225,10 +242,12 @@ def _table(trainer: Trainer, numbers: dict[str, Any], memory: Memory | None, lim
         "steps": f"{schedule.total_steps:,}: {config.train.epochs} epochs of {schedule.steps_per_epoch:,}",
         "images seen": f"{numbers['images_seen']:,}, two views of each",
         "checkpoints": f"{_size(on_disk)} each; with {kept} kept, {_size(kept * on_disk)} on disk",
+        **more,
     }
     rows = [f"{name:16}{text}" for name, text in lines.items()]
     if memory is None:
         return "\n".join([*rows, "memory          the step cannot even be compiled: does not fit"])
+    limit = trainer.device_memory
     split = {name: getattr(memory, name) for name in ("state", "activations", "loss", "input")}
     verdict = "fits" if memory.peak <= limit else "does not fit"
     rows += ["", f"{'memory of a device':22}{'':10}"]
@@ -236,8 +255,48 @@ def _table(trainer: Trainer, numbers: dict[str, Any], memory: Memory | None, lim
     return "\n".join([*rows, f"  {'peak':16}{_size(memory.peak):>14}   of {_size(limit)}: {verdict}"])
 
 
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+_NO_FASTER = (
+    "at least: what the data sheets allow for the FLOPs, for the bytes that the kernels move and for the messages, "
+    "whichever is longest.\nA bound, which no step can be faster than; real ones are slower, and reading images, "
+    "validation and checkpoints come on top"
+)
+
+
+def _cost_lines(trainer: Trainer, plan: dict[str, Any], price: float | None) -> dict[str, str]:
+    """What a target adds to the table."""
+    target, least = trainer.target, plan["least_seconds"]
+    share = "" if target.platform == "tpu" else f", {100 * trainer.device_memory / target.chip.memory:.0f} % of it"
+    parts = ", ".join(f"{name} {1000 * least[name]:.3g}" for name in ("compute", "memory", "network"))
+    messages = [
+        f"{message['count']:,} {kind} of {_size(message['bytes'])}" for kind, message in plan["messages"].items()
+    ]
+    money = "" if price is None else f", {plan['least_cost']:,.2f} at {price:g} a device-hour"
+    return {
+        "target": f"{target}, {trainer.schedule.batch_size // trainer.devices:,} images each; memory jax takes{share}",
+        "a device does": f"{plan['kernels']:,} kernels a step, which move {_size(plan['bytes_moved'])}",
+        "a device sends": ", ".join(messages) + " a step" if messages else "nothing",
+        "at least": f"{1000 * least['step']:.3g} ms a step ({parts}); {duration(least['run'])} for the run{money}",
+    }
+
+
+def _columns(trainer: Trainer, plan: dict[str, Any], price: float | None) -> list[str]:
+    """A row of the table of several targets, below the names of its columns."""
+    memory = plan["memory"] and sum(plan["memory"].values())
+    row = {"target": f"{trainer.target.name:10}", "images each": f"{trainer.schedule.batch_size // trainer.devices:,}"}
+    row["memory"] = f"{_size(memory)} of {_size(plan['limit'])}" if memory else "does not compile"
+    row["fits"] = "yes" if plan["fits"] else "no"
+    if "kernels" in plan:
+        least = plan["least_seconds"]
+        row |= {"kernels": f"{plan['kernels']:,}", "moved": _size(plan["bytes_moved"])}
+        row["messages"] = f"{sum(m['count'] for m in plan['messages'].values()):,}"
+        row["sent"] = _size(sum(m["bytes"] for m in plan["messages"].values()))
+        row |= {"step at least": f"{1000 * least['step']:.3g} ms", "run at least": duration(least["run"])}
+        row |= {} if price is None else {"cost at least": f"{plan['least_cost']:,.2f}"}
+    widths = {"memory": 24, "images each": 11, "fits": 4, "kernels": 7, "target": 10}
+    return [
+        "  ".join(f"{text:>{widths.get(name, 13)}}" for name, text in line.items())
+        for line in (dict(zip(row, row, strict=True)), row)
+    ]
 
 
 def _size(count: float) -> str:

@@ -225,10 +225,16 @@ def main() -> None:
 
     from configs import default
     from simclr_jax.commands import launch, plan
+    from simclr_jax.runtime.targets import EXAMPLES
 
     flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
     only = "Only compile and try the step: say what the run takes, how long, and whether it fits. Writes nothing."
     flags.DEFINE_bool("plan", False, only)
+    targets = (
+        f"With --plan: machines to plan for that need not be here, such as {', '.join(EXAMPLES)}; several by commas."
+    )
+    flags.DEFINE_list("target", [], targets)
+    flags.DEFINE_float("price", None, "With --target: of a device for an hour, to tell the least that the run costs.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several processes.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
@@ -238,5 +244,5 @@ def main() -> None:
         arguments=["workdir"],
         what="What to train: configs/NAME.py. Any key: --config.section.key=value",
         several=["coordinator", "num_processes", "process_id"],
-        instead={"plan": plan.run},
+        instead={"plan": (plan.run, ["target", "price"])},
     )

@@ -61,6 +61,7 @@ _BOUNDS: dict[str, tuple[Bound, ...]] = {
         ),
     ),
     "data.bits": (Bound(lambda value: value == 0 or 8 <= value <= 16, "0 (found in the images) or 8 to 16"),),
+    "data.images": (Bound(lambda value: value >= 0, "0 (the source tells) or a number of images"),),
     "data.cache": (one_of(("host", "device")),),
     "data.identity": (one_of(("name", "position")),),
     "data.max_corrupt_fraction": (Bound(lambda value: 0 <= value < 1, "0 (no image may be unreadable) to below 1"),),
@@ -113,6 +114,7 @@ CAME_LATER = {
     "data.identity": "position",
     "data.labels": "folders",
     "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
+    "data.images": 0,
     "train.start_from": "",
     **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
 }

@@ -1,7 +1,9 @@
 """The screen: progress bars, and lines beside them."""
 
+import contextlib
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
@@ -34,6 +36,29 @@ def say(text: str) -> None:
     """Prints a line without tearing a progress bar."""
     tqdm.write(text)
     sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows for how long something has taken that cannot tell how far it is; one line of it goes to a file."""
+    if not sys.stderr.isatty():
+        print(f"{what} …", file=sys.stderr, flush=True)
+        yield
+        return
+    ended = threading.Event()
+
+    def show() -> None:
+        with progress(bar_format="{desc} … {elapsed}", desc=what, leave=False) as bar:
+            while not ended.wait(1.0):
+                bar.refresh()
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def duration(seconds: float) -> str:

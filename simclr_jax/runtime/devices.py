@@ -10,6 +10,8 @@ import numpy as np
 import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from simclr_jax.runtime.targets import Target
+
 AXIS = "batch"
 
 
@@ -31,6 +33,11 @@ def check_platform() -> None:
             f"{name}={os.environ[name]} is set, and jax finds no such device here ({reason}); "
             f"`unset {name}`, and jax takes what there is"
         ) from error
+
+
+def compile_only() -> None:
+    """Keeps this process to the CPU: what it compiles for other machines needs no device of theirs, nor of this one."""
+    jax.config.update("jax_platforms", "cpu")
 
 
 def free_bytes() -> int:
@@ -110,10 +117,36 @@ def map_train_step(step: Callable, devices: list | None = None, **static: Any) -
     return lambda state, batch, resident, stop: mapped_step(state, batch, resident, np.full(count, stop, np.float32))
 
 
-def lower_train_step(step: Callable, state: Any, batch: Any, resident: Any, **static: Any) -> jax.stages.Lowered:
-    """Returns the program of `map_train_step` for such shapes, not compiled yet; ``batch`` is one device's share."""
-    stop = np.zeros(jax.local_device_count(), np.float32)
-    return _mapped(step, None, **static).lower(state, _on_each(batch), resident, stop)
+def lower_train_step(
+    step: Callable, state: Any, batch: Any, resident: Any, target: Target | None = None, **static: Any
+) -> jax.stages.Lowered:
+    """Returns the program of `map_train_step` for such shapes, not compiled yet.
+
+    Args:
+      step, state, resident, static: as of `map_train_step`; shapes are enough.
+      batch: one device's share.
+      target: a machine that need not be here; None for the devices of this one.
+    """
+    if target is None:
+        stop = np.zeros(jax.local_device_count(), np.float32)
+        return _mapped(step, None, **static).lower(state, _on_each(batch), resident, stop)
+    shapes = (state, _whole(batch, target.count), resident, jax.ShapeDtypeStruct((target.count,), np.float32))
+    return (
+        shard_train_step(step, target.devices(), **static).trace(*shapes).lower(lowering_platforms=(target.platform,))
+    )
+
+
+def shard_train_step(step: Callable, devices: list, **static: Any) -> Any:
+    """Returns `map_train_step`'s program by shard_map, which compilers take for devices that are not here.
+
+    Its batch is whole, [n of all devices, …], its metrics are scalars and ``stop`` is [devices]; a test compares the
+    bits of both.
+    """
+
+    def sharded(state, batch, resident, stop):
+        return _with_stop(step, state, batch, resident, stop[0], **static)
+
+    return _sharded(sharded, devices, (_EACH_WHOLE, _SHARE, _EACH_WHOLE, _SHARE), donate_argnums=0)
 
 
 def take_step(compiled: Callable, state: Any, batch: Any, resident: Any) -> tuple[Any, dict[str, Any]]:
@@ -121,20 +154,43 @@ def take_step(compiled: Callable, state: Any, batch: Any, resident: Any) -> tupl
     return compiled(state, batch, resident, np.zeros(jax.local_device_count(), np.float32))
 
 
-def lower_step(step: Callable, state: Any, batch: Any, resident: Any, **static: Any) -> jax.stages.Lowered:
-    """Returns the program of `map_step` likewise."""
-    return map_step(step, **static).lower(state, _on_each(batch), resident)
+def lower_step(
+    step: Callable, state: Any, batch: Any, resident: Any, target: Target | None = None, **static: Any
+) -> jax.stages.Lowered:
+    """Returns the program of `map_step` likewise; for a target every device gives its values, beside each other."""
+    if target is None:
+        return map_step(step, **static).lower(state, _on_each(batch), resident)
+    mapped = _sharded(
+        functools.partial(step, axis_name=AXIS, **static), target.devices(), (_EACH_WHOLE, _SHARE, _EACH_WHOLE)
+    )
+    shapes = state, _whole(batch, target.count), resident
+    return mapped.trace(*shapes).lower(lowering_platforms=(target.platform,))
+
+
+_EACH_WHOLE, _SHARE = PartitionSpec(), PartitionSpec(AXIS)
+
+
+def _sharded(step: Callable, devices: list, in_specs: tuple, **how: Any) -> Any:
+    mesh = Mesh(np.array(devices), (AXIS,))
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=_EACH_WHOLE, check_vma=False)
+    return jax.jit(mapped, **how)
 
 
 def _on_each(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((jax.local_device_count(), *x.shape), x.dtype), shapes)
 
 
-def _mapped(step: Callable, devices: list | None, **static: Any) -> Any:
-    def mapped(state, batch, resident, stop):
-        state, metrics = step(state, batch, resident, axis_name=AXIS, **static)
-        return state, metrics | {"stop": jax.lax.pmax(stop, AXIS)}
+def _whole(shapes: Any, count: int) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count * x.shape[0], *x.shape[1:]), x.dtype), shapes)
 
+
+def _with_stop(step: Callable, state: Any, batch: Any, resident: Any, stop: Any, **static: Any) -> Any:
+    state, metrics = step(state, batch, resident, axis_name=AXIS, **static)
+    return state, metrics | {"stop": jax.lax.pmax(stop, AXIS)}
+
+
+def _mapped(step: Callable, devices: list | None, **static: Any) -> Any:
+    mapped = functools.partial(_with_stop, step, **static)
     in_axes, out_axes = (None, 0, None, 0), (None, 0)
     return jax.pmap(mapped, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=0, devices=devices)
 

@@ -123,6 +123,11 @@ def validation_step(
     return metrics, collapse.sums(h, z, axis_name)
 
 
+def loss_step(_: None, z: jax.Array, __: None, *, loss: Loss, axis_name: str | None = None) -> Any:
+    """Returns the loss and its gradient by z [2, n, dim] alone, for a plan, which tells what memory they take."""
+    return jax.value_and_grad(lambda z: loss(z[0], z[1], axis_name=axis_name), has_aux=True)(z)
+
+
 def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: int) -> jax.Array:
     """Returns layer ``layer`` of [h, head layer 1, …, z] for images [n, H, W, 3], BatchNorm in evaluation mode."""
     return model.apply(variables, images, train=False)[layer].astype(jnp.float32)

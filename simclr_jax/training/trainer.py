@@ -17,9 +17,11 @@ from ml_collections import ConfigDict
 from simclr_jax import losses
 from simclr_jax.data import feed as feeds
 from simclr_jax.data import sources
+from simclr_jax.data.blank import Blank
 from simclr_jax.models import SimCLR, create_model
 from simclr_jax.runtime import devices, processes
 from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
+from simclr_jax.runtime.targets import Target
 from simclr_jax.training import collapse, optimizers, schedule, state
 from simclr_jax.training import step as steps
 
@@ -40,14 +42,24 @@ class Trainer:
     optimizer: optax.GradientTransformation
     probe: nn.Module | None
     probe_optimizer: optax.GradientTransformation
+    target: Target | None = None
 
     @classmethod
-    def from_config(cls, config: ConfigDict, *, bits: int = 0) -> "Trainer":
-        """Checks a config and wires a run from it. Writes and compiles nothing; raises ValueError.
+    def from_config(
+        cls, config: ConfigDict, *, bits: int = 0, blank: bool = False, target: Target | None = None
+    ) -> "Trainer":
+        """Checks a config and wires a run from it. Writes and compiles nothing.
 
-        ``bits`` is the bit depth of white that a run has found before.
+        Args:
+          config: as configs/default.py.
+          bits: the bit depth of white that a run has found before; 0 = not known.
+          blank: let blank images stand in for the source where the config says how many, for a plan.
+          target: the machine that the run is planned for; None for this one.
+
+        Raises:
+          ValueError: the config, the data or the devices do not fit.
         """
-        splits = open_splits(config, bits=bits)
+        splits = _blank_splits(config) if blank and config.data.images else open_splits(config, bits=bits)
         model = _model(config)  # before any image is read: a wrong model is told at once
         train, validation = splits.load("train"), splits.load("validation")
         if config.data.bits and train.kind == "pixels":
@@ -55,10 +67,10 @@ class Trainer:
                 f"config.data.bits={config.data.bits} is of image files of 16 bits, and the pixels of "
                 f"{config.data.source} have 8: leave it 0"
             )
-        lengths = _schedule(config, train, validation)
-        schedule.check_chunk(config, free_bytes=devices.free_bytes())
-        views = {"placement": config.augment.placement, "cache": config.data.cache}
-        feeds.check(train, **views, free_bytes=devices.free_bytes())
+        lengths = _schedule(config, train, validation, target)
+        free = target.memory // 2 if target else devices.free_bytes()
+        schedule.check_chunk(config, free_bytes=free)
+        feeds.check(train, placement=config.augment.placement, cache=config.data.cache, free_bytes=free)
         learning_rate = optimizers.warmup_cosine(
             lengths.peak_learning_rate, warmup_steps=lengths.warmup_steps, total_steps=lengths.total_steps
         )
@@ -68,7 +80,7 @@ class Trainer:
             splits=splits,
             train=train,
             validation=validation,
-            feed=_feed(config, lengths, train, validation),
+            feed=_feed(config, lengths, train, validation, _shard(target)),
             schedule=lengths,
             model=model,
             loss=_loss(config),
@@ -78,19 +90,31 @@ class Trainer:
             ),
             probe=nn.Dense(len(splits.source.class_names)) if watched else None,
             probe_optimizer=optax.adam(config.online_probe.learning_rate),
+            target=target,
         )
 
     def with_changes(self, changes: dict[str, Any]) -> "Trainer":
         """Returns a Trainer with other values of config keys of the model, the loss and the micro-batches."""
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(changes)
-        lengths = _schedule(config, self.train, self.validation)
+        lengths = _schedule(config, self.train, self.validation, self.target)
         return dataclasses.replace(self, config=config, model=_model(config), loss=_loss(config), schedule=lengths)
 
     @property
     def devices(self) -> int:
         """How many share a batch."""
-        return devices.device_count()
+        return self.target.count if self.target else devices.device_count()
+
+    @property
+    def dim(self) -> int:
+        """Length of z."""
+        head = self.model.head
+        return head.network.head.dim if head.depth else self.model.encoder.feature_dim
+
+    @property
+    def device_memory(self) -> int:
+        """Bytes that a program may have on each of them."""
+        return self.target.memory if self.target else devices.memory_bytes()
 
     def initial_state(self) -> state.TrainState:
         """Returns the state that a new run begins with."""
@@ -102,8 +126,9 @@ class Trainer:
 
     def batch_shapes(self) -> tuple[Any, Any]:
         """Returns the shapes of a device's share of a batch, and of what the device holds. Reads an image a process."""
-        smallest = dataclasses.replace(self.schedule, batch_size=processes.process()[1])
-        example = next(iter(_feed(self.config, smallest, self.train, self.validation).training(0, 1)))
+        shard = _shard(self.target)
+        smallest = dataclasses.replace(self.schedule, batch_size=shard[1])
+        example = next(iter(_feed(self.config, smallest, self.train, self.validation, shard).training(0, 1)))
         n = self.schedule.batch_size // self.devices
 
         def shape(x, leading):
@@ -119,7 +144,12 @@ class Trainer:
     def lower_train_step(self) -> jax.stages.Lowered:
         """Returns the program of the mapped training step, for a compiler; nothing is computed."""
         shapes = self.state_shapes(), *self.batch_shapes()
-        return devices.lower_train_step(steps.pretrain_step, *shapes, **self._step_arguments)
+        return devices.lower_train_step(steps.pretrain_step, *shapes, target=self.target, **self._step_arguments)
+
+    def lower_loss(self) -> jax.stages.Lowered:
+        """Returns likewise the program of the loss alone and of its gradient."""
+        z = jax.ShapeDtypeStruct((2, self.schedule.batch_size // self.devices, self.dim), np.float32)
+        return devices.lower_step(steps.loss_step, None, z, None, target=self.target, loss=self.loss)
 
     def validate(self, train_state: state.TrainState) -> dict[str, float]:
         """Returns what a state makes of the held-out images, {"validation_loss", …}; {} where there are too few."""
@@ -168,8 +198,26 @@ class Trainer:
 def open_splits(config: ConfigDict, *, bits: int = 0) -> sources.Splits:
     """Checks a config and opens its images; raises ValueError. ``bits`` counts where the config does not say them."""
     schedule.check(config)
+    if config.data.images:
+        raise ValueError(
+            f"config.data.images={config.data.images} says how many images --plan takes {config.data.source} to have "
+            "where it is not here; to read them leave it 0"
+        )
     source = sources.open_source(config.data.source, **source_arguments(config.data))
     return sources.Splits(source, **split_arguments(config.data, config.seed), bits=config.data.bits or bits)
+
+
+def _blank_splits(config: ConfigDict) -> Blank:
+    schedule.check(config)
+    data = config.data
+    named = {"validation": data.validation_split, "test": data.test_split}
+    held_out = tuple(role for role, split in named.items() if not split)
+    return Blank(data.source, data.images, config.augment.image_size, held_out, data.holdout_fraction, data.limit)
+
+
+def _shard(target: Target | None) -> tuple[int, int]:
+    """This host's index and the number of hosts."""
+    return (0, target.hosts) if target else processes.process()
 
 
 def _model(config: ConfigDict) -> SimCLR:
@@ -184,12 +232,14 @@ def _loss(config: ConfigDict) -> steps.Loss:
     )
 
 
-def _schedule(config: ConfigDict, train: Any, validation: Any) -> schedule.Schedule:
-    sizes = {"num_train": len(train), "num_validation": len(validation), "num_devices": devices.device_count()}
-    return schedule.resolve(config, **sizes)
+def _schedule(config: ConfigDict, train: Any, validation: Any, target: Target | None) -> schedule.Schedule:
+    count = target.count if target else devices.device_count()
+    return schedule.resolve(config, num_train=len(train), num_validation=len(validation), num_devices=count)
 
 
-def _feed(config: ConfigDict, lengths: schedule.Schedule, train: Any, validation: Any) -> feeds.Feed:
+def _feed(
+    config: ConfigDict, lengths: schedule.Schedule, train: Any, validation: Any, shard: tuple[int, int]
+) -> feeds.Feed:
     return feeds.Feed(
         train,
         validation,
@@ -199,6 +249,6 @@ def _feed(config: ConfigDict, lengths: schedule.Schedule, train: Any, validation
         batch_size=lengths.batch_size,
         validation_batch_size=lengths.validation_batch_size,
         seed=config.seed,
-        shard=processes.process(),
+        shard=shard,
         max_corrupt_fraction=config.data.max_corrupt_fraction,
     )
