@@ -247,12 +247,17 @@ def _table(trainer: Trainer, numbers: dict[str, Any], memory: cost.Memory | None
     rows = [f"{name:16}{text}" for name, text in lines.items()]
     if memory is None:
         return "\n".join([*rows, "memory          the step cannot even be compiled: does not fit"])
-    limit = trainer.device_memory
+    limit, target = trainer.device_memory, trainer.target
+    taken = (
+        f", the {100 * limit / target.chip.memory:.0f} % that jax takes"
+        if target and limit < target.chip.memory
+        else ""
+    )
     split = {name: getattr(memory, name) for name in ("state", "activations", "loss", "input")}
     verdict = "fits" if memory.peak <= limit else "does not fit"
     rows += ["", f"{'memory of a device':22}{'':10}"]
     rows += [f"  {name:16}{_size(size):>14}{100 * size / memory.peak:7.1f} %" for name, size in split.items()]
-    return "\n".join([*rows, f"  {'peak':16}{_size(memory.peak):>14}   of {_size(limit)}: {verdict}"])
+    return "\n".join([*rows, f"  {'peak':16}{_size(memory.peak):>14}   of {_size(limit)}{taken}: {verdict}"])
 
 
 _NO_FASTER = (
@@ -265,14 +270,13 @@ _NO_FASTER = (
 def _cost_lines(trainer: Trainer, plan: dict[str, Any], price: float | None) -> dict[str, str]:
     """What a target adds to the table."""
     target, least = trainer.target, plan["least_seconds"]
-    share = "" if target.platform == "tpu" else f", {100 * trainer.device_memory / target.chip.memory:.0f} % of it"
     parts = ", ".join(f"{name} {1000 * least[name]:.3g}" for name in ("compute", "memory", "network"))
     messages = [
         f"{message['count']:,} {kind} of {_size(message['bytes'])}" for kind, message in plan["messages"].items()
     ]
     money = "" if price is None else f", {plan['least_cost']:,.2f} at {price:g} a device-hour"
     return {
-        "target": f"{target}, {trainer.schedule.batch_size // trainer.devices:,} images each; memory jax takes{share}",
+        "target": f"{target}, {trainer.schedule.batch_size // trainer.devices:,} images each",
         "a device does": f"{plan['kernels']:,} kernels a step, which move {_size(plan['bytes_moved'])}",
         "a device sends": ", ".join(messages) + " a step" if messages else "nothing",
         "at least": f"{1000 * least['step']:.3g} ms a step ({parts}); {duration(least['run'])} for the run{money}",

@@ -36,7 +36,14 @@ _FREE = {
     "add-dependency",
 }
 _PARTS = ("dynamic-slice", "slice", "gather")  # read no more of their first operand than they give
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+# What each of n devices in a ring sends, of what it gives to a collective.
+_SENT = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: n - 1,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1,
+}
 
 
 class Kernel(NamedTuple):
@@ -49,6 +56,7 @@ class Kernel(NamedTuple):
       times: how often it runs in a step.
       source: where it comes from in the model, as jax names it.
       devices: of a collective: among how many.
+      given: bytes that a device gives to a collective, wherever they lie.
     """
 
     name: str
@@ -57,6 +65,7 @@ class Kernel(NamedTuple):
     times: int
     source: str
     devices: int = 1
+    given: int = 0
 
 
 class Message(NamedTuple):
@@ -98,10 +107,11 @@ def work(text: str, *, devices: int) -> Work:
     program = _Program(text, devices)
     kernels, messages = list(program.kernels()), {}
     for kernel in kernels:
-        kind = next((kind for kind in COLLECTIVES if kernel.operation.startswith(kind)), None)
+        kind = next((kind for kind in _SENT if kernel.operation.startswith(kind)), None)
         if kind:
             count, sent = messages.get(kind, (0, 0))
-            messages[kind] = Message(count + kernel.times, sent + kernel.times * _sent(kind, kernel))
+            share = _SENT[kind](kernel.devices) * kernel.given
+            messages[kind] = Message(count + kernel.times, sent + kernel.times * int(share))
     moved = sum(kernel.bytes * kernel.times for kernel in kernels)
     return Work(sum(kernel.times for kernel in kernels), moved, messages, program.unknown_loops)
 
@@ -110,20 +120,6 @@ def largest(text: str, *, devices: int, count: int = 30) -> list[Kernel]:
     """Returns the kernels of a program that move the most bytes in a step, the first of them first."""
     kernels = _Program(text, devices).kernels()
     return sorted(kernels, key=lambda kernel: -kernel.bytes * kernel.times)[:count]
-
-
-def _sent(kind: str, kernel: Kernel) -> int:
-    """Bytes that a device sends; a collective's own bytes are those it reads and writes here."""
-    share = (kernel.devices - 1) / kernel.devices
-    half = kernel.bytes // 2  # of an all-reduce or a permutation: what is read, which is as much as is written
-    if kind == "all-reduce":
-        return int(2 * share * half)
-    if kind == "collective-permute":
-        return half
-    if kind == "all-to-all":
-        return int(share * half)
-    # One side of a gather or a scatter holds the share of each device, the other all of them.
-    return int(kernel.bytes * (kernel.devices - 1) / (kernel.devices + 1))
 
 
 class _Instruction(NamedTuple):
@@ -176,11 +172,11 @@ class _Program:
 
     def _kernel(self, one: _Instruction, body: dict, called: list[str], times: int) -> Kernel:
         source = re.search(r'op_name="([^"]*)"', one.rest)
+        given = sum(_size(body[name].shape, on_chip=True) for name in one.operands if name in body)
         moved = sum(self._moved(one, body, called))
-        if one.opcode.endswith("-start") and one.opcode != "async-start":  # its result holds its operand once more
-            moved = sum(_size(body[name].shape) for name in one.operands if name in body)
-            moved += max(0, _size(one.shape) - moved)
-        return Kernel(one.name, one.opcode, moved, times, source[1] if source else "", self._among(one))
+        if one.opcode.endswith("-start") and one.opcode != "all-reduce-start":  # its result holds its operand too
+            moved = _size(one.shape)
+        return Kernel(one.name, one.opcode, moved, times, source[1] if source else "", self._among(one), given)
 
     def _moved(self, one: _Instruction, body: dict, called: list[str]) -> Iterator[int]:
         """Yields the bytes of what an instruction reads, and of what it writes."""
@@ -238,9 +234,9 @@ def _closing(line: str, start: int) -> int:
 
 
 @functools.cache
-def _size(shape: str) -> int:
-    """Bytes of a shape in the device's memory; S(1), S(2), … are memories on the chip."""
-    arrays = (found for found in _ARRAY.finditer(shape) if not re.search(r"S\([1-9]", found[3] or ""))
+def _size(shape: str, *, on_chip: bool = False) -> int:
+    """Bytes of a shape in the device's memory; S(1), S(2), … are memories on the chip, counted where asked for."""
+    arrays = (found for found in _ARRAY.finditer(shape) if on_chip or not re.search(r"S\([1-9]", found[3] or ""))
     return sum(math.prod(int(n) for n in x[2].split(",") if n) * _bits(x[1]) // 8 for x in arrays)
 
 

@@ -155,7 +155,7 @@ class Target:
         if self.platform == "cuda":
             more = {"topology": f"1x{self.hosts}x{self.per_host}", "target_config": _config(self.chip)}
             return list(topologies.get_topology_desc(platform="cuda", **more).devices)
-        shape = _slice_shape(self.chip, self.count)
+        shape = slice_shape(self.chip, self.count)
         kind, hosts = self.name.split("-")[0], [1, 1, 1] if self.count == 1 else [2, 2, 1]
         if self.chip.flat and self.count == 8:
             hosts = [2, 4, 1]  # one host has them all
@@ -200,7 +200,7 @@ def _slice_sizes(chip: Tpu) -> list[int]:
     return [n for n in doubled if n // chip.cores <= chip.largest and n != 2]
 
 
-def _slice_shape(chip: Tpu, chips: int) -> str:
+def slice_shape(chip: Tpu, chips: int) -> str:
     """Returns "4x8" of 32 chips, or "2x4x4" of a box: sides as equal as powers of two can be."""
     power, sides = int(math.log2(chips)), 2 if chip.flat else 3
     exponents = sorted((power + side) // sides for side in range(sides))

@@ -11,7 +11,8 @@ import pytest
 
 from configs import quickstart
 from simclr_jax.commands import plan
-from simclr_jax.runtime import checkpoint, devices
+from simclr_jax.runtime import checkpoint, compiled, devices, targets
+from simclr_jax.training import cost
 from simclr_jax.training.trainer import Trainer
 from support import smallest
 
@@ -98,8 +99,8 @@ def test_where_it_does_not_fit_it_finds_settings_that_do(config, result, monkeyp
 
 def test_where_nothing_fits_it_says_so(config, monkeypatch, capsys):
     monkeypatch.setattr(devices, "memory_bytes", lambda: 1)
-    monkeypatch.setattr(plan, "measure", lambda parts: (plan.Memory(1, 1, 1, 1), None))
-    monkeypatch.setattr(plan, "flops", lambda parts: 1)
+    monkeypatch.setattr(cost, "measure", lambda parts: (cost.Memory(1, 1, 1, 1), None))
+    monkeypatch.setattr(cost, "flops", lambda parts: 1)
     assert plan.run(config)["overrides"] is None
     assert "nothing that was tried fits: take a smaller train.batch_size" in capsys.readouterr().out
 
@@ -109,19 +110,19 @@ def test_a_step_that_the_compiler_cannot_hold_does_not_fit(config, monkeypatch, 
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(Trainer, "lower_train_step", out_of_memory)
-    assert plan.measure(Trainer.from_config(config)) == (None, None)
+    assert cost.measure(Trainer.from_config(config)) == (None, None)
 
 
 def test_the_step_is_timed_where_it_fits(config, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "measure", lambda trainer: (plan.Memory(1, 1, 1, 1), None))
+    monkeypatch.setattr(cost, "measure", lambda trainer: (cost.Memory(1, 1, 1, 1), None))
     monkeypatch.setattr(plan, "seconds_per_step", lambda trainer, step: 6000.0)
     assert plan.run(config)["seconds_per_step"] == 6000
     assert "\ntime: about 3 h 20 min, 6e+03 s a step, from 3 steps on blank images;" in capsys.readouterr().out
 
 
 def test_a_step_that_its_flops_make_long_is_not_tried(config, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "measure", lambda trainer: (plan.Memory(1, 1, 1, 1), None))
-    monkeypatch.setattr(plan, "flops", lambda trainer: 10**12)
+    monkeypatch.setattr(cost, "measure", lambda trainer: (cost.Memory(1, 1, 1, 1), None))
+    monkeypatch.setattr(cost, "flops", lambda trainer: 10**12)
     monkeypatch.setattr(plan, "_flops_per_second", lambda dtype: 1e9)
     trainer = Trainer.from_config(config)
     assert plan.run(config)["seconds_per_step"] is None
@@ -133,7 +134,7 @@ def test_a_step_that_finds_no_memory_when_it_is_tried_ends_no_plan(config, monke
     def out_of_memory(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(plan, "measure", lambda trainer: (plan.Memory(1, 1, 1, 1), out_of_memory))
+    monkeypatch.setattr(cost, "measure", lambda trainer: (cost.Memory(1, 1, 1, 1), out_of_memory))
     assert plan.run(config)["seconds_per_step"] is None
     assert "the device has no memory to try the step" in capsys.readouterr().out
 
@@ -147,6 +148,122 @@ def test_candidates_come_in_order_and_all_of_them_can_be_made(config):
     assert [changes.get("train.microbatch_size") for changes in candidates[2:]] == [48, 24, 8, 8]
     for changes in candidates:
         trainer.with_changes(changes)
+
+
+# For machines that are not here. The compilers are not installed where the tests run: the CPU's stands in for them.
+
+
+@pytest.fixture(name="compilers")
+def stand_in_for_compilers(monkeypatch):
+    """Compiles for the first CPU devices what is asked for a target."""
+
+    def local(target):
+        return jax.local_devices()[: target.count]
+
+    monkeypatch.setattr(targets.Target, "devices", local)
+    monkeypatch.setattr(targets.Target, "platform", property(lambda target: "cpu"))
+
+
+def test_a_plan_for_a_target_has_its_devices_and_memory(config, compilers, capsys):
+    found = plan.run(config, ["h100x4"], price=3.0)["h100x4"]
+    text = capsys.readouterr().out
+    assert found["fits"] and found["overrides"] == {} and found["limit"] == targets.find("h100x4").memory
+    assert "4 × NVIDIA H100 80GB, 32 images each" in text and ": fits" in text and "A bound" in text
+    assert found["messages"]["all-reduce"]["count"] > 0 and found["kernels"] > 0
+    least = found["least_seconds"]
+    assert least["step"] == max(least[name] for name in ("compute", "memory", "network"))
+    assert least["run"] == pytest.approx(found["steps"] * least["step"])
+    assert found["least_cost"] == pytest.approx(3.0 * 4 * least["run"] / 3600)
+
+
+def test_several_targets_are_rows_of_one_table(config, compilers, capsys):
+    found = plan.run(config, ["h100", "l4x2", "h100"], price=1.0)
+    lines = capsys.readouterr().out.splitlines()
+    header = next(index for index, line in enumerate(lines) if "step at least" in line)
+    assert list(found) == ["h100", "l4x2"]
+    assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ["h100", "l4x2"]
+    assert all(len(line) == len(lines[header]) for line in lines[header + 1 : header + 3])
+
+
+def test_the_messages_of_a_step_do_not_grow_with_its_devices(config, compilers):
+    """But for the vectors that are gathered: 2N of them, N images; this batch is the same for all."""
+    messages = [next(iter(plan.run(config, [name]).values()))["messages"] for name in ("h100x2", "h100x8")]
+    two, eight = (kinds["all-reduce"] for kinds in messages)
+    assert two["count"] == eight["count"]
+    assert two["bytes"] / (2 * 1 / 2) == pytest.approx(eight["bytes"] / (2 * 7 / 8), rel=0.05)
+
+
+def test_where_it_does_not_fit_a_target_settings_are_found(config, compilers, monkeypatch, capsys):
+    peak = sum(plan.run(config, ["h100"])["h100"]["memory"].values())
+    monkeypatch.setattr(targets.Target, "memory", property(lambda target: peak * 3 // 4))
+    monkeypatch.setattr(plan, "_candidates", lambda trainer: iter([{"train.microbatch_size": 32}]))
+    found = plan.run(config, ["h100"])["h100"]
+    assert not found["fits"] and found["overrides"] == {"train.microbatch_size": 32}
+    assert "add to the command: --config.train.microbatch_size=32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "price", "words"),
+    [
+        (["h1000"], {}, None, "GPUs are"),
+        (["h100x3"], {}, None, "--target=h100x3: train.batch_size=128 is not divisible by 3 devices; use 126 or 129"),
+        (["h100", "v5e-256"], {}, None, "--target=v5e-256: train.batch_size=128 is not divisible by 256 devices"),
+        (["h100"], {"data.source": "npz:nowhere.npz"}, None, "--config.data.images=N says how many"),
+        (["h100"], {}, -1.0, "--price=-1 must be above 0"),
+        ([], {}, 2.0, "--price=2 is of a device of a target: add --target=h100x8"),
+        (["h100"], {"data.images": -1}, None, "config.data.images=-1 must be 0"),
+    ],
+)  # fmt: skip
+def test_bad_plans_are_refused_before_anything_is_compiled(
+    config, compilers, monkeypatch, target, changes, price, words
+):
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes)
+    monkeypatch.setattr(cost, "measure", None)
+    with pytest.raises(ValueError) as error:
+        plan.run(changed, target, price)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_bound_is_what_the_data_sheet_allows(config):
+    trainer = Trainer.from_config(config, target=targets.find("2xh100x4"))
+    work = compiled.Work(1, 3352 * 10**9, {"all-reduce": compiled.Message(3, 7 * 10**9)}, 0)
+    bound = cost.bound(trainer, work, int(8 * 494.7e12))
+    assert bound.memory == pytest.approx(1.0)
+    assert bound.compute == pytest.approx(1.0)
+    # 8 devices send 7/8 of 8 GB each in one ring; of two hosts each sends half of it, over four cards of 50 GB/s.
+    assert bound.network == pytest.approx(8 * 1 / 2 / 4 / 50)
+    assert bound.seconds == 1.0
+    remat = Trainer.from_config(_changed(config, {"model.remat": True}), target=targets.find("2xh100x4"))
+    assert cost.bound(remat, work, int(8 * 494.7e12)).compute == pytest.approx(4 / 3)
+
+
+def _changed(config, changes):
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes)
+    return changed
+
+
+@pytest.mark.parametrize("placement", ["host", "device"])
+@pytest.mark.parametrize("source", ["npz:none.npz", "folder:none", "tfds:imagenet2012"])
+def test_blank_images_have_the_shapes_of_those_that_are_not_here(config, source, placement):
+    changes = {"data.source": source, "data.images": 1000, "augment.placement": placement, "data.cache": "host"}
+    trainer = Trainer.from_config(_changed(config, changes | {"augment.image_size": 65}), blank=True)
+    assert (len(trainer.train), len(trainer.validation)) == (800, 100)
+    batch, _ = trainer.batch_shapes()
+    n = IMAGES // trainer.devices
+    assert batch["labels"].shape == (n,)
+    if placement == "host":
+        assert batch["views"].shape == (n, 2, 65, 65, 3)
+    elif source.startswith("npz"):
+        assert batch["images"].shape == (n, 65, 65, 3)
+    else:
+        assert batch["crops"].shape == (n, 2, 130, 130, 3)
+
+
+def test_blank_images_are_for_plans_alone(config):
+    with pytest.raises(ValueError, match="config.data.images=9 says how many images --plan takes"):
+        Trainer.from_config(_changed(config, {"data.images": 9}))
 
 
 def test_the_command_needs_no_workdir_and_writes_nothing(config, tmp_path):
