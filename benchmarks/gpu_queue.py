@@ -208,10 +208,13 @@ def members(leader: int) -> Iterator[int]:
 
 def shown(line: dict[str, Any]) -> str:
     """Returns a figure in words: its median where it has a spread, min – max behind it."""
-    value, unit = line["value"], "" if line["unit"] == "status" else line["unit"]
-    number = value if isinstance(value, str) else "not measured" if value is None else f"{value:,.4g}"
+    value, unit = line["value"], "" if line["unit"] == "status" else f" {line['unit']}"
+    if value is None:
+        number, unit = "not measured", ""
+    else:
+        number = value if isinstance(value, str) else f"{value:,.4g}"
     spread = f"  ({line['spread'][0]:,.4g} – {line['spread'][-1]:,.4g})" if line.get("spread") else ""
-    return f"{line['name']}: {number} {unit}{spread}" + (f"  [{line['note']}]" if line.get("note") else "")
+    return f"{line['name']}: {number}{unit}{spread}" + (f"  [{line['note']}]" if line.get("note") else "")
 
 
 def print_table(lines: list[dict[str, Any]]) -> None:

@@ -85,7 +85,7 @@ def smoke(given: argparse.Namespace, sizes: Sizes) -> None:
     config.data.cache = config.augment.placement = "device"
     config.model.dtype, config.train.batch_size, config.train.epochs = "bfloat16", sizes.smoke_batch, 2
     config.data.limit, config.log.every_steps = sizes.smoke_images, 10
-    config.checkpoint.every_epochs, config.checkpoint.keep = 1, 2
+    config.optimizer.warmup_epochs, config.checkpoint.every_epochs, config.checkpoint.keep = 0.2, 1, 2
     pretrain.run(config, str(whole))
     steps = checkpoint.latest_step(str(whole))
     losses = [row["loss"] for row in read_rows(str(whole)) if "loss" in row]

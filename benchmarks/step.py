@@ -144,11 +144,11 @@ def print_rows(rows: dict[str, Any]) -> None:
 # What a device can do, and what a step asks of it
 
 
-def peak_flops(dtype: str) -> float:
-    """Returns FLOP/s of the quickest of some large matrix products on one device."""
+def peak_flops(dtype: str, side: int = 0) -> float:
+    """Returns FLOP/s of the quickest of some matrix products on one device, large ones where no side is given."""
     import jax
 
-    side = PEAK_SIDE.get(jax.default_backend(), 8192)
+    side = side or PEAK_SIDE.get(jax.default_backend(), 8192)
     matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)  # some chips are quicker on equal numbers
     multiply = jax.jit(lambda a, b: a @ b)
     jax.block_until_ready(multiply(matrix, matrix))
