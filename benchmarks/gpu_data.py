@@ -56,7 +56,7 @@ def unpacked(pack: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decoded(packed: bytes, height: int, width: int, channels: int) -> np.ndarray:
-    """Returns the images of a chunk, which stores what each pixel adds to the median of left, above and both - corner."""
+    """Returns the images of a chunk, which holds what pixels add to the median of left, above and both - corner."""
     residual = np.frombuffer(lzma.decompress(packed), np.uint8).reshape(-1, channels, height, width).astype(np.int16)
     planes = np.zeros(residual.shape, np.int16)
     for y in range(height):

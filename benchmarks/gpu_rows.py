@@ -83,13 +83,13 @@ def smoke(given: argparse.Namespace, sizes: Sizes) -> None:
         shutil.rmtree(run, ignore_errors=True)
     config = quickstart.get_config()
     config.data.cache = config.augment.placement = "device"
-    config.model.dtype, config.train.batch_size, config.train.epochs = "bfloat16", sizes.smoke_batch, 2
+    config.model.dtype, config.train.batch_size, config.train.epochs = sizes.dtype, sizes.smoke_batch, 2
     config.data.limit, config.log.every_steps = sizes.smoke_images, 10
     config.optimizer.warmup_epochs, config.checkpoint.every_epochs, config.checkpoint.keep = 0.2, 1, 2
     pretrain.run(config, str(whole))
     steps = checkpoint.latest_step(str(whole))
     losses = [row["loss"] for row in read_rows(str(whole)) if "loss" in row]
-    tell("textures, steps in bfloat16", steps, "steps")
+    tell(f"textures, steps in {sizes.dtype}", steps, "steps")
     tell("textures, loss of the last step", losses[-1], "nats", note=f"of the first {losses[0]:.4f}")
 
     shutil.copytree(whole, resumed, ignore=lambda _, names: [str(steps)] if str(steps) in names else [])
@@ -107,7 +107,7 @@ def smoke(given: argparse.Namespace, sizes: Sizes) -> None:
 
 
 def against_cpu(given: argparse.Namespace, sizes: Sizes) -> None:
-    """Loss and gradient of one batch, on the device and on the CPU of this process, from the same numbers."""
+    """Loss and gradient of one batch, on the device beside the CPU's in float32, in one process from the same numbers."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -116,35 +116,31 @@ def against_cpu(given: argparse.Namespace, sizes: Sizes) -> None:
     from simclr_jax.models import Head, Network, create_model
     from simclr_jax.training import state
 
-    rng = np.random.default_rng(0)
-    shape = (2 * COMPARED_IMAGES, sizes.pixels, sizes.pixels, 3)
-    views = jnp.asarray(rng.random(shape, np.float32))
-    found: dict[str, list] = {}
-    for dtype in ("float32", "bfloat16"):
-        network = Network(encoder=sizes.encoder, cifar_stem=True, dtype=dtype, head=Head())
-        model = create_model(network)
-        variables = jax.device_get(state.initial_variables(jax.random.key(0), sizes.pixels, model=model))
+    views = np.random.default_rng(0).random((2 * COMPARED_IMAGES, sizes.pixels, sizes.pixels, 3), np.float32)
+    of_cpu: tuple[float, Any] = (0.0, None)
+    device, cpu = jax.devices()[0], jax.devices("cpu")[0]
+    for where, dtype in ((cpu, "float32"), (device, "float32"), (device, "bfloat16")):
+        model = create_model(Network(encoder=sizes.encoder, cifar_stem=True, dtype=dtype, head=Head()))
+        variables = state.initial_variables(jax.random.key(0), sizes.pixels, model=model)
+        # Float32 at the highest precision: at a GPU's own it is TF32, which is another question.
+        precision = "highest" if dtype == "float32" else "default"
 
-        def loss(params, rest, views, model=model):
-            layers, _ = model.apply({**rest, "params": params}, views, train=True, mutable=["batch_stats"])
-            z1, z2 = jnp.split(layers[-1].astype(jnp.float32), 2)
-            return losses.nt_xent(z1, z2, temperature=0.5)[0]
+        def loss(params, batch_stats, views, model=model):
+            variables = {"params": params, "batch_stats": batch_stats}
+            layers, _ = model.apply(variables, views, train=True, mutable=["batch_stats"])
+            return losses.nt_xent(*jnp.split(layers[-1], 2), temperature=0.5)[0]
 
-        rest = {name: value for name, value in variables.items() if name != "params"}
-        for device in (jax.devices()[0], jax.devices("cpu")[0]):
-            arguments = jax.device_put((variables["params"], rest, views), device)
-            # The highest precision, or a GPU's float32 is TF32, which is another question.
-            precision = "highest" if dtype == "float32" else "default"
-            with jax.default_matmul_precision(precision):
-                value, gradient = jax.jit(jax.value_and_grad(loss))(*arguments)
-            leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(gradient)]
-            found.setdefault(dtype, []).append((float(value), np.concatenate(leaves)))
-        (value, gradient), (of_cpu, right) = found[dtype]
-        note = f"{sizes.encoder}, {COMPARED_IMAGES} images; the CPU's is {of_cpu:.6f}"
-        tell(f"loss beside the CPU's, {dtype}", abs(value - of_cpu) / abs(of_cpu), "relative difference", note=note)
-        tell_gradient(f"gradient beside the CPU's, {dtype}", gradient, right)
-    exact = found["float32"][1][1]
-    tell_gradient("gradient in bfloat16 beside the CPU's in float32", found["bfloat16"][0][1], exact)
+        arguments = jax.device_put((variables["params"], variables["batch_stats"], views), where)
+        with jax.default_matmul_precision(precision):
+            value, gradient = jax.jit(jax.value_and_grad(loss))(*arguments)
+        gradient = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(gradient)])
+        if where is cpu and of_cpu[1] is None:
+            of_cpu = float(value), gradient
+            continue
+        note = f"{sizes.encoder}, {COMPARED_IMAGES} images; the CPU's is {of_cpu[0]:.6f}, in float32"
+        difference = abs(float(value) - of_cpu[0]) / abs(of_cpu[0])
+        tell(f"loss in {dtype} beside the CPU's", difference, "relative difference", note=note)
+        tell_gradient(f"gradient in {dtype} beside the CPU's", gradient, of_cpu[1])
 
 
 def tell_gradient(name: str, gradient: Any, right: Any) -> None:

@@ -53,7 +53,7 @@ def config_of(given: argparse.Namespace, sizes: Sizes, epochs: int, changes: dic
     config.data.source = source(given, sizes)
     config.data.holdout_fraction = 0.0
     config.model.encoder, config.train.batch_size = sizes.encoder, sizes.batch
-    config.augment.image_size = sizes.pixels
+    config.augment.image_size, config.model.dtype = sizes.pixels, sizes.dtype
     config.train.epochs = epochs
     config.optimizer.warmup_epochs = min(10.0, epochs / 10)
     config.checkpoint.every_epochs, config.checkpoint.keep = 0, 1

@@ -17,6 +17,7 @@ class Sizes:
 
     Attributes:
       encoder, batch, pixels: the network of CIFAR-10.
+      dtype: of the runs' computation. A toy's is float32: jax 0.11.2 computes bfloat16 wrongly on some CPUs.
       large: encoder, batch and pixels of the larger step.
       smoke_batch, smoke_images: of the textures, in two epochs: 100 steps of all 6,000.
       rounds, turn: of turns, and seconds of one.
@@ -32,6 +33,7 @@ class Sizes:
     encoder: str = "resnet18"
     batch: int = 512
     pixels: int = 32
+    dtype: str = "bfloat16"
     large: tuple[str, int, int] = ("resnet50", 256, 224)
     smoke_batch: int = 120
     smoke_images: int = 0
@@ -51,6 +53,7 @@ TOY = Sizes(
     encoder="resnet_tiny",
     batch=16,
     pixels=16,
+    dtype="float32",
     large=("resnet_tiny", 16, 16),
     smoke_batch=32,
     smoke_images=320,
