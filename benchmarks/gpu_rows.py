@@ -107,7 +107,7 @@ def smoke(given: argparse.Namespace, sizes: Sizes) -> None:
 
 
 def against_cpu(given: argparse.Namespace, sizes: Sizes) -> None:
-    """Loss and gradient of one batch, on the device beside the CPU's in float32, in one process from the same numbers."""
+    """Loss and gradient of one batch on the device, beside those in float32 on the CPU of the same process."""
     import jax
     import jax.numpy as jnp
     import numpy as np

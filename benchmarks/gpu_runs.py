@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import Any
 
@@ -30,6 +29,7 @@ from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.runtime import checkpoint, preemption
 from simclr_jax.runtime.config import flatten
+from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training.trainer import Trainer
 
 # Which of others' recipes did best on CIFAR-10 with this network, as far as the keys can say it: less grayscale, larger
@@ -169,13 +169,14 @@ def thousand_epochs(given: argparse.Namespace, sizes: Sizes) -> None:
     script = pathlib.Path(given.scratch) / "thousand_epochs.json"
     script.write_text(config.to_json())
     command = [sys.executable, __file__, str(script), str(run)]
-    process = subprocess.Popen(command)
-    patience = sizes.part or seconds_left(given) - sizes.reserve
-    clock = threading.Timer(patience, process.send_signal, [signal.SIGTERM])
-    start = time.monotonic()
-    clock.start()
-    code = process.wait()
-    clock.cancel()
+    process, start = subprocess.Popen(command), time.monotonic()
+    while (code := process.poll()) is None:
+        steps_over = sizes.part_steps and last_step(run) >= begun + sizes.part_steps
+        if steps_over or seconds_left(given) < sizes.reserve:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait()
+            break
+        time.sleep(0.2)
     taken, step = time.monotonic() - start, checkpoint.latest_step(str(run)) or 0
     tell(f"thousand_epochs: steps of this part, to {step / steps:.1f} epochs", step - begun, "steps")
     tell("thousand_epochs: this part", taken, "s", note="compiling included")
@@ -190,6 +191,11 @@ def thousand_epochs(given: argparse.Namespace, sizes: Sizes) -> None:
     tell("status", f"at step {step:,} of {steps * sizes.longest:,}; --state={given.out} goes on", "status")
 
 
+def last_step(run: pathlib.Path) -> int:
+    """Returns the step that a run has written metrics of."""
+    return max((int(row["step"]) for row in read_rows(str(run))), default=0)
+
+
 def ablations(given: argparse.Namespace, sizes: Sizes) -> None:
     """Row 8: runs of one study of the paper, each told as it is done, until the time is over."""
     folder = pathlib.Path(given.scratch) / f"ablations_{given.study}_{sizes.ablation_epochs}"
@@ -198,18 +204,18 @@ def ablations(given: argparse.Namespace, sizes: Sizes) -> None:
     command = [sys.executable, "-m", "simclr_jax", "ablate", f"--study={given.study}", "--seeds=1"]
     command += ["--config=configs/ablation_cifar10.py", f"--workdir={folder}", *flags]
     process, rows, seen = subprocess.Popen(command), folder / "rows.jsonl", 0
-    end = time.monotonic() + (sizes.part or seconds_left(given) - 5)
-    while (code := process.poll()) is None and time.monotonic() < end:
+    while (code := process.poll()) is None and seconds_left(given) > 5:
         time.sleep(0.5)
         seen = tell_ablations(given.study, rows, seen, sizes)
-    if code is None:
-        process.kill()
+        if 0 < sizes.part_runs <= seen:
+            break
+    process.kill()
     seen = tell_ablations(given.study, rows, seen, sizes)
     keep(given, rows, folder / f"{given.study}.md", of=f"ablations_{given.study}")
     if code:
         raise ValueError(f"the study ended with exit code {code}")
     if code is None:
-        tell("status", f"{seen} runs of {given.study}; the time was over", "status")
+        tell("status", f"{seen} runs of {given.study}, and its time was over", "status")
 
 
 def tell_ablations(study: str, rows: pathlib.Path, seen: int, sizes: Sizes) -> int:

@@ -25,7 +25,7 @@ class Sizes:
       loss_images: of the loss's batches.
       epochs, longest: of row 5, and of row 7.
       probe_epochs: of the linear probe.
-      part: seconds of a part of row 7 or 8; 0 for all that there are.
+      part_steps, part_runs: after which a part of row 7 and row 8 end, if their time is not over before; 0 = never.
       reserve: seconds that are kept for compiling again and for the probes.
       ablation_epochs: of a run of row 8.
     """
@@ -44,7 +44,8 @@ class Sizes:
     epochs: int = 200
     longest: int = 1000
     probe_epochs: int = 100
-    part: float = 0.0
+    part_steps: int = 0
+    part_runs: int = 0
     reserve: float = 90.0
     ablation_epochs: int = 20
 
@@ -64,7 +65,8 @@ TOY = Sizes(
     epochs=1,
     longest=40,
     probe_epochs=2,
-    part=20.0,
+    part_steps=50,
+    part_runs=1,
     reserve=0.0,
     ablation_epochs=1,
 )
