@@ -31,7 +31,7 @@ class Row(NamedTuple):
       number: of the table in docs/gpu.md.
       name: what gpu_rows.py calls it.
       seconds: that the rest of the budget must hold before it is started.
-      most: after which it is ended, where the budget is not at its end before.
+      most: after which it is ended, or before, where the rows after it need the time.
       needs_data: whether it trains on CIFAR-10.
     """
 
@@ -113,8 +113,9 @@ def take(
       log: takes in what the processes print.
       has_data: whether there are images for the rows that need some.
     """
-    for row in rows:
-        rest = end - time.monotonic()
+    waiting = list(rows)
+    while waiting:
+        row, rest = waiting.pop(0), end - time.monotonic()
         if row.name in skip:
             print(f"row {row.number}, {row.name}: stands already", flush=True)
         elif row.needs_data and not has_data:
@@ -123,10 +124,18 @@ def take(
             said = f"left out: it is budgeted {row.seconds:,.0f} s, and {max(0, rest):,.0f} s of --budget are left"
             results.add(row, status(said))
         else:
-            seconds = min(row.most, rest)
+            after = [other for other in waiting if other.name not in skip and (has_data or not other.needs_data)]
+            seconds = min(row.most, row.seconds + spare(rest - row.seconds, after))
             command = command_of(row, seconds)
             print(f"row {row.number}, {row.name}: {seconds:,.0f} s at most", flush=True)
             results.add(row, status(run(command, row, results, seconds, environment, log)))
+
+
+def spare(rest: float, rows: Iterable[Row]) -> float:
+    """Returns what of the rest is left when each of the rows after this one that fits has been given what it needs."""
+    for row in rows:
+        rest -= row.seconds if row.seconds <= rest else 0
+    return rest
 
 
 def status(said: str) -> dict[str, str]:
@@ -176,6 +185,8 @@ def run(
             end_session(process.pid)
             process.wait()
             reader.join(5)
+            if not reader.is_alive():
+                process.stdout.close()
     if code:
         what = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
         return f"failed after {time.monotonic() - start:,.0f} s, {what}: {said['last']}"

@@ -187,7 +187,8 @@ def thousand_epochs(given: argparse.Namespace, sizes: Sizes) -> None:
     if step == begun:
         raise ValueError(f"no checkpoint of this part: its process ended with {code}")
     pieces = gpu_state.pack(config, run, pathlib.Path(given.out))
-    tell("thousand_epochs: state", sum(piece.stat().st_size for piece in pieces) / 2**20, "MiB", note=f"{len(pieces)}")
+    size = sum(piece.stat().st_size for piece in pieces) / 2**20
+    tell("thousand_epochs: state", size, "MiB", note=f"{len(pieces)} pieces; momentum in bfloat16")
     tell("status", f"at step {step:,} of {steps * sizes.longest:,}; --state={given.out} goes on", "status")
 
 
