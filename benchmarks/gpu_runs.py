@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -99,7 +100,8 @@ def train_and_probe(given: argparse.Namespace, sizes: Sizes, name: str, changes:
     seconds = plan.seconds_per_step(trainer, plan.measure(trainer)[1])
     steps = trainer.schedule.steps_per_epoch
     tell(f"{name}: a step, alone", 1000 * seconds, "ms", note=f"{steps} steps an epoch")
-    fitting = int((seconds_left(given) - sizes.reserve) / (SLACK * seconds * steps))
+    reserve = sizes.compile_seconds + sizes.probe_seconds
+    fitting = int((seconds_left(given) - reserve) / (SLACK * seconds * steps))
     epochs = min(most, fitting)
     if epochs < 1:
         raise ValueError(f"{seconds_left(given):,.0f} s are left: no epoch of {steps * seconds:.1f} s and probes fit")
@@ -108,12 +110,26 @@ def train_and_probe(given: argparse.Namespace, sizes: Sizes, name: str, changes:
     changed = ", ".join(f"{key}={value}" for key, value in changes.items()) or "configs/cifar10.py"
     tell(f"{name}: epochs", epochs, "epochs", note=changed)
     start = time.monotonic()
-    pretrain.run(config, str(run))
+    done = pretrain_until(config, run, seconds_left(given) - sizes.probe_seconds) / steps
     taken = time.monotonic() - start
-    tell(f"{name}: training", taken, "s", note="compiling included")
-    tell(f"{name}: an epoch", taken / epochs, "s", note="compiling included")
+    early = f"; stopped at epoch {done:.1f}, as the loop was slower than its step" if done < epochs else ""
+    tell(f"{name}: training", taken, "s", note=f"compiling included{early}")
+    tell(f"{name}: an epoch", taken / done, "s", note="compiling included")
     keep(given, run / "config.json", run / "metrics.jsonl", of=name)
     probe(given, sizes, name, run, config.data.source)
+
+
+def pretrain_until(config: ConfigDict, run: pathlib.Path, seconds: float) -> int:
+    """Pretrains for so many seconds at most, and returns the steps: a scheduler's signal ends it with a checkpoint."""
+    clock = threading.Timer(max(1.0, seconds), os.kill, [os.getpid(), signal.SIGTERM])
+    clock.start()
+    try:
+        pretrain.run(config, str(run))
+    except preemption.Stopped as stopped:
+        print(stopped, flush=True)
+    finally:
+        clock.cancel()
+    return checkpoint.latest_step(str(run))
 
 
 def probe(given: argparse.Namespace, sizes: Sizes, name: str, run: pathlib.Path, images: str) -> None:
@@ -172,7 +188,7 @@ def thousand_epochs(given: argparse.Namespace, sizes: Sizes) -> None:
     process, start = subprocess.Popen(command), time.monotonic()
     while (code := process.poll()) is None:
         steps_over = sizes.part_steps and last_step(run) >= begun + sizes.part_steps
-        if steps_over or seconds_left(given) < sizes.reserve:
+        if steps_over or seconds_left(given) < sizes.probe_seconds:
             process.send_signal(signal.SIGTERM)
             code = process.wait()
             break

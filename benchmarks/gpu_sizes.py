@@ -26,7 +26,7 @@ class Sizes:
       epochs, longest: of row 5, and of row 7.
       probe_epochs: of the linear probe.
       part_steps, part_runs: after which a part of row 7 and row 8 end, if their time is not over before; 0 = never.
-      reserve: seconds that are kept for compiling again and for the probes.
+      compile_seconds, probe_seconds: kept for compiling a step again, and for the probes.
       ablation_epochs: of a run of row 8.
     """
 
@@ -46,7 +46,8 @@ class Sizes:
     probe_epochs: int = 100
     part_steps: int = 0
     part_runs: int = 0
-    reserve: float = 90.0
+    compile_seconds: float = 30.0
+    probe_seconds: float = 60.0
     ablation_epochs: int = 20
 
 
@@ -67,7 +68,8 @@ TOY = Sizes(
     probe_epochs=2,
     part_steps=50,
     part_runs=1,
-    reserve=0.0,
+    compile_seconds=0.0,
+    probe_seconds=0.0,
     ablation_epochs=1,
 )
 

@@ -22,7 +22,7 @@ ROUNDED = ".opt_state"  # paths that begin so, of floating point
 
 
 def pack(config: ConfigDict, run: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the newest checkpoint of a run to OUT/state_N.part, in the place of those that are there; returns these."""
+    """Writes the newest checkpoint of a run to OUT/state_N.part, in the place of any that are there; returns these."""
     shapes = devices.replicated_shapes(Trainer.from_config(config).state_shapes())
     checkpoints = checkpoint.Checkpoints(str(run), keep=config.checkpoint.keep)
     step, state = checkpoints.restore(shapes, on_damage=print)
