@@ -94,6 +94,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default="", help="rows 6 and 7: key=value …, in the place of theirs")
     parser.add_argument("--state", default="", help="row 7: FOLDER of the part before this one")
     parser.add_argument("--study", default="augmentation", help="row 8: a study of `ablate`")
+    parser.add_argument("--again", action="store_true", help="also take rows that stand")
     parser.add_argument("--rehearse", action="store_true", help="toy sizes, on whatever there is")
     return parser.parse_args()
 
@@ -150,7 +151,7 @@ def main() -> None:
             rows,
             results,
             end=start + given.budget,
-            skip=done(read_lines(KEPT) + results.lines, rehearsal=given.rehearse),
+            skip=set() if given.again else done(read_lines(KEPT) + results.lines, rehearsal=given.rehearse),
             command_of=command_of,
             environment=environment,
             log=out / "rows.log",
