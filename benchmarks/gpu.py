@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from typing import Any
@@ -145,7 +146,9 @@ def main() -> None:
     def command_of(row: Row, seconds: float) -> list[str]:
         return [sys.executable, str(HERE / "gpu_rows.py"), row.name, f"--seconds={seconds:.0f}", *options]
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop; the figures that stand are above"))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
     try:
         take(
             rows,
@@ -156,10 +159,13 @@ def main() -> None:
             environment=environment,
             log=out / "rows.log",
             has_data=bool(given.data) or given.rehearse,
+            stop=stop,
         )
     finally:
         pack(scratch, out)
         print_table(results.lines)
+    if stop.is_set():
+        sys.exit("told to stop; the figures that stand are above")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def take(
     environment: dict[str, str],
     log: pathlib.Path,
     has_data: bool = True,
+    stop: threading.Event | None = None,
 ) -> None:
     """Takes rows in their order, as long as the time holds them.
 
@@ -112,9 +113,11 @@ def take(
       environment: of its process.
       log: takes in what the processes print.
       has_data: whether there are images for the rows that need some.
+      stop: ends the row that is taken, and the queue, once it is set. A handler of signals sets it, and raises nothing:
+        between two lines of this file that might leave a row's process behind.
     """
-    waiting = list(rows)
-    while waiting:
+    waiting, stop = list(rows), stop or threading.Event()
+    while waiting and not stop.is_set():
         row, rest = waiting.pop(0), end - time.monotonic()
         if row.name in skip:
             print(f"row {row.number}, {row.name}: stands already", flush=True)
@@ -128,7 +131,7 @@ def take(
             seconds = min(row.most, row.seconds + spare(rest - row.seconds, after))
             command = command_of(row, seconds)
             print(f"row {row.number}, {row.name}: {seconds:,.0f} s at most", flush=True)
-            results.add(row, status(run(command, row, results, seconds, environment, log)))
+            results.add(row, status(run(command, row, results, seconds, environment, log, stop)))
 
 
 def spare(rest: float, rows: Iterable[Row]) -> float:
@@ -144,7 +147,13 @@ def status(said: str) -> dict[str, str]:
 
 
 def run(
-    command: list[str], row: Row, results: Results, seconds: float, environment: dict[str, str], log: pathlib.Path
+    command: list[str],
+    row: Row,
+    results: Results,
+    seconds: float,
+    environment: dict[str, str],
+    log: pathlib.Path,
+    stop: threading.Event,
 ) -> str:
     """Runs a row's process, takes in its figures as they come, and returns what became of it.
 
@@ -178,9 +187,12 @@ def run(
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return f"ended at its limit of {seconds:,.0f} s; last line: {said['last']}"
+            while (code := process.poll()) is None:
+                if stop.is_set():
+                    return f"ended after {time.monotonic() - start:,.0f} s: told to stop"
+                if time.monotonic() - start > seconds:
+                    return f"ended at its limit of {seconds:,.0f} s; last line: {said['last']}"
+                time.sleep(0.05)
         finally:
             end_session(process.pid)
             process.wait()
