@@ -1,5 +1,5 @@
 # make quickstart | make test | make lint | make bench | make bench-input | make bench-loss | make bench-probes |
-# make bench-step | make chaos: each sets up .venv first when it has to.
+# make bench-step | make bench-gpu | make chaos: each sets up .venv first when it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Steps on a CPU take their memory anew each time: huge pages spare them some 100,000 page faults a GB.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint bench bench-input bench-loss bench-probes bench-step chaos constraints clean
+.PHONY: quickstart test lint bench bench-input bench-loss bench-probes bench-step bench-gpu chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -41,6 +41,10 @@ bench-probes: $(VENV)/.installed
 # cores. BENCH_FLAGS="--encoder=resnet_tiny" is less.
 bench-step: $(VENV)/.installed
 	$(BIN)/python benchmarks/step.py $(BENCH_FLAGS)
+
+# The rows that need a GPU, docs/gpu.md. BENCH_FLAGS="--rehearse --budget=900 --out=/tmp/gpu" tries them as toys anywhere.
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu.py $(BENCH_FLAGS)
 
 # Kills, stops and damages runs, and gives bad input; most of an hour on 2 cores.
 chaos: $(VENV)/.installed

@@ -145,13 +145,14 @@ def from_torchvision_on_gpu(images: np.ndarray, size: int, batch_size: int) -> I
     """Views of images that the GPU holds, one by one: a batch in one call of v2 would share one draw."""
     import torch
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     v2 = importlib.import_module(f"{import_torchvision().__name__}.transforms.v2")
     view = torchvision_recipe(v2, size, v2.ToDtype(torch.float32, scale=True))
-    resident = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to("cuda")
+    resident = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
     while True:
-        chosen = resident[torch.randint(len(images), (batch_size,), device="cuda")]
-        torch.stack([view(image) for image in chosen for _ in range(2)])
-        torch.cuda.synchronize()
+        chosen = resident[torch.randint(len(images), (batch_size,), device=device)]
+        views = torch.stack([view(image) for image in chosen for _ in range(2)])
+        views[-1, -1, -1, -1].item()  # waits for the GPU
         yield
 
 

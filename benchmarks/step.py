@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from turns import Program, show, spread, take_turns  # noqa: E402
+from turns import Program, Turn, show, spread, take_turns  # noqa: E402
 
 ENCODERS = ("resnet_tiny", "resnet18", "resnet50")
 LOOP_BLOCK = 20  # steps in one turn of the loop
@@ -82,11 +82,13 @@ def ours(images: str, encoder: str, batch: int, size: int, dtype: str, *, ready:
         yield
 
 
-def torchs(encoder: str, batch: int, size: int, dtype: str, channels_last: bool) -> Iterator[None]:
+def torchs(
+    encoder: str, batch: int, size: int, dtype: str, channels_last: bool, *, compiled: bool = True
+) -> Iterator[None]:
     """PyTorch's step; its module is imported in the process that runs it."""
     import torch_step
 
-    return torch_step.train(encoder, batch, size, dtype, 0.5, channels_last)
+    return torch_step.train(encoder, batch, size, dtype, 0.5, channels_last, compiled=compiled)
 
 
 def programs(images: str, given: argparse.Namespace) -> dict[str, Program]:
@@ -107,10 +109,14 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def compare(images: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Lets the programs take turns; returns their rows by name."""
-    turns = take_turns(programs(images, given), rounds=given.rounds, seconds=given.seconds)
-    rates = {name: [2 * given.batch * turn.rate for turn in values] for name, values in turns.items()}
+def compare(found: dict[str, Program], given: argparse.Namespace) -> dict[str, Any]:
+    """Lets programs take turns; returns their rows by name."""
+    return rows_of(take_turns(found, rounds=given.rounds, seconds=given.seconds), given.batch)
+
+
+def rows_of(turns: dict[str, list[Turn]], batch: int) -> dict[str, Any]:
+    """Returns what turns tell of each program, and the ratios of ours to the quickest of PyTorch's."""
+    rates = {name: [2 * batch * turn.rate for turn in values] for name, values in turns.items()}
     rivals = [name for name in rates if name.startswith("PyTorch")]
     best = max(rivals, key=lambda name: statistics.median(rates[name]), default=None)
     rows = {}
@@ -138,13 +144,12 @@ def print_rows(rows: dict[str, Any]) -> None:
 # What a device can do, and what a step asks of it
 
 
-def peak_flops(dtype: str) -> float:
-    """Returns FLOP/s of the quickest of some large matrix products on one device."""
+def peak_flops(dtype: str, side: int = 0) -> float:
+    """Returns FLOP/s of the quickest of some matrix products on one device, large ones where no side is given."""
     import jax
-    import jax.numpy as jnp
 
-    side = PEAK_SIDE.get(jax.default_backend(), 8192)
-    matrix = jnp.ones((side, side), dtype)
+    side = side or PEAK_SIDE.get(jax.default_backend(), 8192)
+    matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)  # some chips are quicker on equal numbers
     multiply = jax.jit(lambda a, b: a @ b)
     jax.block_until_ready(multiply(matrix, matrix))
     times = []
@@ -164,7 +169,7 @@ def demands(images: str, given: argparse.Namespace) -> dict[str, Any]:
 
     trainer = Trainer.from_config(config_of(images, given.encoder, given.batch, given.size, given.dtype))
     trained = sum(leaf.size for leaf in jax.tree.leaves(trainer.state_shapes().params))
-    memory = plan.measure(trainer)
+    memory, _ = plan.measure(trainer)
     return {
         "flops": plan.flops(trainer),
         "parameters": trained,
@@ -266,7 +271,7 @@ def main() -> None:
         images = f"{scratch}/images.npz"
         write_images(images, given.size, given.batch)
         print(f"{given.encoder}, {given.batch} images of {given.size} pixels, {given.dtype}: min – median – max")
-        result["programs"] = compare(images, given)
+        result["programs"] = compare(programs(images, given), given)
         result |= demands(images, given)
     print_rows(result["programs"])
     result["peak FLOP/s"] = peak_flops(given.dtype)

@@ -80,14 +80,17 @@ def nt_xent(z: torch.Tensor, temperature: float) -> torch.Tensor:
     return F.cross_entropy(similarities, torch.arange(len(z), device=z.device).roll(len(z) // 2))
 
 
-def train(encoder: str, batch: int, size: int, dtype: str, temperature: float, channels_last: bool) -> Iterator[None]:
-    """Takes steps for ever, at most two of them under way; compiled on a GPU."""
+def train(
+    encoder: str, batch: int, size: int, dtype: str, temperature: float, channels_last: bool, *, compiled: bool = True
+) -> Iterator[None]:
+    """Takes steps for ever, at most two of them under way; compiled on a GPU, unless ``compiled`` says otherwise."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True  # tries the forms of each convolution first, as XLA does
     form = {"memory_format": torch.channels_last if channels_last else torch.contiguous_format}
     network = Network(encoder, size <= 32).to(device, **form)
     views = torch.rand(2 * batch, 3, size, size, device=device).contiguous(**form)
     optimizer = torch.optim.SGD((p for p in network.parameters() if p.requires_grad), 0.01, MOMENTUM, 0, DECAY)
-    forward = torch.compile(network) if device == "cuda" else network
+    forward = torch.compile(network) if compiled and device == "cuda" else network
     autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=dtype == "bfloat16")
     before = None
     while True:
