@@ -282,4 +282,5 @@ def main() -> None:
         arguments=["workdir", "study", "seeds"],
         what="What the runs have in common. Any key: --config.section.key=value",
         config=ablation.__file__,
+        compiles=True,
     )

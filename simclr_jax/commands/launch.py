@@ -12,7 +12,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from simclr_jax.commands import command_line, failures
-from simclr_jax.runtime import devices, disk, launcher, preemption, processes
+from simclr_jax.runtime import compile_cache, devices, disk, launcher, preemption, processes
+from simclr_jax.runtime.console import say
 
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 
@@ -26,6 +27,7 @@ def launch(
     config: str | None = None,
     several: Sequence[str] = (),
     instead: dict[str, Callable[[ConfigDict], object]] | None = None,
+    compiles: bool = False,
 ) -> None:
     """Runs ``main(config, **arguments)`` from flags: --config, and ``arguments``, which the calling program defines.
 
@@ -40,6 +42,8 @@ def launch(
       config: the file of a --config that is not given.
       several: names of the flags that tell of several processes, for a driver that runs in them.
       instead: drivers that take the config alone, by the flags that ask for them in the place of ``main``.
+      compiles: whether the driver compiles programs that the next start can use. Finding out what they are compiled for
+        takes the devices, which a driver that needs none leaves to others.
     """
     logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
 
@@ -57,6 +61,8 @@ def launch(
                     _quiet()
                 group.join(_processes(several))
                 devices.check_platform()
+                if compiles and (without := compile_cache.keep()):
+                    say(without)
                 call()
             except failures.ONE_LINE as error:
                 failures.stop(error)
@@ -136,7 +142,14 @@ def launch_on_run(
 
     flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
     what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
-    launch(driver, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
+    launch(
+        driver,
+        known=config.get_config(),
+        arguments=["workdir", *arguments],
+        what=what,
+        config=config.__file__,
+        compiles=True,
+    )
 
 
 def run(main: Callable[..., object], *, verbosity: int = 0, **arguments: Any) -> None:

@@ -239,4 +239,5 @@ def main() -> None:
         what="What to train: configs/NAME.py. Any key: --config.section.key=value",
         several=["coordinator", "num_processes", "process_id"],
         instead={"plan": plan.run},
+        compiles=True,
     )
