@@ -93,9 +93,9 @@ def run(config: ConfigDict, workdir: str, *, profile: int = 0) -> None:
                 trace.over(batches) if writes else batches,  # the other processes run the same program
                 steps_per_epoch=schedule.steps_per_epoch,
                 on_step=log.on_step,
-                on_epoch=log.on_epoch,
+                on_epoch=jax.profiler.annotate_function(log.on_epoch, name="validation"),
                 saves=schedule.saves,
-                save=log.save,
+                save=jax.profiler.annotate_function(log.save, name="checkpoint"),
                 first_step=first_step,
                 resident=devices.replicate(feed.resident),
                 request=request,

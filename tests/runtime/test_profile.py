@@ -35,16 +35,19 @@ def test_a_trace_changes_no_bit_of_the_run(traced):
 
 
 def test_a_trace_has_the_steps_after_the_compilation_and_what_the_devices_did_in_them(traced):
-    found = [event for event in events(traced[1]) if event["ph"] == "X"]
+    found = [event for event in events(traced[1]) if event.get("ph") == "X"]
     steps = [event for event in found if event["name"] == "train"]
     assert [event["args"]["step_num"] for event in steps] == ["11", "12", "13"]
-    names = {event["tid"]: 0 for event in found}
-    assert len(names) > 1  # threads: the loop's, and those that compute
+    within = {"wait for input": [], "checkpoint": [], "validation": []}
     for step in steps:
-        inside = [e for e in found if step["ts"] <= e["ts"] and e["ts"] + e["dur"] <= step["ts"] + step["dur"]]
-        assert [e["name"] for e in inside].count("wait for input") == 1
-        assert any(e["tid"] != step["tid"] and "convolution" in e["name"] for e in inside)
-    assert not [event for event in found if "compile" in event["name"].lower() and "backend" in event["name"].lower()]
+        inside = [event for event in found if 0 <= event["ts"] - step["ts"] < step["dur"]]
+        programs = {
+            e["args"]["hlo_module"] for e in inside if e["tid"] != step["tid"] and "hlo_op" in e.get("args", ())
+        }
+        assert programs, "the devices did nothing"
+        for name, times in within.items():
+            times.append([event["name"] for event in inside].count(name))
+    assert within == {"wait for input": [1, 1, 1], "checkpoint": [0, 1, 0], "validation": [0, 1, 0]}  # after step 12
 
 
 def test_tensorboard_finds_the_trace_and_the_run_says_where_it_lies(traced):
@@ -85,7 +88,7 @@ def trace(monkeypatch, folder, count, *, first_step=0, total=STEPS, taken=None):
     monkeypatch.setattr(jax.profiler, "StepTraceAnnotation", Step)
     traced = profile.Profile(str(folder), count, first_step=first_step, total_steps=total)
     given = list(range(first_step + 1, total + 1))
-    for step in traced.over(given):
+    for step in traced.over(tuple(given)):
         assert step == given.pop(0)
         if seen[-1:] != [f"{step}*"]:
             seen.append(str(step))
