@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from simclr_jax.runtime import compile_cache, devices, processes
+from support import processes as processes_of_runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -186,3 +187,30 @@ def test_a_disk_without_locks_is_not_used(monkeypatch):
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
     with pytest.raises(NotImplementedError):
         compile_cache.open_folder()
+
+
+AS_IF_ON_A_GPU = """
+import runpy, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from simclr_jax.runtime import devices
+devices.platform = lambda: "gpu"
+runpy.run_path({tests!r} + "/support/smallest.py", run_name="__main__")
+"""
+
+
+def test_a_run_that_is_stopped_goes_on_by_the_kept_programs_with_the_same_bits(tmp_path):
+    program, source = tmp_path / "train.py", processes_of_runs.archive(tmp_path)
+    program.write_text(AS_IF_ON_A_GPU.format(root=str(ROOT), tests=str(ROOT / "tests")))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    processes_of_runs.train(whole, source, program=str(program))
+    kept = programs(tmp_path / "home")
+    assert kept
+    with processes_of_runs.start(stopped, source, program=str(program)) as process:
+        processes_of_runs.wait_until(lambda: len(processes_of_runs.metrics(stopped)) >= 2, process)
+        process.terminate()
+        processes_of_runs.finish(process)
+    processes_of_runs.train(stopped, source, program=str(program))
+    processes_of_runs.assert_same_run(whole, stopped, 16)
+    steps = [path for path in programs(tmp_path / "home") if path.stat().st_size == max(p.stat().st_size for p in kept)]
+    assert len(steps) == 1 and steps[0] in kept  # no step was compiled anew
+    assert not [path for run in (whole, stopped) for path in run.rglob("*-cache")]

@@ -48,6 +48,8 @@ def test_a_trace_has_the_steps_after_the_compilation_and_what_the_devices_did_in
         for name, times in within.items():
             times.append([event["name"] for event in inside].count(name))
     assert within == {"wait for input": [1, 1, 1], "checkpoint": [0, 1, 0], "validation": [0, 1, 0]}  # after step 12
+    page = (processes.ROOT / "docs" / "profile.md").read_text()
+    assert all(f"| `{name}`" in page for name in ("train", *within))
 
 
 def test_tensorboard_finds_the_trace_and_the_run_says_where_it_lies(traced):
