@@ -37,8 +37,7 @@ def keep() -> str:
     Returns:
       Why it goes without, in words; "" where nothing is to be said.
     """
-    own = jax.config.jax_compilation_cache_dir is not None or "JAX_COMPILATION_CACHE_DIR" in os.environ
-    if own or not jax.config.jax_enable_compilation_cache:
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return ""
     if devices.platform() == "cpu" or processes.process()[1] > 1:
         return ""
