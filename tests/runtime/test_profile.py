@@ -1,5 +1,6 @@
 """A trace has the steps that were asked for, changes nothing of the run, and ends it in no case."""
 
+import collections
 import gzip
 import json
 
@@ -38,6 +39,12 @@ def test_a_trace_has_the_steps_after_the_compilation_and_what_the_devices_did_in
     found = [event for event in events(traced[1]) if event.get("ph") == "X"]
     steps = [event for event in found if event["name"] == "train"]
     assert [event["args"]["step_num"] for event in steps] == ["11", "12", "13"]
+    loop = steps[0]["tid"]
+    runs = collections.defaultdict(set)  # of each program, by a thread that computes; it may lag behind the loop's step
+    for event in found:
+        if event["tid"] != loop and "hlo_op" in event.get("args", ()):
+            runs[event["args"]["hlo_module"]].add(event["args"]["run_id"])
+    assert max(map(len, runs.values())) >= 3
     within = {"wait for input": [], "checkpoint": [], "validation": []}
     for step in steps:
         inside = [event for event in found if 0 <= event["ts"] - step["ts"] < step["dur"]]
