@@ -276,8 +276,13 @@ def main() -> None:
     flags.DEFINE_integer("seeds", 3, "Runs of each variant.")
     probe = lbfgs.get_config()
     probe.l2_min, probe.l2_max, probe.l2_values = 1e-3, 1e3, 5  # coarse: it is fitted three times a run
+
+    def study(*given: Any, **named: Any) -> None:
+        launch.keep_compiled()
+        run(*given, **named, pretrain=pretrain.run, probe=probe)
+
     launch.launch(
-        functools.partial(run, pretrain=pretrain.run, probe=probe),
+        study,
         known=ablation.get_config(),
         arguments=["workdir", "study", "seeds"],
         what="What the runs have in common. Any key: --config.section.key=value",

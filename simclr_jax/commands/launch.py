@@ -12,7 +12,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from simclr_jax.commands import command_line, failures
-from simclr_jax.runtime import devices, disk, launcher, preemption, processes
+from simclr_jax.runtime import compile_cache, devices, disk, launcher, preemption, processes
+from simclr_jax.runtime.console import say
 
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
 
@@ -135,11 +136,24 @@ def launch_on_run(
         flags.DEFINE_string("out", None, "A folder for results and features, for a RUN that cannot be written.")
 
     def driver(*given: Any, **named: Any) -> None:
+        keep_compiled()
         run(*given, **named, **({"out": flags.FLAGS.out} if out else {}))
 
     flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
     what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
-    launch(driver, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
+    launch(
+        driver,
+        known=config.get_config(),
+        arguments=["workdir", *arguments],
+        what=what,
+        config=config.__file__,
+    )
+
+
+def keep_compiled() -> None:
+    """Keeps what a driver compiles for the next start. It takes the devices, which some drivers leave to others."""
+    if without := compile_cache.keep():
+        say(without)
 
 
 def run(main: Callable[..., object], *, verbosity: int = 0, **arguments: Any) -> None:

@@ -15,6 +15,7 @@ from simclr_jax.commands import next_step
 from simclr_jax.data import contents
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.runtime import array_files, checkpoint, devices, metrics, preemption, processes, run_folder
+from simclr_jax.runtime import profile as profiling
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.differences import config_differences, epochs_extended_from, network_differences
@@ -22,12 +23,13 @@ from simclr_jax.training import loop, optimizers, state
 from simclr_jax.training.trainer import Trainer
 
 
-def run(config: ConfigDict, workdir: str) -> None:
+def run(config: ConfigDict, workdir: str, *, profile: int = 0) -> None:
     """Pretrains in a workdir, or goes on pretraining there from its newest whole checkpoint.
 
     Args:
       config: as configs/default.py.
       workdir: RUN; receives config, checkpoints and metrics.
+      profile: how many steps to trace into RUN/profile.
 
     Raises:
       ValueError: the config, the data, the workdir or its checkpoints do not fit, nothing has been compiled or written
@@ -40,6 +42,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
     data = trainer.splits.contents()
     _check_same_data(data)
+    if profile:
+        profiling.check(profile, first_step=checkpoint.latest_step(workdir) or 0, total_steps=schedule.total_steps)
     start = _network_to_start_from(trainer, workdir)
     with preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
         more_epochs_than = _check_config(workdir, config, data) if writes else None
@@ -52,6 +56,7 @@ def run(config: ConfigDict, workdir: str) -> None:
             train_state = devices.replicate(initial.replace(**start.variables) if start else initial)
         else:
             train_state = devices.to_local(train_state)
+        trace = profiling.Profile(workdir, profile, first_step=first_step, total_steps=schedule.total_steps)
         if more_epochs_than:
             _extend(workdir, trainer, more_epochs_than, first_step)
         if writes:
@@ -79,23 +84,25 @@ def run(config: ConfigDict, workdir: str) -> None:
         hook, sys.unraisablehook = sys.unraisablehook, array_files.without_closed_loops(sys.unraisablehook)
         try:
             log = loop.MetricsLog(trainer, writer, checkpoints)
+            batches = feed.training(first_step, schedule.total_steps)
             if first_step < schedule.total_steps:
                 say("compiling the first step …")
             last_step, _ = loop.train(
                 trainer.map_train_step(),
                 train_state,
-                feed.training(first_step, schedule.total_steps),
+                trace.over(batches) if writes else batches,  # the other processes run the same program
                 steps_per_epoch=schedule.steps_per_epoch,
                 on_step=log.on_step,
-                on_epoch=log.on_epoch,
+                on_epoch=jax.profiler.annotate_function(log.on_epoch, name="validation"),
                 saves=schedule.saves,
-                save=log.save,
+                save=jax.profiler.annotate_function(log.save, name="checkpoint"),
                 first_step=first_step,
                 resident=devices.replicate(feed.resident),
                 request=request,
             )
             log.say_what_was_missed()
         finally:
+            trace.close()
             writer.close()
             checkpoints.close()
             if not checkpoints.failed:  # else callbacks of Orbax's other writes may come yet
@@ -235,14 +242,28 @@ def main() -> None:
     )
     flags.DEFINE_list("target", [], targets)
     flags.DEFINE_float("price", None, "With --target: of a device for an hour, to tell the least that the run costs.")
+    steps = "How many steps to trace, for TensorBoard and Perfetto, into RUN/profile; see docs/profile.md."
+    flags.DEFINE_integer("profile", None, steps, lower_bound=1)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several processes.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+    def train(config: ConfigDict, workdir: str) -> None:
+        launch.keep_compiled()
+        run(config, workdir, profile=flags.FLAGS.profile or 0)
+
+    def look_ahead(config: ConfigDict, target: list[str], price: float | None) -> None:
+        if flags.FLAGS.profile:
+            raise ValueError("--profile traces the steps of a run, and --plan runs none; leave one of them out")
+        if not target:
+            launch.keep_compiled()
+        plan.run(config, target, price)
+
     launch.launch(
-        run,
+        train,
         known=default.get_config(),
         arguments=["workdir"],
         what="What to train: configs/NAME.py. Any key: --config.section.key=value",
         several=["coordinator", "num_processes", "process_id"],
-        instead={"plan": (plan.run, ["target", "price"])},
+        instead={"plan": (look_ahead, ["target", "price"])},
     )

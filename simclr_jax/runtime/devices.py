@@ -20,6 +20,11 @@ def device_count() -> int:
     return jax.device_count()
 
 
+def platform() -> str:
+    """Returns what the devices are: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend()
+
+
 def check_platform() -> None:
     """Raises ValueError where the environment asks jax for a kind of device that is not here."""
     name = next((name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)), None)

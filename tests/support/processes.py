@@ -40,11 +40,14 @@ def archive(folder, images=IMAGES):
     return f"npz:{folder / 'images.npz'}"
 
 
-def start(run, source, *, devices=1, program="tests/support/smallest.py", **changes):
-    """Starts training, by train.py with the smallest encoder known; keys are spelt with __ for a dot."""
+def start(run, source, *, devices=1, program="tests/support/smallest.py", more=(), **changes):
+    """Starts training, by train.py with the smallest encoder known; keys are spelt with __ for a dot.
+
+    ``more`` are further flags.
+    """
     settings = TINY | {"data.source": source} | {key.replace("__", "."): value for key, value in changes.items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    command = [sys.executable, program, "--config=configs/quickstart.py", f"--workdir={run}", *flags]
+    command = [sys.executable, program, "--config=configs/quickstart.py", f"--workdir={run}", *flags, *more]
     env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
