@@ -23,7 +23,7 @@ from gpu_sizes import TOY, Sizes, keep, seconds_left, tell
 from ml_collections import ConfigDict
 
 from configs import cifar10, knn, linear
-from simclr_jax.commands import plan, pretrain, probes
+from simclr_jax.commands import pretrain, probes
 from simclr_jax.evaluate import knn as neighbours
 from simclr_jax.evaluate import scores
 from simclr_jax.evaluate.feature_files import Features
@@ -31,6 +31,7 @@ from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.runtime import checkpoint, preemption
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.metrics import read_rows
+from simclr_jax.training import cost
 from simclr_jax.training.trainer import Trainer
 
 # Which of others' recipes did best on CIFAR-10 with this network, as far as the keys can say it: less grayscale, larger
@@ -97,7 +98,7 @@ def train_and_probe(given: argparse.Namespace, sizes: Sizes, name: str, changes:
     run = pathlib.Path(given.scratch) / name
     shutil.rmtree(run, ignore_errors=True)
     trainer = Trainer.from_config(config_of(given, sizes, min(most, 1000), changes))
-    seconds = plan.seconds_per_step(trainer, plan.measure(trainer)[1])
+    seconds = cost.seconds_per_step(trainer, cost.measure(trainer)[1])
     steps = trainer.schedule.steps_per_epoch
     tell(f"{name}: a step, alone", 1000 * seconds, "ms", note=f"{steps} steps an epoch")
     reserve = sizes.compile_seconds + sizes.probe_seconds

@@ -50,8 +50,8 @@ def planned_and_used(given: argparse.Namespace, sizes: Sizes) -> None:
     import jax
     import step
 
-    from simclr_jax.commands import plan
     from simclr_jax.runtime import devices
+    from simclr_jax.training import cost
     from simclr_jax.training.trainer import Trainer
 
     encoder, batch, pixels = given.what.split(",")
@@ -59,11 +59,11 @@ def planned_and_used(given: argparse.Namespace, sizes: Sizes) -> None:
         images = f"{scratch}/images.npz"
         step.write_images(images, int(pixels), int(batch))
         trainer = Trainer.from_config(step.config_of(images, encoder, int(batch), int(pixels), "bfloat16"))
-    planned, compiled = plan.measure(trainer)
-    plan.seconds_per_step(trainer, compiled)
+    planned, compiled = cost.measure(trainer)
+    cost.seconds_per_step(trainer, compiled)
     stats = jax.devices()[0].memory_stats()
     found = {"planned": planned.peak, "used": stats and stats["peak_bytes_in_use"], "memory": devices.memory_bytes()}
-    found |= {"flops": plan.flops(trainer), "peak": step.peak_flops("bfloat16", 256 if given.toy else 0)}
+    found |= {"flops": cost.flops(trainer), "peak": step.peak_flops("bfloat16", 256 if given.toy else 0)}
     print(json.dumps(found))
 
 

@@ -164,14 +164,14 @@ def demands(images: str, given: argparse.Namespace) -> dict[str, Any]:
     """Returns FLOPs, parameters and memory of a step, compiled and not run."""
     import jax
 
-    from simclr_jax.commands import plan
+    from simclr_jax.training import cost
     from simclr_jax.training.trainer import Trainer
 
     trainer = Trainer.from_config(config_of(images, given.encoder, given.batch, given.size, given.dtype))
     trained = sum(leaf.size for leaf in jax.tree.leaves(trainer.state_shapes().params))
-    memory, _ = plan.measure(trainer)
+    memory, _ = cost.measure(trainer)
     return {
-        "flops": plan.flops(trainer),
+        "flops": cost.flops(trainer),
         "parameters": trained,
         "MiB of a device": memory and memory.peak / 2**20,
         "devices": trainer.devices,

@@ -4,7 +4,6 @@ FOLDER/rows.jsonl has one line a run, FOLDER/runs the runs, which studies share.
 """
 
 import contextlib
-import functools
 import json
 import time
 from collections.abc import Callable

@@ -7,14 +7,12 @@ one fits.
 
 import dataclasses
 import math
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
@@ -23,7 +21,6 @@ from simclr_jax.runtime.console import duration, say
 from simclr_jax.training import cost
 from simclr_jax.training.trainer import Trainer
 
-TRIED_STEPS = 3  # after one more, in which the devices warm up
 LONGEST_STEP = 20.0  # seconds, by its FLOPs, of a step that is tried
 _SIDE = 2048  # of the matrices whose product tells a device's FLOPs a second
 
@@ -149,31 +146,17 @@ def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> fl
         )
         return None
     try:
-        seconds = seconds_per_step(trainer, step)
+        seconds = cost.seconds_per_step(trainer, step)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         say("\ntime: not known, as the device has no memory to try the step: does another program use it?")
         return None
     say(
-        f"\ntime: about {duration(steps * seconds)}, {seconds:.3g} s a step, from {TRIED_STEPS} steps on blank images; "
+        f"\ntime: about {duration(steps * seconds)}, {seconds:.3g} s a step, from {cost.TRIED_STEPS} steps on blank images; "
         "reading images, making views on the host, validation and checkpoints are not counted"
     )
     return seconds
-
-
-def seconds_per_step(trainer: Trainer, step: jax.stages.Compiled) -> float:
-    """Takes some steps on blank images and returns the median of their seconds."""
-    shapes, _ = trainer.batch_shapes()
-    batch = jax.tree.map(lambda x: np.zeros((trainer.devices * x.shape[0], *x.shape[1:]), x.dtype), shapes)
-    batch, resident = devices.shard(batch), devices.replicate(trainer.feed.resident)
-    state, times = devices.replicate(trainer.initial_state()), []
-    for _ in range(1 + TRIED_STEPS):
-        start = time.perf_counter()
-        state, metrics = devices.take_step(step, state, batch, resident)
-        devices.first(metrics)  # waits
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def _flops_per_second(dtype: str) -> float:

@@ -15,7 +15,6 @@ from importlib import metadata
 from typing import Any
 
 import jax
-from packaging.requirements import Requirement
 
 GIGA = 10**9
 GPU_SHARE = 0.75  # of a GPU's memory: what jax takes, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
@@ -211,6 +210,8 @@ def slice_shape(chip: Tpu, chips: int) -> str:
 
 def _check_compiler(platform: str) -> None:
     """Raises ValueError unless the compiler of a platform is here, in jax's version."""
+    from packaging.requirements import Requirement  # here, as nothing else needs it
+
     version = metadata.version("jax")
     if platform == "tpu":
         wanted = [Requirement(text) for text in metadata.requires("jax") or () if text.startswith("libtpu")]

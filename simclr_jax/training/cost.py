@@ -1,14 +1,20 @@
 """What a training step costs on the devices it is compiled for: memory, work, and how fast it could be at best."""
 
 import dataclasses
+import statistics
+import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from simclr_jax.runtime import devices
 from simclr_jax.runtime.compiled import Message, Work
 from simclr_jax.runtime.targets import Target
 from simclr_jax.training.trainer import Trainer
+
+TRIED_STEPS = 3  # after one more, in which the devices warm up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +121,20 @@ def _seconds(kind: str, message: Message, target: Target) -> float:
     whole = message.bytes * target.count / (target.count - 1)
     between = whole * (target.hosts - 1) / target.hosts / target.per_host / target.chip.network
     return max(within if target.per_host > 1 else 0.0, between)
+
+
+def seconds_per_step(trainer: Trainer, step: jax.stages.Compiled) -> float:
+    """Takes some steps on blank images and returns the median of their seconds."""
+    shapes, _ = trainer.batch_shapes()
+    batch = jax.tree.map(lambda x: np.zeros((trainer.devices * x.shape[0], *x.shape[1:]), x.dtype), shapes)
+    batch, resident = devices.shard(batch), devices.replicate(trainer.feed.resident)
+    state, times = devices.replicate(trainer.initial_state()), []
+    for _ in range(1 + TRIED_STEPS):
+        start = time.perf_counter()
+        state, metrics = devices.take_step(step, state, batch, resident)
+        devices.first(metrics)  # waits
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
 def bytes_of(tree: Any) -> int:

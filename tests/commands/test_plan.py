@@ -115,7 +115,7 @@ def test_a_step_that_the_compiler_cannot_hold_does_not_fit(config, monkeypatch, 
 
 def test_the_step_is_timed_where_it_fits(config, monkeypatch, capsys):
     monkeypatch.setattr(cost, "measure", lambda trainer: (cost.Memory(1, 1, 1, 1), None))
-    monkeypatch.setattr(plan, "seconds_per_step", lambda trainer, step: 6000.0)
+    monkeypatch.setattr(cost, "seconds_per_step", lambda trainer, step: 6000.0)
     assert plan.run(config)["seconds_per_step"] == 6000
     assert "\ntime: about 3 h 20 min, 6e+03 s a step, from 3 steps on blank images;" in capsys.readouterr().out
 
