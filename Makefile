@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Steps on a CPU take their memory anew each time: huge pages spare them some 100,000 page faults a GB.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint bench bench-input bench-loss bench-probes bench-step bench-gpu chaos constraints clean
+.PHONY: quickstart test lint bench bench-input bench-loss bench-probes bench-step bench-gpu bench-compiled chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -45,6 +45,11 @@ bench-step: $(VENV)/.installed
 # The rows that need a GPU, docs/gpu.md. BENCH_FLAGS="--rehearse --budget=900 --out=/tmp/gpu" tries them as toys anywhere.
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python benchmarks/gpu.py $(BENCH_FLAGS)
+
+# What the compilers of GPUs and TPUs make of the step, without one; needs '.[plan-gpu,plan-tpu]'. Hours on 2 cores:
+# BENCH_FLAGS="--only 'CIFAR ResNet-18, 512 on h100'" is minutes.
+bench-compiled: $(VENV)/.installed
+	$(BIN)/python benchmarks/compiled.py $(BENCH_FLAGS)
 
 # Kills, stops and damages runs, and gives bad input; most of an hour on 2 cores.
 chaos: $(VENV)/.installed

@@ -20,6 +20,7 @@ setup(
         "matplotlib",  # pictures of views and features
         "ml-collections",  # configs that are Python files with command-line overrides
         "numpy",
+        "packaging",  # compares the versions of jax and of the compilers of a plan
         "optax>=0.2.8",  # LARS, SGD, AdamW
         "orbax-checkpoint>=0.12",  # asynchronous, atomic checkpoints
         "pillow",  # decodes what TensorFlow cannot: TIFF, a BMP with a palette, animations
@@ -37,6 +38,9 @@ setup(
     extras_require={
         "bench": ["faiss-cpu", "torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
         "cuda": ["jax[cuda12]"],
+        # Compilers for --plan --target without a device: NVIDIA's, without the libraries that run programs.
+        "plan-gpu": ["jax[cuda12-local]", "nvidia-cuda-nvcc-cu12>=12.6.85"],
+        "plan-tpu": ["jax[tpu]"],
         "onnx": ["onnx", "onnxruntime"],  # export onnx, and what tries the file
         "tpu": ["jax[tpu]"],
         "test": [

@@ -153,8 +153,8 @@ def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> fl
         say("\ntime: not known, as the device has no memory to try the step: does another program use it?")
         return None
     say(
-        f"\ntime: about {duration(steps * seconds)}, {seconds:.3g} s a step, from {cost.TRIED_STEPS} steps on blank images; "
-        "reading images, making views on the host, validation and checkpoints are not counted"
+        f"\ntime: about {duration(steps * seconds)}, {seconds:.3g} s a step, from {cost.TRIED_STEPS} steps on blank "
+        "images; reading images, making views on the host, validation and checkpoints are not counted"
     )
     return seconds
 

@@ -7,7 +7,7 @@ import io
 import os
 import select
 import sys
-from logging import getLogger
+from logging import LogRecord, getLogger
 
 
 def settle_process() -> None:
@@ -16,7 +16,8 @@ def settle_process() -> None:
     jax and TensorFlow read the environment when they are imported, and jax sets a log level of its own there; absl
     keeps the stderr that it finds. TensorFlow's notes on the machine and on each damaged JPEG are noise beside the one
     line that tells a failure, and without oneDNN its arithmetic does not depend on the processor. TFDS uses what
-    TensorFlow calls deprecated, line after line.
+    TensorFlow calls deprecated, line after line. Where NVIDIA's compiler is installed for plans and there is no GPU, jax
+    would print a traceback at each start.
     """
     from simclr_jax.data import process
 
@@ -24,7 +25,16 @@ def settle_process() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     getLogger("tensorflow").setLevel("ERROR")
+    if not any(map(os.path.exists, _NVIDIA)):
+        getLogger("jax._src.xla_bridge").addFilter(_tells_no_missing_driver)
     process.own()
+
+
+_NVIDIA = ("/dev/nvidiactl", "/dev/dxg")  # what a driver of NVIDIA's makes, on Linux and in its Windows
+
+
+def _tells_no_missing_driver(record: LogRecord) -> bool:
+    return "plugin configuration error" not in record.getMessage()
 
 
 class _Lasting(io.FileIO):

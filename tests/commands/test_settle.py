@@ -52,6 +52,27 @@ def test_a_program_goes_on_to_its_end_wherever_its_output_goes(way, tmp_path):
     assert "Traceback" not in err and "Error" not in err
 
 
+PLUGIN_FAILS = """
+import logging, os, sys
+here = sys.argv[1] == "driver"
+os.path.exists = lambda path, exists=os.path.exists: here if path.startswith("/dev/") else exists(path)
+from simclr_jax.commands.settle import settle_process
+settle_process()
+import jax
+log = logging.getLogger("jax._src.xla_bridge")
+log.error("Jax plugin configuration error: Exception when calling jax_plugins.xla_cuda12.initialize()")
+log.error("something else")
+"""
+
+
+@pytest.mark.parametrize("driver", ["driver", "none"])
+def test_a_compiler_for_plans_is_no_missing_gpu(driver, tmp_path):
+    """jax tells a CUDA plug-in that cannot run by a traceback: news where there is a driver, and else at every start."""
+    code, _, err = through("", [sys.executable, "-c", PLUGIN_FAILS, driver])
+    assert code == 0 and "something else" in err
+    assert ("plugin configuration error" in err) == (driver == "driver")
+
+
 @pytest.mark.parametrize(
     ("env", "shown"),
     [
