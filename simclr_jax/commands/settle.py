@@ -16,8 +16,8 @@ def settle_process() -> None:
     jax and TensorFlow read the environment when they are imported, and jax sets a log level of its own there; absl
     keeps the stderr that it finds. TensorFlow's notes on the machine and on each damaged JPEG are noise beside the one
     line that tells a failure, and without oneDNN its arithmetic does not depend on the processor. TFDS uses what
-    TensorFlow calls deprecated, line after line. Where NVIDIA's compiler is installed for plans and there is no GPU, jax
-    would print a traceback at each start.
+    TensorFlow calls deprecated, line after line. Where there is no GPU and NVIDIA's compiler is installed for plans,
+    jax would print a traceback at each start.
     """
     from simclr_jax.data import process
 

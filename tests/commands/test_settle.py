@@ -67,7 +67,7 @@ log.error("something else")
 
 @pytest.mark.parametrize("driver", ["driver", "none"])
 def test_a_compiler_for_plans_is_no_missing_gpu(driver, tmp_path):
-    """jax tells a CUDA plug-in that cannot run by a traceback: news where there is a driver, and else at every start."""
+    """jax tells a CUDA plug-in that cannot run by a traceback: news where there is a driver alone."""
     code, _, err = through("", [sys.executable, "-c", PLUGIN_FAILS, driver])
     assert code == 0 and "something else" in err
     assert ("plugin configuration error" in err) == (driver == "driver")
