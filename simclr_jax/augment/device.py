@@ -9,6 +9,7 @@ Everything is float32 whatever the model computes in; the products ask for `Prec
 a TPU would be coarser than the steps of an 8-bit image.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(len(rules.JITTER_OPS))
 CONTRAST_PLACE = np.argwhere(np.equal(rules.JITTER_ORDERS, CONTRAST))[:, 1]
 OTHERS = np.array([[operation for operation in order if operation != CONTRAST] for order in rules.JITTER_ORDERS])
 HIGH = jax.lax.Precision.HIGH
+
+Channels = list[jax.Array]  # red, green and blue `[n, views, y, x]`
 
 
 def two_views(recipe: Recipe, images: jax.Array, seed: int, epoch: jax.Array, image_ids: jax.Array) -> jax.Array:
@@ -186,7 +189,7 @@ def _multiply(rows: jax.Array, pixels: jax.Array, columns: jax.Array) -> jax.Arr
     return jnp.einsum("nvsy,nvyct->nvsct", rows, narrowed, precision=HIGH)
 
 
-def _where(happens: jax.Array, changed: list[jax.Array], channels: list[jax.Array]) -> list[jax.Array]:
+def _where(happens: jax.Array, changed: Channels, channels: Channels) -> Channels:
     return [jnp.where(happens, new, old) for new, old in zip(changed, channels, strict=True)]
 
 
@@ -194,43 +197,73 @@ def _clip(pixels: jax.Array) -> jax.Array:
     return jnp.clip(pixels, 0.0, 1.0)
 
 
-def _jitter(channels: list[jax.Array], parameters: dict[str, jax.Array]) -> list[jax.Array]:
-    """The four colour operations of red, green and blue `[n, views, y, x]`, in each view's order.
+def _jitter(channels: Channels, parameters: dict[str, jax.Array]) -> Channels:
+    """The four colour operations, in each view's order.
 
     Every view takes part in every operation of a round and keeps one: on an accelerator that costs less than a branch.
-    Contrast alone needs more than a pixel, each channel's mean. So the operations before it are done twice, first for
-    that mean alone: arithmetic costs less than to write the pixels after each round and to read them again.
     """
     factors = {name: parameters[name][..., None, None] for name in rules.JITTER_OPS}
-    order = parameters["order"].astype(jnp.int32)
-    contrast_place = jnp.array(CONTRAST_PLACE)[order][..., None, None]
-    others = jnp.array(OTHERS)[order][..., None, None, :]
+    order = parameters["order"].astype(jnp.int32)[..., None, None]
+    return jax.lax.platform_dependent(channels, factors, order, cpu=_round_by_round, default=_in_two_passes)
 
-    def apply(place, channels):
-        """The operation at this place of the order without contrast."""
-        operation = others[..., place]
-        brighter = [_clip(channel * factors["brightness"]) for channel in channels]
-        saturation = jnp.where(operation == SATURATION, factors["saturation"], 1.0)
-        turn = jnp.where(operation == HUE, factors["hue"], 0.0)
-        return _where(operation == BRIGHTNESS, brighter, _saturate_and_turn(channels, saturation, turn))
+
+def _round_by_round(channels: Channels, factors: dict[str, jax.Array], order: jax.Array) -> Channels:
+    """The form for a CPU, whose compiler would repeat all rounds before for each use of a pixel in the next one."""
+    orders = jnp.array(rules.JITTER_ORDERS)[order]
+
+    def one_round(place, channels):
+        operation = orders[..., place]
+        means = [channel.mean((-2, -1), keepdims=True) for channel in channels]
+        changed = _operate(operation, channels, factors)
+        return _where(operation == CONTRAST, _contrast(channels, means, factors), changed)
+
+    return jax.lax.fori_loop(0, len(rules.JITTER_OPS), one_round, channels)
+
+
+def _in_two_passes(channels: Channels, factors: dict[str, jax.Array], order: jax.Array) -> Channels:
+    """The form for accelerators, where a pass over memory costs more than arithmetic.
+
+    Contrast alone needs more than a pixel: each channel's mean. So the operations before it are done twice, the first
+    time for that mean alone, and no round has to write its pixels for the next one to read.
+    """
+    contrast_place = jnp.array(CONTRAST_PLACE)[order]
+    others = jnp.array(OTHERS)[order]
 
     before_contrast = channels
-    for place in range(len(rules.JITTER_OPS) - 1):
-        before_contrast = _where(place < contrast_place, apply(place, before_contrast), before_contrast)
-    means = [channel.mean((-2, -1), keepdims=True) for channel in before_contrast]
+    for place in range(OTHERS.shape[1]):
+        changed = _operate(others[..., place], before_contrast, factors)
+        before_contrast = _where(place < contrast_place, changed, before_contrast)
+    # One reduction of all three: each of three would repeat what comes before, as all channels decide about each.
+    axes = channels[0].ndim - 2, channels[0].ndim - 1
+    sums = jax.lax.reduce(before_contrast, [np.float32(0)] * 3, _add, axes)
+    means = [total[..., None, None] / math.prod(channels[0].shape[-2:]) for total in sums]
 
-    for place in range(len(rules.JITTER_OPS)):
-        # Around each channel's mean, as tf.image.adjust_contrast (Google).
-        contrasted = [
-            _clip((channel - mean) * factors["contrast"] + mean) for channel, mean in zip(channels, means, strict=True)
-        ]
-        channels = _where(contrast_place == place, contrasted, channels)
-        if place < len(rules.JITTER_OPS) - 1:
-            channels = apply(place, channels)
-    return channels
+    for place in range(OTHERS.shape[1]):
+        channels = _where(contrast_place == place, _contrast(channels, means, factors), channels)
+        channels = _operate(others[..., place], channels, factors)
+    return _where(contrast_place == OTHERS.shape[1], _contrast(channels, means, factors), channels)
 
 
-def _saturate_and_turn(channels: list[jax.Array], saturation: jax.Array, turn: jax.Array) -> list[jax.Array]:
+def _add(sums: Channels, terms: Channels) -> Channels:
+    return [one + other for one, other in zip(sums, terms, strict=True)]
+
+
+def _contrast(channels: Channels, means: Channels, factors: dict[str, jax.Array]) -> Channels:
+    """Scales around each channel's mean, as tf.image.adjust_contrast (Google)."""
+    return [
+        _clip((channel - mean) * factors["contrast"] + mean) for channel, mean in zip(channels, means, strict=True)
+    ]
+
+
+def _operate(operation: jax.Array, channels: Channels, factors: dict[str, jax.Array]) -> Channels:
+    """Brightness, saturation or hue, by each view's number; pixel by pixel."""
+    brighter = [_clip(channel * factors["brightness"]) for channel in channels]
+    saturation = jnp.where(operation == SATURATION, factors["saturation"], 1.0)
+    turn = jnp.where(operation == HUE, factors["hue"], 0.0)
+    return _where(operation == BRIGHTNESS, brighter, _saturate_and_turn(channels, saturation, turn))
+
+
+def _saturate_and_turn(channels: Channels, saturation: jax.Array, turn: jax.Array) -> Channels:
     """Scales S of HSV, up to at most 1, and turns H by a share of the circle; V is kept. As tf.image's (Google)."""
     red, green, blue = channels
     value = jnp.maximum(jnp.maximum(red, green), blue)
