@@ -4,9 +4,10 @@ The same rule of parameters (`recipe.view_parameters`) and the same pixels as `h
 batches: crop and resize are two matrix products a view, so is the blur, and the colour operations are whole-batch
 arithmetic without branches. Shapes are static, nothing waits for the host, TensorFlow is not needed.
 
-Inside, pixels are `[n, y, channel, x]`: both products of a resize or blur are then plain batched matrix products.
+Inside, pixels are `[n, views, y, channel, x]`: both products of a resize or blur are then plain batched matrix products.
 Everything is float32 whatever the model computes in; the products ask for `Precision.HIGH`, since one bfloat16 pass of
-a TPU would be coarser than the steps of an 8-bit image.
+a TPU would be coarser than the steps of an 8-bit image. On an accelerator, views cost what they move through its
+memory, so a form that does some arithmetic twice is chosen where pixels then are read and written less often.
 """
 
 import math
@@ -129,7 +130,7 @@ def _render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array])
     pixels = _crop_and_resize(recipe.image_size, images, parameters)
     coins = {name: parameters[name][..., None, None] for name in ("jitter", "grayscale")}
     # Red, green and blue apart: what needs all three of a pixel is then arithmetic of three arrays and no reduction,
-    # and all the colour operations together read each pixel once and write it once.
+    # which lets a compiler do one colour operation after the other without a pass over memory between them.
     channels = [pixels[..., channel, :] for channel in range(3)]
     if recipe.jitter_probability:
         channels = _where(coins["jitter"], _jitter(channels, parameters), channels)
@@ -172,9 +173,10 @@ def _resize_weights(size: int, length: int, start: jax.Array, extent: jax.Array,
 
 
 def _blur_weights(size: int, happens: jax.Array, sigma: jax.Array) -> jax.Array:
-    """A Gaussian's along one axis, `[n, views, size, size]`; those of a view that keeps its pixels are 1 and 0.
+    """A Gaussian's along one axis, `[n, views, size, size]`.
 
-    Taps outside the view are left out and the others rescaled to sum to 1.
+    Taps outside the view are left out and the others rescaled to sum to 1. A view without blur has the middle tap
+    alone, which keeps its pixels: to choose between blurred and sharp ones would read both.
     """
     distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size))).astype(np.float32)
     reach = jnp.where(happens, rules.blur_kernel_size(size) // 2, 0)[..., None, None]
