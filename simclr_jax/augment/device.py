@@ -4,7 +4,7 @@ The same rule of parameters (`recipe.view_parameters`) and the same pixels as `h
 batches: crop and resize are two matrix products a view, so is the blur, and the colour operations are whole-batch
 arithmetic without branches. Shapes are static, nothing waits for the host, TensorFlow is not needed.
 
-Inside, pixels are `[n, views, y, channel, x]`: both products of a resize or blur are then plain batched matrix products.
+Inside, pixels are `[n, views, y, channel, x]`: both products of a resize or blur are then plain products of matrices.
 Everything is float32 whatever the model computes in; the products ask for `Precision.HIGH`, since one bfloat16 pass of
 a TPU would be coarser than the steps of an 8-bit image. On an accelerator, views cost what they move through its
 memory, so a form that does some arithmetic twice is chosen where pixels then are read and written less often.
