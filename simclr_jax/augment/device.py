@@ -256,24 +256,25 @@ def _contrast(channels: Channels, means: Channels, factors: dict[str, jax.Array]
 
 
 def _operate(operation: jax.Array, channels: Channels, factors: dict[str, jax.Array]) -> Channels:
-    """Brightness, saturation or hue, by each view's number; pixel by pixel."""
+    """Brightness, saturation or hue, by each view's number; pixel by pixel.
+
+    Saturation scales S of HSV up to at most 1, hue turns H; the rest of HSV is kept. As tf.image's (Google).
+    """
     brighter = [_clip(channel * factors["brightness"]) for channel in channels]
-    saturation = jnp.where(operation == SATURATION, factors["saturation"], 1.0)
-    turn = jnp.where(operation == HUE, factors["hue"], 0.0)
-    return _where(operation == BRIGHTNESS, brighter, _saturate_and_turn(channels, saturation, turn))
 
-
-def _saturate_and_turn(channels: Channels, saturation: jax.Array, turn: jax.Array) -> Channels:
-    """Scales S of HSV, up to at most 1, and turns H by a share of the circle; V is kept. As tf.image's (Google)."""
     red, green, blue = channels
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    # In sixths of the circle: red 0, green 2, blue 4 (Smith 1978). Where chroma is 0 any hue gives gray.
+    inverse = 1 / jnp.where(chroma == 0, 1.0, chroma)
+    # In sixths of the circle: red 0, green 2, blue -2 (Smith 1978). Where chroma is 0 any hue gives gray.
     sixth = jnp.where(value == red, green - blue, jnp.where(value == green, blue - red, red - green))
-    origin = jnp.where(value == red, 0.0, jnp.where(value == green, 2.0, 4.0))
-    hue = sixth / jnp.where(chroma == 0, 1.0, chroma) + origin + 6 * turn
-    hue -= 6 * jnp.floor(hue / 6)
-    # How far each channel lies below V, as a share of chroma = V · S: 0 around its own hue, 1 around the opposite.
-    shares = 2 - jnp.abs(hue - 3), jnp.abs(hue - 2) - 1, jnp.abs(hue - 4) - 1
-    chroma = jnp.minimum(saturation * chroma, value)
-    return [value - chroma * _clip(share) for share in shares]
+    origin = jnp.where(value == red, 0.0, jnp.where(value == green, 2.0, -2.0))
+    hue = sixth * inverse + origin + 6 * factors["hue"]
+    hue -= 6 * jnp.round(hue / 6)
+    # How far each channel lies below V, as a share of chroma = V · S: 0 around its own hue, 1 around the opposite one,
+    # which is 3 for red, -1 for green and 1 for blue.
+    turned = [_clip(share) for share in (jnp.abs(hue) - 1, 2 - jnp.abs(hue + 1), 2 - jnp.abs(hue - 1))]
+    kept = [(value - channel) * inverse for channel in channels]
+    chroma = jnp.where(operation == SATURATION, jnp.minimum(factors["saturation"] * chroma, value), chroma)
+    shares = _where(operation == HUE, turned, kept)
+    return _where(operation == BRIGHTNESS, brighter, [value - chroma * share for share in shares])
