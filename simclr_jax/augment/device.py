@@ -4,11 +4,13 @@ The same rule of parameters (`recipe.view_parameters`) and the same pixels as `h
 batches: crop and resize are two matrix products a view, so is the blur, and the colour operations are whole-batch
 arithmetic without branches. Shapes are static, nothing waits for the host, TensorFlow is not needed.
 
-Inside, pixels are `[n, y, channel, x]`: both products of a resize or blur are then plain batched matrix products.
+Inside, pixels are `[n, views, y, channel, x]`: both products of a resize or blur are then plain products of matrices.
 Everything is float32 whatever the model computes in; the products ask for `Precision.HIGH`, since one bfloat16 pass of
-a TPU would be coarser than the steps of an 8-bit image.
+a TPU would be coarser than the steps of an 8-bit image. On an accelerator, views cost what they move through its
+memory, so a form that does some arithmetic twice is chosen where pixels then are read and written less often.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -18,8 +20,14 @@ import numpy as np
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
 
-GRAY_WEIGHTS = np.array([0.2989, 0.587, 0.114], np.float32)[:, None]  # ITU-R BT.601, as on the host
+GRAY_WEIGHTS = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R BT.601, as on the host
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(len(rules.JITTER_OPS))
+# Of each order: where contrast comes in it, and the other three operations.
+CONTRAST_PLACE = np.argwhere(np.equal(rules.JITTER_ORDERS, CONTRAST))[:, 1]
+OTHERS = np.array([[operation for operation in order if operation != CONTRAST] for order in rules.JITTER_ORDERS])
+HIGH = jax.lax.Precision.HIGH
+
+Channels = list[jax.Array]  # red, green and blue `[n, views, y, x]`
 
 
 def two_views(recipe: Recipe, images: jax.Array, seed: int, epoch: jax.Array, image_ids: jax.Array) -> jax.Array:
@@ -35,8 +43,7 @@ def two_views(recipe: Recipe, images: jax.Array, seed: int, epoch: jax.Array, im
     Returns:
       float32 `[n, 2, image_size, image_size, 3]` in [0, 1].
     """
-    parameters = draw(recipe, seed, epoch, image_ids, *images.shape[1:3])
-    return render_pairs(recipe, jnp.stack([images, images], axis=1), parameters)
+    return _render(recipe, images, draw(recipe, seed, epoch, image_ids, *images.shape[1:3]))
 
 
 def draw(recipe: Recipe, seed: int, epoch: jax.Array, image_ids: jax.Array, height, width) -> dict[str, jax.Array]:
@@ -67,9 +74,9 @@ def draw(recipe: Recipe, seed: int, epoch: jax.Array, image_ids: jax.Array, heig
 
 def render_pairs(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
     """`render` for uint8 `[n, 2, H, W, 3]` and parameters `[n, 2]`; returns `[n, 2, image_size, image_size, 3]`."""
-    flat = {name: values.reshape(-1) for name, values in parameters.items()}
-    views = render(recipe, images.reshape(-1, *images.shape[2:]), flat)
-    return views.reshape(*images.shape[:2], *views.shape[1:])
+    flat = {name: values.reshape(-1, 1) for name, values in parameters.items()}
+    views = _render(recipe, images.reshape(-1, *images.shape[2:]), flat)
+    return views.reshape(*images.shape[:2], *views.shape[2:])
 
 
 def render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
@@ -86,20 +93,7 @@ def render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) 
     Returns:
       float32 `[n, image_size, image_size, 3]` in [0, 1].
     """
-    pixels = _crop_and_resize(recipe.image_size, images, parameters)
-    if recipe.jitter_probability:
-        pixels = _where(parameters["jitter"], _jitter(pixels, parameters), pixels)
-    if recipe.grayscale_probability:
-        pixels = _where(parameters["grayscale"], (pixels * GRAY_WEIGHTS).sum(2, keepdims=True), pixels)
-    if recipe.blur_probability and rules.blur_kernel_size(recipe.image_size) > 1:
-        # Separable Gaussian; taps outside the view are left out and the others rescaled to sum to 1.
-        side = recipe.image_size
-        distance = np.abs(np.subtract.outer(np.arange(side), np.arange(side))).astype(np.float32)
-        weights = jnp.exp(-0.5 * jnp.square(distance / parameters["sigma"][:, None, None]))
-        weights = jnp.where(distance <= rules.blur_kernel_size(side) // 2, weights, 0.0)
-        weights /= weights.sum(-1, keepdims=True)
-        pixels = _where(parameters["blur"], _multiply(weights, pixels, weights), pixels)
-    return _clip(pixels).transpose(0, 1, 3, 2)
+    return _render(recipe, images, {name: values[:, None] for name, values in parameters.items()})[:, 0]
 
 
 def central_views(images: jax.Array, image_size: int) -> jax.Array:
@@ -126,28 +120,50 @@ def boxed_views(images: jax.Array, box: dict[str, Any], image_size: int) -> jax.
     Returns:
       float32 `[n, image_size, image_size, 3]` in [0, 1].
     """
-    box = {name: jnp.full(len(images), value, jnp.float32) for name, value in box.items()}
-    pixels = _crop_and_resize(image_size, images, box | {"flip": jnp.zeros(len(images), bool)})
-    return pixels.transpose(0, 1, 3, 2)
+    box = {name: jnp.full((len(images), 1), value, jnp.float32) for name, value in box.items()}
+    pixels = _crop_and_resize(image_size, images, box | {"flip": jnp.zeros((len(images), 1), bool)})
+    return pixels[:, 0].transpose(0, 1, 3, 2)
+
+
+def _render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
+    """Some views of each image, `[n, views, size, size, 3]`, from parameters `[n, views]`."""
+    pixels = _crop_and_resize(recipe.image_size, images, parameters)
+    coins = {name: parameters[name][..., None, None] for name in ("jitter", "grayscale")}
+    # Red, green and blue apart: what needs all three of a pixel is then arithmetic of three arrays and no reduction,
+    # which lets a compiler do one colour operation after the other without a pass over memory between them.
+    channels = [pixels[..., channel, :] for channel in range(3)]
+    if recipe.jitter_probability:
+        channels = _where(coins["jitter"], _jitter(channels, parameters), channels)
+    if recipe.grayscale_probability:
+        gray = sum(weight * channel for weight, channel in zip(GRAY_WEIGHTS, channels, strict=True))
+        channels = _where(coins["grayscale"], [gray] * 3, channels)
+    if recipe.blur_probability and rules.blur_kernel_size(recipe.image_size) > 1:
+        weights = _blur_weights(recipe.image_size, parameters["blur"], parameters["sigma"])
+        pixels = _multiply(weights, jnp.stack(channels, axis=-2), weights)
+        return _clip(pixels).swapaxes(-1, -2)
+    return _clip(jnp.stack(channels, axis=-1))
 
 
 def _crop_and_resize(size: int, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
-    """The box of each image, resized and flipped: `[n, size, 3, size]` in [0, 1]."""
+    """The boxes of each image, resized and flipped: `[n, views, size, 3, size]` in [0, 1]."""
     rows = _resize_weights(size, images.shape[1], parameters["y"], parameters["height"])
-    columns = _resize_weights(size, images.shape[2], parameters["x"], parameters["width"])
-    columns = jnp.where(parameters["flip"][:, None, None], columns[:, ::-1], columns)
-    return _clip(_multiply(rows, images.transpose(0, 1, 3, 2).astype(jnp.float32), columns) / 255)
+    columns = _resize_weights(size, images.shape[2], parameters["x"], parameters["width"], parameters["flip"])
+    # Rows first: one product for all views of an image, which reads it once.
+    images = images.transpose(0, 1, 3, 2).astype(jnp.float32)
+    shortened = jnp.einsum("nvsy,nycx->nvscx", rows, images, precision=HIGH)
+    return _clip(jnp.einsum("nvscx,nvtx->nvsct", shortened, columns, precision=HIGH) / 255)
 
 
-def _resize_weights(size: int, length: int, start: jax.Array, extent: jax.Array) -> jax.Array:
-    """What each of ``length`` pixels adds to each of ``size``, `[n, size, length]`.
+def _resize_weights(size: int, length: int, start: jax.Array, extent: jax.Array, flip: Any = False) -> jax.Array:
+    """What each of ``length`` pixels adds to each of ``size``, `[n, views, size, length]`.
 
     Keys' kernel with a = -1/2 (1981), Pillow's and TensorFlow's bicubic, over the box.
     """
-    start, extent = (x.astype(jnp.float32)[:, None, None] for x in (start, extent))
+    start, extent = (x.astype(jnp.float32)[..., None, None] for x in (start, extent))
     scale = extent / size
     place = jnp.arange(length) + 0.5 - start  # of the middles of pixels, from the box's edge
-    target = (jnp.arange(size)[:, None] + 0.5) * scale
+    number = jnp.arange(size)[:, None]
+    target = (jnp.where(jnp.asarray(flip)[..., None, None], size - 1 - number, number) + 0.5) * scale
     distance = jnp.abs((place - target) / jnp.maximum(scale, 1.0))
     inner = (1.5 * distance - 2.5) * distance * distance + 1.0
     outer = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
@@ -156,53 +172,109 @@ def _resize_weights(size: int, length: int, start: jax.Array, extent: jax.Array)
     return weights / weights.sum(-1, keepdims=True)
 
 
+def _blur_weights(size: int, happens: jax.Array, sigma: jax.Array) -> jax.Array:
+    """A Gaussian's along one axis, `[n, views, size, size]`.
+
+    Taps outside the view are left out and the others rescaled to sum to 1. A view without blur has the middle tap
+    alone, which keeps its pixels: to choose between blurred and sharp ones would read both.
+    """
+    distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size))).astype(np.float32)
+    reach = jnp.where(happens, rules.blur_kernel_size(size) // 2, 0)[..., None, None]
+    weights = jnp.exp(-0.5 * jnp.square(distance / sigma[..., None, None]))
+    weights = jnp.where(distance <= reach, weights, 0.0)
+    return weights / weights.sum(-1, keepdims=True)
+
+
 def _multiply(rows: jax.Array, pixels: jax.Array, columns: jax.Array) -> jax.Array:
-    """rows · pixels · columnsᵀ for each image and channel; pixels `[n, y, channel, x]`."""
-    narrowed = jnp.einsum("nycx,ntx->nyct", pixels, columns, precision=jax.lax.Precision.HIGH)
-    return jnp.einsum("nsy,nyct->nsct", rows, narrowed, precision=jax.lax.Precision.HIGH)
+    """rows · pixels · columnsᵀ for each view and channel; pixels `[n, views, y, channel, x]`."""
+    narrowed = jnp.einsum("nvycx,nvtx->nvyct", pixels, columns, precision=HIGH)
+    return jnp.einsum("nvsy,nvyct->nvsct", rows, narrowed, precision=HIGH)
 
 
-def _where(happens: jax.Array, changed: jax.Array, pixels: jax.Array) -> jax.Array:
-    return jnp.where(happens[:, None, None, None], changed, pixels)
+def _where(happens: jax.Array, changed: Channels, channels: Channels) -> Channels:
+    return [jnp.where(happens, new, old) for new, old in zip(changed, channels, strict=True)]
 
 
 def _clip(pixels: jax.Array) -> jax.Array:
     return jnp.clip(pixels, 0.0, 1.0)
 
 
-def _jitter(pixels: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
-    """The four colour operations, in each image's order.
+def _jitter(channels: Channels, parameters: dict[str, jax.Array]) -> Channels:
+    """The four colour operations, in each view's order.
 
-    Every image takes part in both kinds of operation of a round, and in both operations of a kind, and keeps one: on an
-    accelerator that costs less than a branch.
+    Every view takes part in every operation of a round and keeps one: on an accelerator that costs less than a branch.
     """
-    factors = {name: parameters[name][:, None, None, None] for name in rules.JITTER_OPS}
-    order = jnp.array(rules.JITTER_ORDERS)[parameters["order"].astype(jnp.int32)]
-    for place in range(len(rules.JITTER_OPS)):
-        operation = order[:, place, None, None, None]
-
-        # Brightness scales around 0; contrast around each channel's mean, as tf.image.adjust_contrast (Google).
-        is_contrast = operation == CONTRAST
-        centre = jnp.where(is_contrast, pixels.mean((1, 3), keepdims=True), 0.0)
-        factor = jnp.where(is_contrast, factors["contrast"], factors["brightness"])
-        scaled = _clip((pixels - centre) * factor + centre)
-
-        # Saturation scales S of HSV up to at most 1, hue turns H; the rest of HSV is kept. As tf.image's (Google).
-        value, low = pixels.max(2, keepdims=True), pixels.min(2, keepdims=True)
-        chroma = value - low
-        scale = jnp.minimum(factors["saturation"], _divide_no_nan(value, chroma))
-        saturated = value - (value - pixels) * scale
-        red, green, blue = (pixels[:, :, i : i + 1] for i in range(3))
-        # In sixths of the circle: red 0, green 2, blue 4 (Smith 1978). Where chroma is 0 any hue gives gray.
-        sixth = jnp.where(value == red, green - blue, jnp.where(value == green, blue - red, red - green))
-        origin = jnp.where(value == red, 0.0, jnp.where(value == green, 2.0, 4.0))
-        hue = _divide_no_nan(sixth, chroma) + origin + 6 * factors["hue"]
-        turned = (hue + jnp.array([5.0, 3.0, 1.0])[:, None]) % 6
-        turned = value - chroma * _clip(2 - jnp.abs(turned - 2))
-
-        pixels = jnp.where(operation <= CONTRAST, scaled, jnp.where(operation == SATURATION, saturated, turned))
-    return pixels
+    factors = {name: parameters[name][..., None, None] for name in rules.JITTER_OPS}
+    order = parameters["order"].astype(jnp.int32)[..., None, None]
+    return jax.lax.platform_dependent(channels, factors, order, cpu=_round_by_round, default=_in_two_passes)
 
 
-def _divide_no_nan(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.where(y == 0, 0.0, x / jnp.where(y == 0, 1.0, y))
+def _round_by_round(channels: Channels, factors: dict[str, jax.Array], order: jax.Array) -> Channels:
+    """The form for a CPU, whose compiler would repeat all rounds before for each use of a pixel in the next one."""
+    orders = jnp.array(rules.JITTER_ORDERS)[order]
+
+    def one_round(place, channels):
+        operation = orders[..., place]
+        means = [channel.mean((-2, -1), keepdims=True) for channel in channels]
+        changed = _operate(operation, channels, factors)
+        return _where(operation == CONTRAST, _contrast(channels, means, factors), changed)
+
+    return jax.lax.fori_loop(0, len(rules.JITTER_OPS), one_round, channels)
+
+
+def _in_two_passes(channels: Channels, factors: dict[str, jax.Array], order: jax.Array) -> Channels:
+    """The form for accelerators, where a pass over memory costs more than arithmetic.
+
+    Contrast alone needs more than a pixel: each channel's mean. So the operations before it are done twice, the first
+    time for that mean alone, and no round has to write its pixels for the next one to read.
+    """
+    contrast_place = jnp.array(CONTRAST_PLACE)[order]
+    others = jnp.array(OTHERS)[order]
+
+    before_contrast = channels
+    for place in range(OTHERS.shape[1]):
+        changed = _operate(others[..., place], before_contrast, factors)
+        before_contrast = _where(place < contrast_place, changed, before_contrast)
+    # One reduction of all three channels: XLA makes two kernels of it, and eight of three means.
+    axes = channels[0].ndim - 2, channels[0].ndim - 1
+    sums = jax.lax.reduce(before_contrast, [np.float32(0)] * 3, _add, axes)
+    means = [total[..., None, None] / math.prod(channels[0].shape[-2:]) for total in sums]
+
+    for place in range(OTHERS.shape[1]):
+        channels = _where(contrast_place == place, _contrast(channels, means, factors), channels)
+        channels = _operate(others[..., place], channels, factors)
+    return _where(contrast_place == OTHERS.shape[1], _contrast(channels, means, factors), channels)
+
+
+def _add(sums: Channels, terms: Channels) -> Channels:
+    return [one + other for one, other in zip(sums, terms, strict=True)]
+
+
+def _contrast(channels: Channels, means: Channels, factors: dict[str, jax.Array]) -> Channels:
+    """Scales around each channel's mean, as tf.image.adjust_contrast (Google)."""
+    return [_clip((channel - mean) * factors["contrast"] + mean) for channel, mean in zip(channels, means, strict=True)]
+
+
+def _operate(operation: jax.Array, channels: Channels, factors: dict[str, jax.Array]) -> Channels:
+    """Brightness, saturation or hue, by each view's number; pixel by pixel.
+
+    Saturation scales S of HSV up to at most 1, hue turns H; the rest of HSV is kept. As tf.image's (Google).
+    """
+    brighter = [_clip(channel * factors["brightness"]) for channel in channels]
+
+    red, green, blue = channels
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    inverse = 1 / jnp.where(chroma == 0, 1.0, chroma)
+    # In sixths of the circle: red 0, green 2, blue -2 (Smith 1978). Where chroma is 0 any hue gives gray.
+    sixth = jnp.where(value == red, green - blue, jnp.where(value == green, blue - red, red - green))
+    origin = jnp.where(value == red, 0.0, jnp.where(value == green, 2.0, -2.0))
+    hue = sixth * inverse + origin + 6 * factors["hue"]
+    hue -= 6 * jnp.round(hue / 6)
+    # How far each channel lies below V, as a share of chroma = V · S: 0 around its own hue, 1 around the opposite one,
+    # which is 3 for red, -1 for green and 1 for blue.
+    turned = [_clip(share) for share in (jnp.abs(hue) - 1, 2 - jnp.abs(hue + 1), 2 - jnp.abs(hue - 1))]
+    kept = [(value - channel) * inverse for channel in channels]
+    chroma = jnp.where(operation == SATURATION, jnp.minimum(factors["saturation"] * chroma, value), chroma)
+    shares = _where(operation == HUE, turned, kept)
+    return _where(operation == BRIGHTNESS, brighter, [value - chroma * share for share in shares])

@@ -126,7 +126,7 @@ def _embed(params, batch_stats, views, model):
 
 def both_views(views: jax.Array) -> jax.Array:
     """[n, 2, …] → [2n, …]: the first views of all images, then the second."""
-    return jnp.concatenate([views[:, 0], views[:, 1]])
+    return views.swapaxes(0, 1).reshape(-1, *views.shape[2:])
 
 
 def _whole(x):

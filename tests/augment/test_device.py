@@ -41,6 +41,13 @@ def test_views_do_not_depend_on_the_rest_of_the_batch():
     assert len(np.unique(whole.reshape(2 * COUNT, -1), axis=0)) == 2 * COUNT
 
 
+def test_two_views_of_an_image_are_those_of_two_images_alike():
+    pixels, ids = images(), np.arange(COUNT)
+    drawn = jax.jit(lambda ids: device.draw(Recipe(SIZE), 5, 0 * ids + 2, ids, HEIGHT, WIDTH))(ids)
+    pairs = jax.jit(device.render_pairs, static_argnums=0)(Recipe(SIZE), np.stack([pixels, pixels], axis=1), drawn)
+    np.testing.assert_allclose(views(pixels, ids), pairs, atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_devices_make_the_views_that_one_makes(count):
     pixels, ids = images(), np.arange(COUNT)

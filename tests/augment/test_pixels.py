@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from unittest import mock
 
 import jax
 import numpy as np
@@ -85,6 +86,42 @@ def test_jitter_applies_the_drawn_order_and_clips_between(render, order):
     for name in names:
         expected = OPS[name](expected, values[name])
     np.testing.assert_allclose(render(pixels, jitter=True, order=order, **values), expected, atol=2e-5)
+
+
+def lowered_for(platform):
+    """Renders on this machine with the form of the colour operations that programs for a platform have."""
+
+    def choose(*arguments, default, **forms):
+        return forms.get(platform, default)(*arguments)
+
+    def render(*arguments):
+        with mock.patch.object(jax.lax, "platform_dependent", choose):
+            return np.asarray(jax.jit(functools.partial(device.render, EVERYTHING))(*arguments))
+
+    return render
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_contrast_is_around_the_mean_of_what_comes_before_it(platform):
+    """In all orders, so at each of its four places, with clipping before and after it."""
+    pixels = np.stack([picture(SIZE, SIZE, seed) for seed in range(24)])
+    values = {"brightness": 1.6, "contrast": 1.7, "saturation": 1.5, "hue": 0.15}
+    same = {name: np.full(24, value) for name, value in (whole(pixels[0]) | NEUTRAL | values).items()}
+    views = lowered_for(platform)(pixels, same | {"jitter": np.ones(24, bool), "order": np.arange(24)})
+    for view, image, order in zip(views, pixels, itertools.permutations(OPS), strict=True):
+        expected = image / 255
+        for name in order:
+            expected = OPS[name](expected, values[name])
+        np.testing.assert_allclose(view, expected, atol=2e-5, err_msg=", ".join(order))
+
+
+def test_a_program_has_the_colour_operations_of_the_platform_that_it_is_lowered_for():
+    """A CPU's are a loop, which would write all pixels in each round on an accelerator."""
+    pixels = picture(SIZE, SIZE)
+    one = {name: np.array([value]) for name, value in (whole(pixels) | NEUTRAL).items()}
+    traced = jax.jit(functools.partial(device.render, EVERYTHING)).trace(pixels[None], one)
+    for platform, loops in {"cpu": 1, "cuda": 0, "rocm": 0, "tpu": 0}.items():
+        assert traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while") == loops, platform
 
 
 def test_grayscale_weighs_the_channels(render):
