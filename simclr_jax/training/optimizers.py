@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from simclr_jax.training.tree_norms import squared_norms
+
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 _LINEAR_SCALING_BATCH = 256  # Goyal et al. 2017: published linear rates are per 256 images
@@ -41,14 +43,28 @@ def lars(
     Reference:
       You et al. 2017, "Large Batch Training of Convolutional Networks"; Chen et al. 2020, section 2.2.
     """
-    return optax.lars(
-        learning_rate,
-        weight_decay=weight_decay,
-        weight_decay_mask=_leaves(_is_kernel),
-        trust_coefficient=trust_coefficient,
-        trust_ratio_mask=_leaves(lambda path: _is_kernel(path) and not path.startswith("classifier/")),
-        momentum=momentum,
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=_leaves(_is_kernel)),
+        _scale_by_trust_ratio(
+            trust_coefficient, _leaves(lambda path: _is_kernel(path) and not path.startswith("classifier/"))
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(decay=momentum),
     )
+
+
+def _scale_by_trust_ratio(trust_coefficient: float, mask: Callable) -> optax.GradientTransformation:
+    """What optax.lars has in this place, state included, with the norms of all leaves taken together."""
+
+    def update(updates, state, params):
+        of_params, of_updates = (jnp.sqrt(squared_norms(tree)) for tree in (params, updates))
+        zero = (of_params == 0.0) | (of_updates == 0.0)
+        ratios = jnp.where(zero, 1.0, trust_coefficient * of_params / of_updates)
+        leaves, tree = jax.tree.flatten(updates)
+        adapted = zip(leaves, jax.tree.leaves(mask(updates)), ratios, strict=True)
+        return jax.tree.unflatten(tree, [x * ratio if adapts else x for x, adapts, ratio in adapted]), state
+
+    return optax.GradientTransformation(optax.masked(optax.scale_by_trust_ratio(), mask).init, update)
 
 
 def sgd(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:

@@ -16,6 +16,7 @@ import optax
 from simclr_jax.training import collapse
 from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass, pmean, psum
 from simclr_jax.training.state import TrainState
+from simclr_jax.training.tree_norms import norm
 
 ViewsOf = Callable[[Any, Any], dict[str, jax.Array]]
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]  # (z1, z2, *, axis_name) → loss, metrics
@@ -75,9 +76,10 @@ def pretrain_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
+    update_norm, params_norm = norm(updates), norm(state.params)
     metrics = pmean({"loss": result.loss, **result.metrics}, axis_name) | {
-        "gradient_norm": optax.tree.norm(gradients),
-        "update_ratio": optax.tree.norm(updates) / optax.tree.norm(state.params),
+        "gradient_norm": norm(gradients),
+        "update_ratio": update_norm / params_norm,
     }
     if probe is not None:
         h, params = jax.lax.stop_gradient(result.h), state.probe_params
@@ -85,9 +87,9 @@ def pretrain_step(
         updates, opt_state = probe_optimizer.update(psum(gradients, axis_name), state.probe_opt_state, params)
         updated = updated.replace(probe_params=optax.apply_updates(params, updates), probe_opt_state=opt_state)
         metrics |= online
-    # A finite gradient times a large learning rate may be too large for float32, so the parameters are asked too.
-    asked = jax.tree.leaves((metrics["loss"], metrics["gradient_norm"], updated.params))
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in asked]).all()
+    # A finite gradient times a large learning rate may be too large for float32, so the update is asked too. Where
+    # both norms are finite the parameters' sum with it is.
+    finite = jnp.isfinite(jnp.stack([metrics["loss"], metrics["gradient_norm"], update_norm, params_norm])).all()
     metrics |= {"finite": finite.astype(jnp.float32)}
     if skip_nonfinite:
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
