@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from simclr_jax.training.tree_norms import squared_norms
+from simclr_jax.training.tree_norms import leaf_norms
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -53,18 +54,21 @@ def lars(
     )
 
 
-def _scale_by_trust_ratio(trust_coefficient: float, mask: Callable) -> optax.GradientTransformation:
-    """What optax.lars has in this place, state included, with the norms of all leaves taken together."""
+def _scale_by_trust_ratio(trust_coefficient: float, adapts: Callable) -> optax.GradientTransformation:
+    """What optax.lars has in this place, state included, with the norms of all leaves taken together.
+
+    A leaf that is not adapted is multiplied by 1: so that none changes before all have been read, or XLA would copy
+    each of them first, with a kernel of its own.
+    """
 
     def update(updates, state, params):
-        of_params, of_updates = (jnp.sqrt(squared_norms(tree)) for tree in (params, updates))
-        zero = (of_params == 0.0) | (of_updates == 0.0)
-        ratios = jnp.where(zero, 1.0, trust_coefficient * of_params / of_updates)
+        of_params, of_updates = leaf_norms(params), leaf_norms(updates)
+        adapted = np.array(jax.tree.leaves(adapts(updates))) & (of_params > 0.0) & (of_updates > 0.0)
+        ratios = jnp.where(adapted, trust_coefficient * of_params / of_updates, 1.0)
         leaves, tree = jax.tree.flatten(updates)
-        adapted = zip(leaves, jax.tree.leaves(mask(updates)), ratios, strict=True)
-        return jax.tree.unflatten(tree, [x * ratio if adapts else x for x, adapts, ratio in adapted]), state
+        return jax.tree.unflatten(tree, [x * ratio for x, ratio in zip(leaves, ratios, strict=True)]), state
 
-    return optax.GradientTransformation(optax.masked(optax.scale_by_trust_ratio(), mask).init, update)
+    return optax.GradientTransformation(optax.masked(optax.scale_by_trust_ratio(), adapts).init, update)
 
 
 def sgd(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:

@@ -19,23 +19,20 @@ def norm(tree: Any) -> jax.Array:
 
     Nor is it where the sum of the squares is too large for float32, of which a number above 1.8e19 is enough.
     """
-    return jnp.sqrt(jnp.concatenate([of_rows for of_rows, _ in _rows(tree)]).sum())
+    return jnp.sqrt(jnp.square(leaf_norms(tree)).sum())
 
 
-def squared_norms(tree: Any) -> jax.Array:
-    """Returns the sum of squares of each leaf, float32 [leaves]."""
-    return jnp.concatenate([_of_leaves(of_rows, counts) for of_rows, counts in _rows(tree)])
-
-
-def _rows(tree):
-    """Yields, of some leaves, the sum of squares of each row, and how many rows each leaf has."""
+def leaf_norms(tree: Any) -> jax.Array:
+    """Returns the Euclidean norm of each leaf, float32 [leaves]."""
     leaves = jax.tree.leaves(tree)
-    for start in range(0, len(leaves), _ARRAYS):
-        flat = [leaf.astype(jnp.float32).reshape(-1) for leaf in leaves[start : start + _ARRAYS]]
-        padded = [jnp.pad(x, (0, -x.size % _ROW)) for x in flat]
-        yield jnp.square(jnp.concatenate(padded).reshape(-1, _ROW)).sum(1), [x.size // _ROW for x in padded]
+    groups = [leaves[start : start + _ARRAYS] for start in range(0, len(leaves), _ARRAYS)]
+    return jnp.sqrt(jnp.concatenate([_squares_of_group(group) for group in groups]))
 
 
-def _of_leaves(of_rows, counts):
-    belongs = np.arange(len(counts))[:, None] == np.repeat(np.arange(len(counts)), counts)
+def _squares_of_group(leaves):
+    flat = [leaf.astype(jnp.float32).reshape(-1) for leaf in leaves]
+    padded = [jnp.pad(x, (0, -x.size % _ROW)) for x in flat]
+    of_rows = jnp.square(jnp.concatenate(padded).reshape(-1, _ROW)).sum(1)
+    leaf_of_row = np.repeat(np.arange(len(leaves)), [x.size // _ROW for x in padded])
+    belongs = np.arange(len(leaves))[:, None] == leaf_of_row
     return jnp.where(belongs, of_rows, 0.0).sum(1)
