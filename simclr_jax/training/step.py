@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from simclr_jax.training import collapse
-from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass, pmean, psum
+from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass, pmean, psum, settled
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.tree_norms import norm
 
@@ -70,6 +70,7 @@ def pretrain_step(
     else:
         result, gradients = in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
     gradients, batch_stats = pmean((gradients, result.batch_stats), axis_name)
+    gradients = settled(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(
         params=optax.apply_updates(state.params, updates),
