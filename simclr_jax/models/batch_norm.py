@@ -82,7 +82,7 @@ def _backward(epsilon, dtype, axis_name, residuals, gradients):
     gradient, centred = gradients[0].astype(jnp.float32), x.astype(jnp.float32) - mean
     to_bias, to_scale = _sums_of_channels(gradient, gradient * (centred * inverse))
     by_mean, by_variance = _over_devices(axis_name, to_bias, to_scale)
-    to_x = (gradient - (by_mean + centred * (moves * by_variance)) * (x.shape[-1] / x.size)) * factor
+    to_x = (gradient - (by_mean + centred * moves * by_variance) * (x.shape[-1] / x.size)) * factor
     return to_x.astype(x.dtype), to_scale, None if bias is None else to_bias
 
 
