@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from simclr_jax.models.channel_attention import SelectiveKernel, SqueezeExcitation
 from simclr_jax.models.cpu_convolution import conv_general_dilated
+from simclr_jax.models.max_pool import max_pool
 from simclr_jax.models.network import NORMALIZATIONS, POOLS, Architecture, Network
 from simclr_jax.models.norms import norm_layer
 
@@ -198,7 +199,7 @@ class ResNet(nn.Module):
             x = conv(self._width // narrower, side, stride, name=f"stem_conv{index}")(x)
             x = nn.relu(norm("stem")(name=f"stem_norm{index}")(x))
         if not network.cifar_stem:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=POOLS[network.pool])
+            x = max_pool(x, POOLS[network.pool])
         for stage, blocks in enumerate(self.architecture.stage_sizes, start=1):
             filters = self._width * 2 ** (stage - 1)
             for index in range(1, blocks + 1):
