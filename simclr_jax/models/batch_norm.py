@@ -99,7 +99,7 @@ def _sums_of_channels(a, b):
 
     XLA's GPU compiler makes it in these two stages anyway, the second with a kernel for each.
     """
-    a, b = (x.sum(range(1, x.ndim - 1)) for x in (a, b))
+    a, b = (jnp.sum(x, tuple(range(1, x.ndim - 1))) for x in (a, b))
     zero = jnp.zeros((), a.dtype)
     return lax.reduce((a, b), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), [0])
 
