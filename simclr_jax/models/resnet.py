@@ -74,7 +74,7 @@ class BottleneckBlock(nn.Module):
 
 @jax.custom_vjp
 def _relu_of_sum(x):
-    """ReLU whose gradient looks at the result, which is stored, and not at the sum, of which it would read both parts."""
+    """ReLU whose gradient looks at the result, which is stored, and not at the sum, whose two parts it would read."""
     return jnp.maximum(x, 0)
 
 

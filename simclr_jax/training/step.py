@@ -57,9 +57,9 @@ def pretrain_step(
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
       "contrastive_entropy", "gradient_norm", "update_ratio" (by what share of their norm the parameters change),
-      "finite" (1.0 where the loss and the norms of its gradient, of the update and of the parameters are; from 1e19 on
-      a norm is not) and, with labels, "online_loss" and
-      "online_top1"; with ``skip_nonfinite`` "skipped", the newest steps in a row whose updates were dropped.
+      "finite" (1.0 where the loss and the norms of its gradient, of the update and of the parameters are; one above
+      1e19 is not) and, with labels, "online_loss" and "online_top1"; with ``skip_nonfinite`` "skipped", the newest
+      steps in a row whose updates were dropped.
     """
     how = {
         "views_of": functools.partial(views_of, resident=resident),

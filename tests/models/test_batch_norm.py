@@ -21,7 +21,10 @@ def case(shape, mean=1.0, deviation=2.0):
     channels = shape[-1:]
     params = {"scale": rng.uniform(0.5, 2, channels).astype(np.float32)}
     params["bias"] = rng.normal(size=channels).astype(np.float32)
-    stats = {"mean": rng.normal(size=channels).astype(np.float32), "var": rng.uniform(1, 2, channels).astype(np.float32)}
+    stats = {
+        "mean": rng.normal(size=channels).astype(np.float32),
+        "var": rng.uniform(1, 2, channels).astype(np.float32),
+    }
     return x, params, stats, rng.normal(size=shape).astype(np.float32)
 
 
@@ -88,7 +91,7 @@ def test_bfloat16_is_rounded_once():
 
 
 def test_a_channel_without_variance_gets_no_gradient_from_its_variance():
-    """Rounding leaves a variance below nothing, which is raised to 0; 1 / sqrt(epsilon) would blow up what is not there."""
+    """Rounding leaves a variance below nothing, which is raised to 0, and depends on nothing."""
     x, params, stats, weights = case((2, 200), mean=3e3, deviation=1e-3)  # of two rows the sums have one order only
     raised = np.square(x).mean(0) < np.square(x.mean(0))
     assert raised.sum() > 20
