@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.filters, 3, 1, name="conv2")(y)
         y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
-        return _relu_of_sum(_excited(self, y) + _shortcut(self, x))
+        return relu_of_sum(_excited(self, y) + _shortcut(self, x))
 
 
 class BottleneckBlock(nn.Module):
@@ -69,11 +69,11 @@ class BottleneckBlock(nn.Module):
             y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.filters * self.expansion, 1, 1, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
-        return _relu_of_sum(_excited(self, y) + _shortcut(self, x))
+        return relu_of_sum(_excited(self, y) + _shortcut(self, x))
 
 
 @jax.custom_vjp
-def _relu_of_sum(x):
+def relu_of_sum(x: jax.Array) -> jax.Array:
     """ReLU whose gradient looks at the result, which is stored, and not at the sum, whose two parts it would read."""
     return jnp.maximum(x, 0)
 
@@ -83,7 +83,7 @@ def _relu_of_sum_backward(y, gradient):
     return (jnp.where(jax.lax.optimization_barrier(y) > 0, gradient, 0),)
 
 
-_relu_of_sum.defvjp(lambda x: 2 * (_relu_of_sum(x),), _relu_of_sum_backward)
+relu_of_sum.defvjp(lambda x: 2 * (relu_of_sum(x),), _relu_of_sum_backward)
 
 
 def _excited(block, y):

@@ -1,4 +1,4 @@
-"""Norms of the arrays of a tree, of all of them at once: as a kernel or two for each they are a third of a GPU's step.
+"""Norms of the arrays of a tree, of all of them at once: one by one they were half of the kernels of a GPU's step.
 
 The arrays are laid side by side in rows, none with a part of two; a row is summed first, then the rows of an array.
 Nothing is scattered, so that the same bits come out each time.
