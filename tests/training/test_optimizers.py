@@ -203,7 +203,7 @@ def many_leaves(seed):
     rng = np.random.default_rng(seed)
     shapes = [("kernel", (3, 3, 7, 20)), ("scale", (20,)), ("bias", (1025,))]
     tree = {f"layer{i:02}": {name: rng.normal(size=shape) for name, shape in shapes} for i in range(30)}
-    return jax.tree.map(np.float32, tree | {"classifier": {"kernel": np.zeros((4, 3)), "bias": np.zeros(3)}})
+    return jax.tree.map(np.float32, tree | {"classifier": {"kernel": rng.normal(size=(4, 3)), "bias": np.ones(3)}})
 
 
 def test_lars_is_that_of_optax_in_updates_and_in_state():
@@ -211,8 +211,9 @@ def test_lars_is_that_of_optax_in_updates_and_in_state():
         return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: chosen(path), params)
 
     params, gradients = many_leaves(0), [many_leaves(seed) for seed in (1, 2, 3)]
-    gradients[1]["layer03"]["kernel"] = gradients[0]["layer03"]["kernel"] * 0
-    params["layer04"]["kernel"] = params["layer04"]["kernel"] * 0
+    gradients[1]["layer03"]["kernel"] *= 0
+    for begins_at_zero in ("layer04", "classifier"):
+        params[begins_at_zero]["kernel"] *= 0
     ours = run(optimizers.lars(schedule, weight_decay=0.3, trust_coefficient=0.1), params, gradients)
     of_optax = optax.lars(
         schedule,
