@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from simclr_jax.models.batch_norm import BatchNorm
+
 NORMS = ("batch", "group")
 GROUP_SIZE = 16  # channels of a group; Wu & He 2018, "Group Normalization", table 3
 
@@ -23,5 +25,5 @@ def norm_layer(kind: str, *, train: bool, axis_name: str | None) -> Callable[...
     if kind == "group":
         return functools.partial(nn.GroupNorm, num_groups=None, group_size=GROUP_SIZE, epsilon=_EPSILON)
     return functools.partial(
-        nn.BatchNorm, use_running_average=not train, momentum=_MOMENTUM, epsilon=_EPSILON, axis_name=axis_name
+        BatchNorm, use_running_average=not train, momentum=_MOMENTUM, epsilon=_EPSILON, axis_name=axis_name
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from simclr_jax.models.channel_attention import SelectiveKernel, SqueezeExcitation
 from simclr_jax.models.cpu_convolution import conv_general_dilated
+from simclr_jax.models.max_pool import max_pool
 from simclr_jax.models.network import NORMALIZATIONS, POOLS, Architecture, Network
 from simclr_jax.models.norms import norm_layer
 
@@ -40,7 +41,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.filters, 3, 1, name="conv2")(y)
         y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(_excited(self, y) + _shortcut(self, x))
+        return relu_of_sum(_excited(self, y) + _shortcut(self, x))
 
 
 class BottleneckBlock(nn.Module):
@@ -68,7 +69,21 @@ class BottleneckBlock(nn.Module):
             y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.filters * self.expansion, 1, 1, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(_excited(self, y) + _shortcut(self, x))
+        return relu_of_sum(_excited(self, y) + _shortcut(self, x))
+
+
+@jax.custom_vjp
+def relu_of_sum(x: jax.Array) -> jax.Array:
+    """ReLU whose gradient looks at the result, which is stored, and not at the sum, whose two parts it would read."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_of_sum_backward(y, gradient):
+    # The barrier: XLA knows that where the result is above 0 the sum is, and would compute that again.
+    return (jnp.where(jax.lax.optimization_barrier(y) > 0, gradient, 0),)
+
+
+relu_of_sum.defvjp(lambda x: 2 * (relu_of_sum(x),), _relu_of_sum_backward)
 
 
 def _excited(block, y):
@@ -184,7 +199,7 @@ class ResNet(nn.Module):
             x = conv(self._width // narrower, side, stride, name=f"stem_conv{index}")(x)
             x = nn.relu(norm("stem")(name=f"stem_norm{index}")(x))
         if not network.cifar_stem:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=POOLS[network.pool])
+            x = max_pool(x, POOLS[network.pool])
         for stage, blocks in enumerate(self.architecture.stage_sizes, start=1):
             filters = self._width * 2 ** (stage - 1)
             for index in range(1, blocks + 1):

@@ -112,6 +112,16 @@ def psum(tree: Any, axis_name: str | None) -> Any:
     return jax.lax.psum(tree, axis_name) if axis_name else tree
 
 
+def settled(tree: Any) -> Any:
+    """Returns the tree itself, as arrays that lie in the order of the parameters before anything is made of them.
+
+    A GPU's convolutions give the gradients of their kernels in another order. XLA would join the transposition with
+    the update, which then cannot be written in place, and would be copied; flat, an array has one order only.
+    """
+    flat = jax.lax.optimization_barrier(jax.tree.map(jnp.ravel, tree))
+    return jax.tree.map(lambda x, shaped: x.reshape(shaped.shape), flat, tree)
+
+
 def _cut(batch, count):
     """[n, …] → [count, n / count, …]."""
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)

@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from simclr_jax.training.tree_norms import leaf_norms
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -41,14 +44,31 @@ def lars(
     Reference:
       You et al. 2017, "Large Batch Training of Convolutional Networks"; Chen et al. 2020, section 2.2.
     """
-    return optax.lars(
-        learning_rate,
-        weight_decay=weight_decay,
-        weight_decay_mask=_leaves(_is_kernel),
-        trust_coefficient=trust_coefficient,
-        trust_ratio_mask=_leaves(lambda path: _is_kernel(path) and not path.startswith("classifier/")),
-        momentum=momentum,
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=_leaves(_is_kernel)),
+        _scale_by_trust_ratio(
+            trust_coefficient, _leaves(lambda path: _is_kernel(path) and not path.startswith("classifier/"))
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(decay=momentum),
     )
+
+
+def _scale_by_trust_ratio(trust_coefficient: float, adapts: Callable) -> optax.GradientTransformation:
+    """What optax.lars has in this place, state included, with the norms of all leaves taken together.
+
+    A leaf that is not adapted is multiplied by 1: so that none changes before all have been read, or XLA would copy
+    each of them first, with a kernel of its own.
+    """
+
+    def update(updates, state, params):
+        of_params, of_updates = leaf_norms(params), leaf_norms(updates)
+        adapted = np.array(jax.tree.leaves(adapts(updates))) & (of_params > 0.0) & (of_updates > 0.0)
+        ratios = jnp.where(adapted, trust_coefficient * of_params / of_updates, 1.0)
+        leaves, tree = jax.tree.flatten(updates)
+        return jax.tree.unflatten(tree, [x * ratio for x, ratio in zip(leaves, ratios, strict=True)]), state
+
+    return optax.GradientTransformation(optax.masked(optax.scale_by_trust_ratio(), adapts).init, update)
 
 
 def sgd(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from simclr_jax.training import collapse
-from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass, pmean, psum
+from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass, pmean, psum, settled
 from simclr_jax.training.state import TrainState
+from simclr_jax.training.tree_norms import norm
 
 ViewsOf = Callable[[Any, Any], dict[str, jax.Array]]
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]  # (z1, z2, *, axis_name) → loss, metrics
@@ -56,8 +57,9 @@ def pretrain_step(
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "contrastive_accuracy",
       "contrastive_entropy", "gradient_norm", "update_ratio" (by what share of their norm the parameters change),
-      "finite" (1.0 where the loss, its gradient and the new parameters are) and, with labels, "online_loss" and
-      "online_top1"; with ``skip_nonfinite`` "skipped", the newest steps in a row whose updates were dropped.
+      "finite" (1.0 where the loss and the norms of its gradient, of the update and of the parameters are; one above
+      1e19 is not) and, with labels, "online_loss" and "online_top1"; with ``skip_nonfinite`` "skipped", the newest
+      steps in a row whose updates were dropped.
     """
     how = {
         "views_of": functools.partial(views_of, resident=resident),
@@ -69,15 +71,17 @@ def pretrain_step(
     else:
         result, gradients = in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
     gradients, batch_stats = pmean((gradients, result.batch_stats), axis_name)
+    gradients = settled(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
+    update_norm, params_norm = norm(updates), norm(state.params)
     metrics = pmean({"loss": result.loss, **result.metrics}, axis_name) | {
-        "gradient_norm": optax.tree.norm(gradients),
-        "update_ratio": optax.tree.norm(updates) / optax.tree.norm(state.params),
+        "gradient_norm": norm(gradients),
+        "update_ratio": update_norm / params_norm,
     }
     if probe is not None:
         h, params = jax.lax.stop_gradient(result.h), state.probe_params
@@ -85,9 +89,9 @@ def pretrain_step(
         updates, opt_state = probe_optimizer.update(psum(gradients, axis_name), state.probe_opt_state, params)
         updated = updated.replace(probe_params=optax.apply_updates(params, updates), probe_opt_state=opt_state)
         metrics |= online
-    # A finite gradient times a large learning rate may be too large for float32, so the parameters are asked too.
-    asked = jax.tree.leaves((metrics["loss"], metrics["gradient_norm"], updated.params))
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in asked]).all()
+    # A finite gradient times a large learning rate may be too large for float32, so the update is asked too. Where
+    # both norms are finite the parameters' sum with it is.
+    finite = jnp.isfinite(jnp.stack([metrics["loss"], metrics["gradient_norm"], update_norm, params_norm])).all()
     metrics |= {"finite": finite.astype(jnp.float32)}
     if skip_nonfinite:
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from simclr_jax.models import Classifier
-from simclr_jax.training.gradients import pmean
+from simclr_jax.training.gradients import pmean, settled
+from simclr_jax.training.tree_norms import norm
 
 Flat = dict[str, jax.Array]  # by path, "encoder/stem_conv/kernel"
 ImagesOf = Callable[[Any, jax.Array], dict[str, jax.Array]]
@@ -102,7 +103,7 @@ def supervised_step(
 
     Returns:
       The next state, and float32 scalars over the global batch: "loss", "top1", "finite" (1.0 where the loss and
-      the new parameters are).
+      the norm of the new parameters are).
     """
     batch = images_of(batch, state.seed)
 
@@ -114,9 +115,9 @@ def supervised_step(
 
     gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     gradients, metrics, batch_stats = pmean((gradients, metrics, batch_stats), axis_name)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(settled(gradients), state.opt_state, state.params)
     params = jax.tree.map(lambda p, update: p + state.learning_rate * update, state.params, updates)
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in (metrics["loss"], *params.values())]).all()
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm(params))
     metrics |= {"finite": finite.astype(jnp.float32)}
     return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state), metrics
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from simclr_jax.models import Head, Network, ProjectionHead, SimCLR, create_encoder
 from simclr_jax.models.network import Architecture
-from simclr_jax.models.resnet import ResNet
+from simclr_jax.models.resnet import ResNet, relu_of_sum
 from support.numpy_resnet import NumpyResNet
 from support.variables import random_variables, variable_shapes
 
@@ -324,3 +325,10 @@ def test_refuses_what_is_no_batch_of_float_images(batch):
     module, variables, _ = tiny()
     with pytest.raises(ValueError, match=r"images .* must be float \[batch, height, width, 3\]"):
         module.apply(variables, batch, train=False)
+
+
+def test_the_relu_of_a_sum_has_the_gradient_of_relu():
+    x = jnp.array([-2.0, -0.0, 0.0, 1e-38, 3.0, jnp.inf, -jnp.inf, jnp.nan])
+    (got, pull), (want, pull_want) = (jax.vjp(of, x) for of in (relu_of_sum, nn.relu))
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(pull(x)[0], pull_want(x)[0])

@@ -196,3 +196,31 @@ def test_learning_rate_scaling(scaling, rate):
 def test_an_unknown_scaling_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown scaling 'squareroot', known: linear, sqrt, none"):
         optimizers.scaled_learning_rate(0.3, batch_size=256, scaling="squareroot")
+
+
+def many_leaves(seed):
+    """More leaves than are laid side by side for their norms, of several rows and of less than one."""
+    rng = np.random.default_rng(seed)
+    shapes = [("kernel", (3, 3, 7, 20)), ("scale", (20,)), ("bias", (1025,))]
+    tree = {f"layer{i:02}": {name: rng.normal(size=shape) for name, shape in shapes} for i in range(30)}
+    return jax.tree.map(np.float32, tree | {"classifier": {"kernel": rng.normal(size=(4, 3)), "bias": np.ones(3)}})
+
+
+def test_lars_is_that_of_optax_in_updates_and_in_state():
+    def masked(chosen):
+        return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: chosen(path), params)
+
+    params, gradients = many_leaves(0), [many_leaves(seed) for seed in (1, 2, 3)]
+    gradients[1]["layer03"]["kernel"] *= 0
+    for begins_at_zero in ("layer04", "classifier"):
+        params[begins_at_zero]["kernel"] *= 0
+    ours = run(optimizers.lars(schedule, weight_decay=0.3, trust_coefficient=0.1), params, gradients)
+    of_optax = optax.lars(
+        schedule,
+        weight_decay=0.3,
+        weight_decay_mask=masked(is_kernel),
+        trust_coefficient=0.1,
+        trust_ratio_mask=masked(lambda path: is_kernel(path) and path[0].key != "classifier"),
+    )
+    assert_trees_close(ours, run(of_optax, params, gradients), rtol=1e-5, atol=1e-6)
+    assert jax.tree.structure(ours[1]) == jax.tree.structure(of_optax.init(params))

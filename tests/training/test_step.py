@@ -12,7 +12,7 @@ import pytest
 from simclr_jax import losses
 from simclr_jax.models import Head, Network, create_model
 from simclr_jax.runtime import devices
-from simclr_jax.training import gradients, state
+from simclr_jax.training import gradients, optimizers, state
 from simclr_jax.training import step as steps
 
 SIZE, IMAGES, CLASSES, STEPS = 8, 16, 3, 3
@@ -112,6 +112,35 @@ def test_a_batch_that_is_not_finite_leaves_all_devices_as_if_it_never_was():
     for mine, others in zip(*map(jax.tree.leaves, (actual.replace(step=0), expected.replace(step=0))), strict=True):
         for shard in getattr(mine, "addressable_shards", ()):
             np.testing.assert_array_equal(shard.data, others)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "wanted"),
+    [
+        (optax.sgd(1e30), 0.0),  # a finite gradient, an update that is finite but for its norm
+        (optax.chain(optax.sgd(1.0), optax.scale(1e38), optax.scale(1e38)), 0.0),
+        (optimizers.lars(1e3), 1.0),
+        (optimizers.adamw(1e3), 1.0),
+    ],
+)
+def test_an_update_too_large_for_float32_is_not_finite(optimizer, wanted):
+    given = parts(None) | {"optimizer": optimizer}
+    start = initial_state().replace(opt_state=optimizer.init(initial_state().params))
+    _, metrics = jax.jit(functools.partial(steps.pretrain_step, loss=LOSS, **given))(start, next(batches()))
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])
+    assert metrics["finite"] == wanted
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf))
+def test_one_entry_of_one_parameter_that_is_not_finite_is_noticed(bad):
+    start = initial_state()
+    broken = jax.tree_util.tree_map_with_path(
+        lambda path, x: x.at[(0,) * x.ndim].set(bad) if path[-2].key == "stem_conv" else x, start.params
+    )
+    _, metrics = jax.jit(functools.partial(steps.pretrain_step, loss=LOSS, **parts(None)))(
+        start.replace(params=broken), next(batches())
+    )
+    assert metrics["finite"] == 0.0
 
 
 def test_the_online_probe_changes_nothing():
