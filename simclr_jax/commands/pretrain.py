@@ -255,6 +255,8 @@ def main() -> None:
     def look_ahead(config: ConfigDict, target: list[str], price: float | None) -> None:
         if flags.FLAGS.profile:
             raise ValueError("--profile traces the steps of a run, and --plan runs none; leave one of them out")
+        if flags.FLAGS["target"].present and not target:
+            raise ValueError(f"--target= names no machine; {', '.join(EXAMPLES)} are some")
         if not target:
             launch.keep_compiled()
         plan.run(config, target, price)
