@@ -244,9 +244,8 @@ def _table(trainer: Trainer, numbers: dict[str, Any], memory: cost.Memory | None
 
 
 _NO_FASTER = (
-    "at least: what the data sheets allow for the FLOPs, for the bytes that the kernels move and for the messages, "
-    "whichever is longest.\nA bound, which no step can be faster than; real ones are slower, and reading images, "
-    "validation and checkpoints come on top"
+    "The least time is what the data sheets allow for FLOPs, for bytes that kernels move and for messages, whichever "
+    "is longest:\na bound, which no step is faster than. Real ones are slower, and more than steps takes time in a run."
 )
 
 
@@ -266,24 +265,24 @@ def _cost_lines(trainer: Trainer, plan: dict[str, Any], price: float | None) -> 
     }
 
 
+_WIDTHS = {"target": 10, "images": 6, "memory": 18, "fits": 4, "kernels": 7, "moved": 10, "messages": 8, "sent": 10}
+
+
 def _columns(trainer: Trainer, plan: dict[str, Any], price: float | None) -> list[str]:
-    """A row of the table of several targets, below the names of its columns."""
-    memory = plan["memory"] and sum(plan["memory"].values())
-    row = {"target": f"{trainer.target.name:10}", "images each": f"{trainer.schedule.batch_size // trainer.devices:,}"}
-    row["memory"] = f"{_size(memory)} of {_size(plan['limit'])}" if memory else "does not compile"
+    """Names of columns, and a target's row below them. Images are those of a device, as all else is."""
+    memory, limit = plan["memory"] and sum(plan["memory"].values()), plan["limit"]
+    row = {"target": f"{trainer.target.name:10}", "images": f"{trainer.schedule.batch_size // trainer.devices:,}"}
+    row["memory"] = f"{memory / 2**30:.2f} of {limit / 2**30:.2f} GiB" if memory else "does not compile"
     row["fits"] = "yes" if plan["fits"] else "no"
     if "kernels" in plan:
-        least = plan["least_seconds"]
+        least, messages = plan["least_seconds"], plan["messages"].values()
         row |= {"kernels": f"{plan['kernels']:,}", "moved": _size(plan["bytes_moved"])}
-        row["messages"] = f"{sum(m['count'] for m in plan['messages'].values()):,}"
-        row["sent"] = _size(sum(m["bytes"] for m in plan["messages"].values()))
-        row |= {"step at least": f"{1000 * least['step']:.3g} ms", "run at least": duration(least["run"])}
-        row |= {} if price is None else {"cost at least": f"{plan['least_cost']:,.2f}"}
-    widths = {"memory": 24, "images each": 11, "fits": 4, "kernels": 7, "target": 10}
-    return [
-        "  ".join(f"{text:>{widths.get(name, 13)}}" for name, text in line.items())
-        for line in (dict(zip(row, row, strict=True)), row)
-    ]
+        row["messages"] = f"{sum(message['count'] for message in messages):,}"
+        row["sent"] = _size(sum(message["bytes"] for message in messages))
+        row |= {"least step": f"{1000 * least['step']:.3g} ms", "least run": duration(least["run"])}
+        row |= {} if price is None else {"least cost": f"{plan['least_cost']:,.2f}"}
+    lines = dict(zip(row, row, strict=True)), row
+    return ["  ".join(f"{text:>{_WIDTHS.get(name, 13)}}" for name, text in line.items()) for line in lines]
 
 
 def _size(count: float) -> str:

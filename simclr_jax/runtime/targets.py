@@ -161,7 +161,8 @@ class Target:
         more = {"chips_per_host_bounds": hosts}
         if kind == "v4":
             more["chip_config_name"] = "megacore"  # both cores of a chip as one device, as jax has them
-        with _environment(TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE=self.name, TPU_WORKER_HOSTNAMES="localhost"):
+        quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": self.name, "TPU_WORKER_HOSTNAMES": "localhost"}
+        with _environment(ALLOW_MULTIPLE_LIBTPU_LOAD="1", **quiet):  # one process a machine is a rule of chips alone
             return list(topologies.get_topology_desc(f"{kind}:{shape}", "tpu", **more).devices)
 
 

@@ -54,3 +54,12 @@ def test_its_program_scatters_nothing():
     x = jnp.zeros((1, 8, 8, 2))
     program = jax.jit(jax.grad(lambda x: max_pool(x, "SAME").sum())).lower(x).as_text()
     assert "scatter" not in program and "reduce_window" not in program
+
+
+@pytest.mark.parametrize(("platform", "of_its_own"), [("tpu", True), ("cuda", False), ("cpu", False)])
+def test_a_tpu_keeps_its_own_form_of_the_gradient(platform, of_its_own):
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x, "SAME").sum()))
+    text = (
+        gradient.trace(jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)).lower(lowering_platforms=(platform,)).as_text()
+    )
+    assert ("select_and_scatter" in text) == of_its_own
