@@ -265,7 +265,7 @@ def _cost_lines(trainer: Trainer, plan: dict[str, Any], price: float | None) -> 
     }
 
 
-_WIDTHS = {"target": 10, "images": 6, "memory": 18, "fits": 4, "kernels": 7, "moved": 10, "messages": 8, "sent": 10}
+_WIDTHS = {"target": 10, "images": 6, "memory": 19, "fits": 4, "kernels": 7, "moved": 10, "messages": 8, "sent": 10}
 
 
 def _columns(trainer: Trainer, plan: dict[str, Any], price: float | None) -> list[str]:
