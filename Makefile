@@ -1,5 +1,5 @@
 # make quickstart | make test | make lint | make bench | make bench-input | make bench-loss | make bench-probes |
-# make bench-step | make bench-gpu | make chaos: each sets up .venv first when it has to.
+# make bench-step | make bench-gpu | make bench-compiled | make chaos: each sets up .venv first when it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart

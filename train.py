@@ -7,6 +7,7 @@ the processes find each other; anywhere else start N of them, with
 --coordinator=HOST:PORT --num_processes=N --process_id=0 to N-1.
 
 With --plan in the place of --workdir it says what the run would take, how long, and whether it fits; it writes nothing.
+With --target=h100x8 beside it, it says so of a machine that is not here, by the compiler of that machine.
 With --profile=10 it traces ten steps; docs/profile.md.
 """
 

@@ -138,7 +138,7 @@ def probe(given: argparse.Namespace, sizes: Sizes, name: str, run: pathlib.Path,
     asked = knn.get_config()
     asked.data.source = images  # with hold-outs, by which the command chooses
     found = probes.run("knn", asked, str(run))
-    note = f"k={found['neighbours']}, T={found['temperature']} by validation, bank of 45,000"
+    note = f"k={found['neighbours']}, T={found['temperature']} by validation; the held-out images are not in the bank"
     tell(f"{name}: kNN top-1", 100 * found["top1"], "%", note=note if sizes is not TOY else "")
     tell(f"{name}: kNN top-1, k=10, plain vote, all images", 100 * plain_knn(asked, run), "%")
     asked = linear.get_config()

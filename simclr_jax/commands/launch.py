@@ -141,13 +141,7 @@ def launch_on_run(
 
     flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
     what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
-    launch(
-        driver,
-        known=config.get_config(),
-        arguments=["workdir", *arguments],
-        what=what,
-        config=config.__file__,
-    )
+    launch(driver, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
 
 
 def keep_compiled() -> None:

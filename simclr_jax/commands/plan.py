@@ -35,8 +35,8 @@ def run(config: ConfigDict, target: Sequence[str] = (), price: float | None = No
 
     Returns:
       The numbers; "overrides", {key: value} that make the run fit: {} where it does, None where nothing does; and
-      "seconds_per_step", where the step was tried, else None. Of targets, {name: such numbers} with what :func:`_cost`
-      adds.
+      "seconds_per_step", where the step was tried, else None. Of targets, {name: such numbers} with "kernels",
+      "bytes_moved" and "messages" of a step and a device, "least_seconds" and, by the price, "least_cost" of the run.
 
     Raises:
       ValueError: the config, the data or a target do not fit; nothing has been compiled then.
@@ -65,8 +65,7 @@ def run(config: ConfigDict, target: Sequence[str] = (), price: float | None = No
 def _elsewhere(config: ConfigDict, found: list[targets.Target], price: float | None) -> dict[str, Any]:
     """Plans for machines that are not here."""
     if price is not None and not 0 < price < math.inf:
-        raise ValueError(f"--price={price:g} must be above 0: what a device costs for an hour")
-    devices.compile_only()
+        raise ValueError(f"--price={price:g} must be a number above 0: what a device costs for an hour")
     trainers = [_trainer_on(config, target) for target in found]
     for target in found:
         target.devices()  # a compiler that is missing is told before another one has worked for minutes
@@ -215,7 +214,8 @@ def _table(trainer: Trainer, numbers: dict[str, Any], memory: cost.Memory | None
     config, schedule, kept = trainer.config, trainer.schedule, trainer.config.checkpoint.keep
     head = numbers.get("head_parameters", 0)
     on_disk = numbers["checkpoint_bytes"]
-    blank = f"{config.data.images:,} blank images of {config.augment.image_size} pixels stand in for them"
+    side, source = config.augment.image_size, config.data.source
+    blank = f"{config.data.images:,} blank images of {side} pixels stand in for those of {source}"
     lines = {
         **({"images": blank} if config.data.images else {}),
         "model": f"{config.model.encoder}, {numbers['encoder_parameters']:,} parameters; head {head:,}",
@@ -281,7 +281,7 @@ def _columns(trainer: Trainer, plan: dict[str, Any], price: float | None) -> lis
         row["sent"] = _size(sum(message["bytes"] for message in messages))
         row |= {"least step": f"{1000 * least['step']:.3g} ms", "least run": duration(least["run"])}
         row |= {} if price is None else {"least cost": f"{plan['least_cost']:,.2f}"}
-    lines = dict(zip(row, row, strict=True)), row
+    lines = dict(zip(row, row, strict=True)) | {"target": f"{'target':10}"}, row
     return ["  ".join(f"{text:>{_WIDTHS.get(name, 13)}}" for name, text in line.items()) for line in lines]
 
 

@@ -257,7 +257,9 @@ def main() -> None:
             raise ValueError("--profile traces the steps of a run, and --plan runs none; leave one of them out")
         if flags.FLAGS["target"].present and not target:
             raise ValueError(f"--target= names no machine; {', '.join(EXAMPLES)} are some")
-        if not target:
+        if target:
+            devices.compile_only()
+        else:
             launch.keep_compiled()
         plan.run(config, target, price)
 

@@ -209,7 +209,7 @@ def test_where_it_does_not_fit_a_target_settings_are_found(config, compilers, mo
         (["h100x3"], {}, None, "--target=h100x3: train.batch_size=128 is not divisible by 3 devices; use 126 or 129"),
         (["h100", "v5e-256"], {}, None, "--target=v5e-256: train.batch_size=128 is not divisible by 256 devices"),
         (["h100"], {"data.source": "npz:nowhere.npz"}, None, "--config.data.images=N says how many"),
-        (["h100"], {}, -1.0, "--price=-1 must be above 0"),
+        (["h100"], {}, -1.0, "--price=-1 must be a number above 0"),
         ([], {}, 2.0, "--price=2 is of a device of a target: add --target=h100x8"),
         (["h100"], {"data.images": -1}, None, "config.data.images=-1 must be 0"),
     ],
