@@ -1,8 +1,8 @@
 """Norms of the arrays of a tree, of all of them at once: one by one they were half of the kernels of a GPU's step.
 
-On a CPU, where they would be copied for it, they are taken one by one. Elsewhere they are laid side by side in rows,
-none with a part of two; a row is summed first, then the rows of an array. Nothing is scattered, so that the same bits
-come out each time.
+On a GPU they are laid side by side in rows, none with a part of two; a row is summed first, then the rows of an array.
+Nothing is scattered, so that the same bits come out each time. On CPUs and TPUs, whose compilers would copy them for it,
+they are taken one by one.
 """
 
 from typing import Any
@@ -27,7 +27,8 @@ def norm(tree: Any) -> jax.Array:
 def leaf_norms(tree: Any) -> jax.Array:
     """Returns the Euclidean norm of each leaf, float32 [leaves]."""
     leaves = jax.tree.leaves(tree)
-    return jnp.sqrt(lax.platform_dependent(*leaves, cpu=squares_one_by_one, default=squares_side_by_side))
+    on_gpu = {"cuda": squares_side_by_side, "rocm": squares_side_by_side}
+    return jnp.sqrt(lax.platform_dependent(*leaves, **on_gpu, default=squares_one_by_one))
 
 
 def squares_one_by_one(*leaves: jax.Array) -> jax.Array:

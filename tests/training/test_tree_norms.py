@@ -42,3 +42,10 @@ def test_one_number_that_is_not_finite_is_seen_in_its_leaf_alone(bad, squares):
     found = np.isfinite(jax.jit(squares)(*leaves))
     assert not found[66] and found.sum() == 69
     assert not np.isfinite(jax.jit(tree_norms.norm)(leaves))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
+def test_arrays_are_laid_side_by_side_on_gpus_alone(platform):
+    tree = {"a": jax.ShapeDtypeStruct((5, 300), np.float32), "b": jax.ShapeDtypeStruct((7,), np.float32)}
+    text = jax.jit(tree_norms.leaf_norms).trace(tree).lower(lowering_platforms=(platform,)).as_text()
+    assert ("tensor<3x1024xf32>" in text) == (platform in ("cuda", "rocm"))
