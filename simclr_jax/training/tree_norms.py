@@ -1,8 +1,8 @@
 """Norms of the arrays of a tree, of all of them at once: one by one they were half of the kernels of a GPU's step.
 
 On a GPU they are laid side by side in rows, none with a part of two; a row is summed first, then the rows of an array.
-Nothing is scattered, so that the same bits come out each time. On CPUs and TPUs, whose compilers would copy them for it,
-they are taken one by one.
+Nothing is scattered, so that the same bits come out each time. CPUs and TPUs, whose compilers would copy them for it,
+take them one by one.
 """
 
 from typing import Any
