@@ -14,7 +14,7 @@ from simclr_jax.commands import plan
 from simclr_jax.runtime import checkpoint, compiled, devices, targets
 from simclr_jax.training import cost
 from simclr_jax.training.trainer import Trainer
-from support import smallest
+from support import forked, smallest
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE, IMAGES = 8, 128
@@ -264,6 +264,21 @@ def test_blank_images_have_the_shapes_of_those_that_are_not_here(config, source,
 def test_blank_images_are_for_plans_alone(config):
     with pytest.raises(ValueError, match="config.data.images=9 says how many images --plan takes"):
         Trainer.from_config(_changed(config, {"data.images": 9}))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--target=h100", "--workdir=RUN"], "--target goes with --plan alone; add --plan, or leave it out"),
+        (["--price=2", "--workdir=RUN"], "--price goes with --plan alone; add --plan, or leave it out"),
+        (["--plan", "--target="], "--target= names no machine; h100, "),
+        (["--plan", "--profile=3"], "--profile traces the steps of a run, and --plan runs none"),
+        (["--plan", "--target=h100", "--price=two"], "flag --price=two: could not convert string to float"),
+    ],
+)
+def test_flags_that_say_nothing_together_are_refused(given, said, tmp_path):
+    found = forked.execute(str(ROOT / "train.py"), f"--config={ROOT}/configs/quickstart.py", *given, cwd=tmp_path)
+    assert found.returncode == 1 and found.stderr.startswith(f"error: {said}") and not list(tmp_path.iterdir())
 
 
 def test_the_command_needs_no_workdir_and_writes_nothing(config, tmp_path):
