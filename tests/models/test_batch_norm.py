@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax.models import batch_norm
 from simclr_jax.models.batch_norm import BatchNorm
 
 HOW = {"momentum": 0.9, "epsilon": 1e-5}
@@ -58,6 +59,33 @@ def test_it_is_that_of_flax(shape, use_bias):
         for of in (BatchNorm, nn.BatchNorm)
     )
     assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("shape", "cached"),  # shapes of their own: jax keeps what it traced for a shape
+    [((8, 3, 7, 6), 0), ((24, 6), 0), ((8, 7, 3, 6), 2**24), ((32, 6), 2**24)],
+)
+def test_the_form_of_gpus_is_that_of_flax(shape, cached, monkeypatch):
+    monkeypatch.setattr(batch_norm, "_CACHED", cached)
+    monkeypatch.setattr(batch_norm, "sums_elsewhere", batch_norm.sums_on_gpu)
+    test_it_is_that_of_flax(shape, use_bias=True)
+
+
+@pytest.mark.parametrize("form", ("sums_on_gpu", "sums_elsewhere"))
+def test_sums_are_those_of_float64(form, monkeypatch):
+    monkeypatch.setattr(batch_norm, "_CACHED", 2**16)
+    for side in (4, 64):  # the cache holds the first
+        a, b = np.random.default_rng(side).normal(1, 2, (2, 16, side, side, 8)).astype(np.float32)
+        got = jax.jit(getattr(batch_norm, form))(a, b)
+        want = [x.astype(np.float64).sum((0, 1, 2)) for x in (a, b)]
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_a_gpu_sums_large_arrays_as_one_complex_number():
+    x = jax.ShapeDtypeStruct((2, 3000, 3000, 1), np.float32)
+    for platform, expected in (("cuda", True), ("cpu", False), ("tpu", False)):
+        text = jax.jit(batch_norm._sums_of_channels).trace(x, x).lower(lowering_platforms=(platform,)).as_text()
+        assert ("complex<f32>" in text) is expected, platform
 
 
 def test_variables_and_evaluation_are_those_of_flax():
