@@ -113,13 +113,20 @@ def psum(tree: Any, axis_name: str | None) -> Any:
 
 
 def settled(tree: Any) -> Any:
-    """Returns the tree itself, as arrays that lie in the order of the parameters before anything is made of them.
+    """Returns the tree itself, on a GPU laid in the order of the parameters before anything is made of it.
 
     A GPU's convolutions give the gradients of their kernels in another order. XLA would join the transposition with
-    the update, which then cannot be written in place, and would be copied; flat, an array has one order only.
+    the update, which then cannot be written in place, and would be copied; flat, an array has one order only. TPUs lay
+    arrays out in tiles, and would copy each to make it flat.
     """
-    flat = jax.lax.optimization_barrier(jax.tree.map(jnp.ravel, tree))
-    return jax.tree.map(lambda x, shaped: x.reshape(shaped.shape), flat, tree)
+    leaves, shape = jax.tree.flatten(tree)
+    on_gpu = {"cuda": _through_flat, "rocm": _through_flat}
+    return shape.unflatten(jax.lax.platform_dependent(*leaves, **on_gpu, default=lambda *leaves: leaves))
+
+
+def _through_flat(*leaves):
+    flat = jax.lax.optimization_barrier([leaf.ravel() for leaf in leaves])
+    return tuple(x.reshape(leaf.shape) for x, leaf in zip(flat, leaves, strict=True))
 
 
 def _cut(batch, count):

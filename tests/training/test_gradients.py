@@ -152,3 +152,13 @@ def test_eight_micro_batches_take_a_quarter_of_the_memory():
         jax.jit(step).lower(*shapes, batch).compile().memory_analysis().temp_size_in_bytes for step in steps
     )
     assert parts < whole / 4
+
+
+def test_gradients_are_made_flat_on_gpus_alone_and_stay_what_they_are():
+    tree = {"kernel": np.arange(24.0, dtype=np.float32).reshape(2, 3, 4), "bias": np.ones(4, np.float32)}
+    for platform, flat in (("cuda", True), ("tpu", False), ("cpu", False)):
+        text = jax.jit(passes.settled).trace(tree).lower(lowering_platforms=(platform,)).as_text()
+        assert ("tensor<24xf32>" in text) is ("optimization_barrier" in text) is flat, platform
+    bias, kernel = passes._through_flat(tree["bias"], tree["kernel"])
+    for found in (passes.settled(tree), {"bias": bias, "kernel": kernel}):
+        jax.tree.map(np.testing.assert_array_equal, found, tree)
