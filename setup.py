@@ -39,7 +39,8 @@ setup(
         "bench": ["faiss-cpu", "torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
         "cuda": ["jax[cuda12]"],
         # Compilers for --plan --target without a device: NVIDIA's, without the libraries that run programs.
-        "plan-gpu": ["jax[cuda12-local]", "nvidia-cuda-nvcc-cu12>=12.6.85"],
+        # Of these cudart alone, 3 MB, without which jax's plug-in and TensorFlow complain at every start.
+        "plan-gpu": ["jax[cuda12-local]", "nvidia-cuda-nvcc-cu12>=12.6.85", "nvidia-cuda-runtime-cu12"],
         "plan-tpu": ["jax[tpu]"],
         "onnx": ["onnx", "onnxruntime"],  # export onnx, and what tries the file
         "tpu": ["jax[tpu]"],

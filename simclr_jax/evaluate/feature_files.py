@@ -121,17 +121,23 @@ class FeatureWriter:
         _remove(self._new)
 
     def _put_in_place(self) -> Features:
+        own = read(self._new)  # before others can see it: what is mapped stays mapped when its folder is renamed
         for _ in range(_TRIES):
             try:
                 self._new.rename(self._folder)
             except OSError as error:  # something is there
                 failure = error
+            else:
+                return own
             if (made := read(self._folder)) is not None:
                 return made
             # What is not whole is renamed before it is removed, so that it does not look whole in between.
             aside = disk.beside(self._folder)
             with contextlib.suppress(FileNotFoundError):
                 self._folder.rename(aside)
+            if read(aside) is not None:  # put there since it was read: it goes back, unless others' is there by now
+                with contextlib.suppress(OSError):
+                    aside.rename(self._folder)
             _remove(aside)
         raise failure
 

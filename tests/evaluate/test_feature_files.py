@@ -62,7 +62,15 @@ def test_what_is_not_whole_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("before", ["nothing", "damaged"])
-def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path, before):
+def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path, monkeypatch, before):
+    # Writers are processes. Threads do for them, but that Python 3.11 parses the heads of arrays for one at a time.
+    load, parsing = feature_files._load, threading.Lock()
+
+    def load_in_turn(path):
+        with parsing:
+            return load(path)
+
+    monkeypatch.setattr(feature_files, "_load", load_in_turn)
     if before == "damaged":
         written(tmp_path / "test")[0].close()
         (tmp_path / "test" / "ids.npy").write_bytes(b"")
@@ -82,6 +90,25 @@ def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path, before):
     for features in found:
         np.testing.assert_array_equal(features.array(), wanted)
     assert {path.name for path in tmp_path.iterdir()} == {"test"} | {p.name for p in tmp_path.glob("other.*")}
+
+
+def test_whole_features_that_come_between_reading_and_renaming_are_kept(tmp_path, monkeypatch):
+    written(tmp_path / "test", sizes=(9,))[0].close()
+    (tmp_path / "test" / "ids.npy").write_bytes(b"")
+    late, other = (written(tmp_path / "test", sizes=sizes)[0] for sizes in ((2,), (5,)))
+    read = feature_files.read
+
+    def read_as_others_write(folder):
+        found = read(folder)
+        if folder == tmp_path / "test":  # what is damaged was seen, and is mended before it is renamed
+            monkeypatch.setattr(feature_files, "read", read)
+            assert found is None and len(other.close()) == 5
+        return found
+
+    monkeypatch.setattr(feature_files, "read", read_as_others_write)
+    assert len(late.close()) == 5
+    assert len(read(epath.Path(tmp_path / "test"))) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["test"]
 
 
 def test_rows_of_files_have_their_names_in_their_order(tmp_path):
