@@ -1,14 +1,44 @@
 """Installs simclr_jax and says why each dependency is here."""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
 
 setup(
     name="simclr_jax",
-    version="0.1.0",
+    version=re.search('__version__ = "(.*)"', (HERE / "simclr_jax/__init__.py").read_text())[1],
     description="SimCLR in JAX/Flax: pretraining, checkpoints and linear probes on CPU, GPU and TPU.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The simclr_jax authors",
+    keywords="self-supervised learning, contrastive learning, SimCLR, representation learning, JAX, Flax, TPU",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["simclr_jax", "simclr_jax.*"]),
-    package_data={"simclr_jax.evaluate": ["report.html"]},
+    # The files of configs/ are simclr_jax.configs of a wheel; in a clone simclr_jax/configs leads to them.
+    package_dir={"simclr_jax.configs": "configs"},
+    package_data={"simclr_jax": ["py.typed"], "simclr_jax.evaluate": ["report.html"]},
+    entry_points={"console_scripts": ["simclr-jax = simclr_jax.__main__:main"]},
     install_requires=[
         "absl-py",  # command-line flags; ml_collections parses configs with it
         "etils[epath]",  # the path type of Orbax
@@ -22,7 +52,8 @@ setup(
         "numpy",
         "packaging",  # compares the versions of jax and of the compilers of a plan
         "optax>=0.2.8",  # LARS, SGD, AdamW
-        "orbax-checkpoint>=0.12",  # asynchronous, atomic checkpoints
+        # Asynchronous, atomic checkpoints. 1.0 puts another API in the place of this one.
+        "orbax-checkpoint>=0.12,<1",
         "pillow",  # decodes what TensorFlow cannot: TIFF, a BMP with a palette, animations
         "psutil",  # how much memory there is, on every system
         "safetensors",  # weights in and out, without pickle
@@ -37,12 +68,14 @@ setup(
     ],
     extras_require={
         "bench": ["faiss-cpu", "torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
-        "cuda": ["jax[cuda12]"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
         # Compilers for --plan --target without a device: NVIDIA's, without the libraries that run programs.
         # Of these cudart alone, 3 MB, without which jax's plug-in and TensorFlow complain at every start.
         "plan-gpu": ["jax[cuda12-local]", "nvidia-cuda-nvcc-cu12>=12.6.85", "nvidia-cuda-runtime-cu12"],
         "plan-tpu": ["jax[tpu]"],
         "onnx": ["onnx", "onnxruntime"],  # export onnx, and what tries the file
+        "release": ["build", "twine"],  # make dist
         "tpu": ["jax[tpu]"],
         "test": [
             "hypothesis",  # makes the bad input of tests/whole/test_hostile.py
@@ -52,6 +85,7 @@ setup(
             "pytest",
             "pytest-xdist",  # spreads the suite over the cores
             "ruff",
+            "setuptools>=77",  # builds the wheel that the tests install
             "scikit-image",  # independent oracle for HSV and blur
         ],
     },

@@ -216,7 +216,7 @@ def start_up(reference: Reference, folder: pathlib.Path, rounds: int) -> dict[st
 
 def cost_of_saving(folder: pathlib.Path, rounds: int) -> dict[str, float]:
     """The quickstart's steps in blocks, of which every other one begins with a checkpoint."""
-    from configs import quickstart
+    from simclr_jax.configs import quickstart
     from simclr_jax.runtime import devices
     from simclr_jax.runtime.checkpoint import Checkpoints
     from simclr_jax.training.trainer import Trainer

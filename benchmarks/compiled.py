@@ -94,7 +94,7 @@ def config_of(name: str) -> Any:
     import importlib
 
     (config_name, always), changes, _ = PROGRAMS[name]
-    config = importlib.import_module(f"configs.{config_name}").get_config()
+    config = importlib.import_module(f"simclr_jax.configs.{config_name}").get_config()
     config.update_from_flattened_dict(always | changes)
     return config
 

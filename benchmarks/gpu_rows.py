@@ -73,8 +73,8 @@ def smoke(given: argparse.Namespace, sizes: Sizes) -> None:
     import numpy as np
     from etils import epath
 
-    from configs import linear, quickstart
     from simclr_jax.commands import pretrain, probes
+    from simclr_jax.configs import linear, quickstart
     from simclr_jax.runtime import array_files, checkpoint
     from simclr_jax.runtime.metrics import read_rows
 

@@ -22,8 +22,8 @@ import numpy as np
 from gpu_sizes import TOY, Sizes, keep, seconds_left, tell
 from ml_collections import ConfigDict
 
-from configs import cifar10, knn, linear
 from simclr_jax.commands import pretrain, probes
+from simclr_jax.configs import cifar10, knn, linear
 from simclr_jax.evaluate import knn as neighbours
 from simclr_jax.evaluate import scores
 from simclr_jax.evaluate.feature_files import Features

@@ -234,7 +234,7 @@ def compare(title: str, found: dict[str, Program], rounds: int, seconds: float, 
 
 def input_bound(rounds: int) -> dict:
     """Compares the quickstart's step with its real input to the same compiled step on one batch that is there."""
-    from configs import quickstart
+    from simclr_jax.configs import quickstart
     from simclr_jax.runtime import devices
     from simclr_jax.training.trainer import Trainer
 

@@ -38,7 +38,7 @@ PEAK_SIDE = {"cpu": 3072}  # of the matrices; elsewhere 8192
 
 def config_of(images: str, encoder: str, batch: int, size: int, dtype: str) -> Any:
     """Returns CIFAR's recipe at this size on one device, from an archive that the device holds."""
-    from configs import cifar10
+    from simclr_jax.configs import cifar10
 
     config = cifar10.get_config()
     config.data.source, config.data.holdout_fraction = f"npz:{images}", 0.0

@@ -1,1 +1,1 @@
-"""Configs: values only."""
+"""The shipped configs, values only: ``from simclr_jax.configs import default``."""

@@ -1,14 +1,14 @@
 """What ablations on a CPU start from: the quickstart in small batches, so that few images make many steps.
 
-    python -m simclr_jax ablate --study=augmentation --workdir=runs/ablations
+    simclr-jax ablate --study=augmentation --workdir=runs/ablations
 
 Studies: augmentation, head, batch, temperature, epochs. Time: 12 to 27 runs of 40 s on 2 CPU cores, up to 18 minutes.
-Result: benchmarks/RESULTS.md, "The paper's findings". On a GPU: ``--config=configs/ablation_cifar10.py``.
+Result: benchmarks/RESULTS.md, "The paper's findings". On a GPU: ``--config=ablation_cifar10``.
 """
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from simclr_jax.configs import quickstart
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """What ablations on a GPU start from: CIFAR-10 with a ResNet-18, 100 epochs a run.
 
-    python -m simclr_jax ablate --study=augmentation --config=configs/ablation_cifar10.py --workdir=runs/ablations
+    simclr-jax ablate --study=augmentation --config=ablation_cifar10 --workdir=runs/ablations
 
 Or from arrays: ``--config.data.source=npz:cifar10.npz``. Time: 27, 21, 18, 15 and 12 runs; not measured.
 Result: not measured yet.
@@ -8,7 +8,7 @@ Result: not measured yet.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10
+from simclr_jax.configs import cifar10
 
 
 def get_config() -> ConfigDict:

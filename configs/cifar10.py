@@ -1,8 +1,8 @@
 """CIFAR-10 with a ResNet-18: the usual benchmark of SimCLR on one GPU.
 
     tfds build cifar10
-    python train.py --config=configs/cifar10.py --workdir=runs/cifar10
-    python eval_linear.py --workdir=runs/cifar10
+    simclr-jax pretrain --config=cifar10 --workdir=runs/cifar10
+    simclr-jax linear --workdir=runs/cifar10
 
 Or from arrays: ``--config.data.source=npz:cifar10.npz`` with x_train, y_train, x_test and y_test in it. A tenth of the
 training images is held out for validation. ``--config.data.holdout_fraction=0`` pretrains on all 50,000, as others do;
@@ -21,7 +21,7 @@ Recipe: the paper's appendix B.9; learning rate, weight decay and temperature as
 
 from ml_collections import ConfigDict
 
-from configs import default
+from simclr_jax.configs import default
 
 
 def get_config() -> ConfigDict:

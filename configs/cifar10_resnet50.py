@@ -1,8 +1,8 @@
 """CIFAR-10 with a ResNet-50: the paper's own CIFAR experiment (appendix B.9).
 
     tfds build cifar10
-    python train.py --config=configs/cifar10_resnet50.py --workdir=runs/cifar10_resnet50
-    python eval_linear.py --workdir=runs/cifar10_resnet50
+    simclr-jax pretrain --config=cifar10_resnet50 --workdir=runs/cifar10_resnet50
+    simclr-jax linear --workdir=runs/cifar10_resnet50
 
 Time: 1,000 epochs, the better part of a day on one large GPU; not measured yet with this library.
 Result: linear probe 94.0 % in the paper (batch 1,024, 1,000 epochs); others reach 93.4 % (AndrewAtanov's PyTorch code).
@@ -10,7 +10,7 @@ Result: linear probe 94.0 % in the paper (batch 1,024, 1,000 epochs); others rea
 
 from ml_collections import ConfigDict
 
-from configs import cifar10
+from simclr_jax.configs import cifar10
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """Is a run collapsing? Two views of images that it was not trained on, by its own recipe, and how their h and z lie.
 
-    python -m simclr_jax diagnose --workdir=RUN
+    simclr-jax diagnose --workdir=RUN
 
 Time: a quarter of a minute of a CPU core with a tiny encoder, most of it compilation; large encoders as long as the
 forward passes take. Result: RUN/eval/diagnose.json, RUN/eval/similarities.png and a table beside the untrained network.
@@ -8,7 +8,7 @@ forward passes take. Result: RUN/eval/diagnose.json, RUN/eval/similarities.png a
 
 from ml_collections import ConfigDict
 
-from configs import probe
+from simclr_jax.configs import probe
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """The features of a run's images, as files that other programs read.
 
-    python -m simclr_jax features --workdir=RUN --out=FOLDER
+    simclr-jax features --workdir=RUN --out=FOLDER
 
 Time: one pass over the images; 60,000 at 32 pixels through a tiny encoder about a minute on 2 CPU cores.
 Result: FOLDER/{train,validation,test}/features-00000.npy, … float32 [images, dim], labels.npy and ids.npy.
@@ -8,7 +8,7 @@ Result: FOLDER/{train,validation,test}/features-00000.npy, … float32 [images, 
 
 from ml_collections import ConfigDict
 
-from configs import probe
+from simclr_jax.configs import probe
 
 
 def get_config() -> ConfigDict:

@@ -1,7 +1,7 @@
 """Fine-tuning of a pretraining run: the network learns from labels, beside the same network from scratch.
 
-    python -m simclr_jax finetune --workdir=RUN
-    python -m simclr_jax finetune --workdir=RUN --config.label_fraction=0.01
+    simclr-jax finetune --workdir=RUN
+    simclr-jax finetune --workdir=RUN --config.label_fraction=0.01
 
 The settings are those of the first paper (appendix B.5): Nesterov momentum 0.9, learning rate 0.05·B/256, no warm-up,
 no weight decay, random crop and flip, 60 epochs for 1 % of the labels and 30 for 10 %; the cosine is Google's code's. A
@@ -15,7 +15,7 @@ trainable=stage3 finetune_stage3.json, with layer=1 finetune_layer1.json.
 
 from ml_collections import ConfigDict
 
-from configs import probe
+from simclr_jax.configs import probe
 
 
 def get_config() -> ConfigDict:

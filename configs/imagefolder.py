@@ -1,7 +1,7 @@
 """Your own JPEG or PNG files, with or without class folders, on one GPU.
 
-    python train.py --config=configs/imagefolder.py --workdir=runs/mine --config.data.source=folder:PATH
-    python eval_linear.py --workdir=runs/mine          (with class folders)
+    simclr-jax pretrain --config=imagefolder --workdir=runs/mine --config.data.source=folder:PATH
+    simclr-jax linear --workdir=runs/mine          (with class folders)
 
 PATH holds train/CLASS/, validation/CLASS/ and test/CLASS/, or CLASS/, or just image files; what is missing is held
 out of train. Without labels, load the features with simclr_jax.load_encoder, or probe on another source.
@@ -14,7 +14,7 @@ Recipe: the paper's, with square-root scaling, which it recommends for small bat
 
 from ml_collections import ConfigDict
 
-from configs import default
+from simclr_jax.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -1,8 +1,8 @@
 """ImageNet with a ResNet-50, the recipe of the first paper (SimCLR v1, section 2.2).
 
     tfds build imagenet2012   (asks for the archives, which need an account)
-    python train.py --config=configs/imagenet.py --workdir=runs/imagenet
-    python eval_linear.py --workdir=runs/imagenet
+    simclr-jax pretrain --config=imagenet --workdir=runs/imagenet
+    simclr-jax linear --workdir=runs/imagenet
 
 Or from folders: ``--config.data.source=folder:imagenet`` with train/CLASS/ and validation/CLASS/ in it. ImageNet's
 labelled validation split is the test split here, as in the papers; validation is held out of train.
@@ -15,7 +15,7 @@ after 100 epochs at batch 256, for which ``--config.train.batch_size=256 --confi
 
 from ml_collections import ConfigDict
 
-from configs import default
+from simclr_jax.configs import default
 
 
 def get_config() -> ConfigDict:

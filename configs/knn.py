@@ -1,6 +1,6 @@
 """Weighted nearest neighbours of a pretraining run's features: nothing is trained (Wu et al. 2018).
 
-    python -m simclr_jax knn --workdir=RUN
+    simclr-jax knn --workdir=RUN
 
 Time: 10,000 images against 50,000 of 512 numbers, a few seconds on 2 CPU cores, after the features. Result:
 RUN/eval/knn.json, and a table beside the untrained encoder and chance. The training images are the bank.
@@ -8,7 +8,7 @@ RUN/eval/knn.json, and a table beside the untrained encoder and chance. The trai
 
 from ml_collections import ConfigDict
 
-from configs import probe
+from simclr_jax.configs import probe
 
 
 def get_config() -> ConfigDict:

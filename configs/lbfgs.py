@@ -1,6 +1,6 @@
 """L-BFGS logistic regression on a pretraining run's features (Kornblith et al. 2019).
 
-    python -m simclr_jax lbfgs --workdir=RUN
+    simclr-jax lbfgs --workdir=RUN
 
 Each L2 strength is fitted on the training images, the best on validation again on both together, and judged on test
 once. Time: seconds for 2,000 images of 64 numbers on 2 CPU cores, minutes for tens of thousands of 512. Result:
@@ -9,7 +9,7 @@ RUN/eval/lbfgs.json, and a table beside the untrained encoder and chance.
 
 from ml_collections import ConfigDict
 
-from configs import probe
+from simclr_jax.configs import probe
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """The linear probe of a pretraining run, on features that are computed once.
 
-    python eval_linear.py --workdir=RUN
+    simclr-jax linear --workdir=RUN
 
 Time: the features of 60,000 images at 32 pixels with a tiny encoder, about a minute on 2 CPU cores; the probes
 themselves seconds to a minute. Result: RUN/eval/linear.json, and a table beside the untrained encoder and chance.
@@ -8,7 +8,7 @@ themselves seconds to a minute. Result: RUN/eval/linear.json, and a table beside
 
 from ml_collections import ConfigDict
 
-from configs import probe
+from simclr_jax.configs import probe
 
 
 def get_config() -> ConfigDict:

@@ -1,9 +1,9 @@
 """The papers' linear evaluation of a pretraining run: a classifier on the frozen encoder, trained on crops and flips.
 
-    python -m simclr_jax linear-augmented --workdir=RUN
+    simclr-jax linear-augmented --workdir=RUN
 
 Appendix B.6 of the first paper: Nesterov momentum 0.9, learning rate 0.1·B/256, 90 epochs, no weight decay; the cosine
-is Google's code's. `eval_linear.py` is the same on central views alone, whose features are computed once: far quicker.
+is Google's code's. `linear` is the same on central views alone, whose features are computed once: far quicker.
 
 Time: 90 forward passes over the training images for each network; not measured at length.
 Result: RUN/eval/linear_augmented.json, beside the untrained encoder and chance.
@@ -11,7 +11,7 @@ Result: RUN/eval/linear_augmented.json, beside the untrained encoder and chance.
 
 from ml_collections import ConfigDict
 
-from configs import finetune
+from simclr_jax.configs import finetune
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """Pictures of what a run has learned.
 
-    python -m simclr_jax pictures --workdir=RUN
+    simclr-jax pictures --workdir=RUN
 
 Time: t-SNE of 2,000 images a minute or so of CPU, the rest seconds. Result: RUN/eval/tsne.png, h beside z, coloured by
 class (as in the paper's appendix B); neighbours.png, test images beside the training images that lie nearest;
@@ -9,7 +9,7 @@ curves.png, from RUN/metrics.jsonl.
 
 from ml_collections import ConfigDict
 
-from configs import probe
+from simclr_jax.configs import probe
 
 
 def get_config() -> ConfigDict:

@@ -1,7 +1,7 @@
 """Textures, embedded in the library: a tiny encoder on a laptop's CPU.
 
-    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
-    python eval_linear.py --workdir=runs/quickstart
+    simclr-jax pretrain --config=quickstart --workdir=runs/quickstart
+    simclr-jax linear --workdir=runs/quickstart
 
 or both at once: ``make quickstart``.
 
@@ -13,7 +13,7 @@ jax 0.10.2. Colours are random here: without colour distortion (``--config.augme
 
 from ml_collections import ConfigDict
 
-from configs import default
+from simclr_jax.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -1,8 +1,8 @@
 """STL-10: pretraining on its 100,000 unlabelled images, for a probe on its 5,000 labelled ones.
 
     tfds build stl10
-    python train.py --config=configs/stl10.py --workdir=runs/stl10
-    python eval_linear.py --workdir=runs/stl10 --config.data.source=tfds:stl10
+    simclr-jax pretrain --config=stl10 --workdir=runs/stl10
+    simclr-jax linear --workdir=runs/stl10 --config.data.source=tfds:stl10
 
 The probe names its source, because pretraining's training split has no labels.
 
@@ -13,7 +13,7 @@ Recipe: the paper's for ImageNet, at 96 pixels, with square-root scaling, which 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from simclr_jax.configs import default
 
 
 def get_config() -> ConfigDict:

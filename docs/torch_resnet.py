@@ -1,4 +1,4 @@
-"""The encoder of a .safetensors file that `python -m simclr_jax export torch` wrote, in PyTorch alone. Copy it freely.
+"""The encoder of a .safetensors file that `simclr-jax export torch` wrote, in PyTorch alone. Copy it freely.
 
     encoder = torch_resnet.load("encoder.safetensors")
     h = encoder(images)    # float [batch, 3, height, width] in [0, 1]

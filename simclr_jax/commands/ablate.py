@@ -267,8 +267,8 @@ def main() -> None:
     """Runs the command from its flags."""
     from absl import flags
 
-    from configs import ablation, lbfgs
     from simclr_jax.commands import launch, pretrain
+    from simclr_jax.configs import ablation, lbfgs
 
     flags.DEFINE_string("workdir", None, "FOLDER, for the runs, their figures, tables and pictures.")
     flags.DEFINE_string("study", None, "augmentation, head, batch, temperature or epochs.")

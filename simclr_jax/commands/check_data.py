@@ -127,7 +127,7 @@ def _table(reports: dict[str, Report], splits: dict[str, str]) -> str:
 
 def main() -> None:
     """Runs the command from its flags."""
-    from configs import default
     from simclr_jax.commands import launch
+    from simclr_jax.configs import default
 
     launch.launch(run, known=default.get_config(), arguments=[])

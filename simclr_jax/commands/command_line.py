@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import simclr_jax
+from simclr_jax.commands import config_files
 from simclr_jax.runtime.config import check_key, check_keys, check_type, flatten, nearest_key
 
 PREFIX = "config."
 _TRACEBACK = "Error whilst parsing config file:\n\nTraceback"
 _DASHES = "-–—−"  # the last three are what becomes of a hyphen in documents that a command was copied from
-_PROJECT = pathlib.Path(__file__).resolve().parents[2]
 _ASSIGNED = re.compile(r" +config\.([\w.]+) = .+?(?:  # (.*))?$")
 
 
@@ -48,6 +49,7 @@ def parse(argv: Sequence[str], known: ConfigDict | None, *, what: str, config: s
                 if _name(argument).startswith(PREFIX) and argument[0] == "-":
                     check_key(_name(argument).removeprefix(PREFIX), flatten(known))
             config_flags.DEFINE_config_file("config", config, what)  # here, because it loads the default at once
+            argv = _with_files(argv)
         return flags.FLAGS(list(argv))
     except flags.UnrecognizedFlagError as error:
         _refuse_flag(error.flagname, argv, known)
@@ -73,8 +75,7 @@ def config(known: ConfigDict) -> ConfigDict:
     if not path:
         raise ValueError(_NO_CONFIG)
     if not os.path.exists(path):
-        near = difflib.get_close_matches(path, _config_files(path), n=1)
-        raise ValueError(f"--config={path} does not exist" + (f"; did you mean --config={near[0]}?" if near else ""))
+        raise ValueError(f"--config={path} does not exist; {config_files.meant(path)}")
     found = flag.value
     if not isinstance(found, ConfigDict):
         fault = f"its get_config() returns {type(found).__name__}, not a ConfigDict"
@@ -89,10 +90,22 @@ def config(known: ConfigDict) -> ConfigDict:
 
 def version() -> str:
     """Returns what --version answers."""
-    return f"simclr_jax {metadata.version('simclr_jax')}, jax {metadata.version('jax')}"
+    return f"simclr_jax {simclr_jax.__version__}, jax {metadata.version('jax')}"
 
 
-_NO_CONFIG = "--config=configs/NAME.py is missing; --config=configs/quickstart.py needs no data"
+_NO_CONFIG = "--config=NAME is missing; --config=quickstart needs no data"
+
+
+def _with_files(argv: Sequence[str]) -> list[str]:
+    """Returns arguments in which the name of a shipped config, --config=NAME, is its file."""
+    named = list(argv)
+    for place, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config") and equals:
+            named[place] = f"{name}={config_files.path_of(value)}"
+        elif place and argv[place - 1] in ("--config", "-config"):
+            named[place] = config_files.path_of(argument)
+    return named
 
 
 def _name(argument: str) -> str:
@@ -168,13 +181,6 @@ def _check_text(name: str, text: str, example: Any) -> None:
         raise ValueError(line if whole is None else f"{line}; write {whole}") from None
 
 
-def _config_files(path: str) -> list[str]:
-    """Returns the configs that may have been meant: those beside a path, and the project's."""
-    folders = [os.path.dirname(path) or ".", os.path.relpath(_PROJECT / "configs"), str(_PROJECT / "configs")]
-    found = [os.path.join(folder, name) for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)]
-    return sorted({name.removeprefix("./") for name in found if name.endswith(".py") and "__init__" not in name})
-
-
 def _help(known: ConfigDict | None, what: str, config: str | None) -> str:
     """Returns what --help answers: the program's words, its flags, and the keys of its config with their comments."""
     lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
@@ -186,9 +192,9 @@ def _help(known: ConfigDict | None, what: str, config: str | None) -> str:
         lines.append(f"  --{shown}: {flag.help}{default}")
     lines += ["  --verbosity: 1 shows the traceback of an error.", "  --version: Says which version this is."]
     if known is not None:
-        file = pathlib.Path(config or _PROJECT / "configs" / "default.py")
+        file = pathlib.Path(config or config_files.FOLDER / "default.py")
         comments = _comments(file)
-        lines += ["", f"keys, with their values in configs/{file.name}:"]
+        lines += ["", f"keys, with their values in the config {file.stem}:"]
         for key, value in flatten(known).items():
             setting = f"  --config.{key}={value}"
             lines.append(f"{setting:52}  {comments.get(key, '')}".rstrip())
@@ -204,7 +210,7 @@ def _comments(file: pathlib.Path) -> dict[str, str]:
             found[assigned[1]] = assigned[2] or " ".join(above)
         above = [*above, line.strip("# ")] if line.strip().startswith("#") else []
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module == "configs":
+        if isinstance(node, ast.ImportFrom) and node.module == "simclr_jax.configs":
             for name in node.names:
                 found = _comments(file.with_name(f"{name.name}.py")) | {k: c for k, c in found.items() if c}
     return found

@@ -149,7 +149,7 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the command from its flags."""
-    from configs import diagnose
     from simclr_jax.commands import launch
+    from simclr_jax.configs import diagnose
 
     launch.launch_on_run(run, diagnose, out=True)

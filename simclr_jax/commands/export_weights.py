@@ -176,7 +176,7 @@ def main() -> None:
     """Runs the command from its arguments."""
     from simclr_jax.commands import launch
 
-    parser = launch.Parser("python -m simclr_jax export")
+    parser = launch.Parser("simclr-jax export")
     parser.add_argument("kind", choices=list(FORMATS), metavar="|".join(FORMATS))
     parser.add_argument("run", metavar="RUN", help="or RUN/checkpoints/STEP")
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; FILE.md will be its card")

@@ -51,8 +51,8 @@ def main() -> None:
     """Runs the command from its flags."""
     from absl import flags
 
-    from configs import features
     from simclr_jax.commands import launch
+    from simclr_jax.configs import features
 
     flags.DEFINE_string("out", None, "The folder to write; it must not exist.")
     launch.launch_on_run(run, features, ["out"])

@@ -161,8 +161,8 @@ def _labelled(probed: probed_run.ProbedRun) -> list[Any]:
 
 def main(kind: str) -> None:
     """Runs `run` or, for "linear_augmented", `run_linear` from its flags."""
-    from configs import finetune, linear_augmented
     from simclr_jax.commands import launch
+    from simclr_jax.configs import finetune, linear_augmented
 
     if kind == "finetune":
         launch.launch_on_run(run, finetune, out=True)

@@ -116,10 +116,10 @@ def _write(out: str, step: int, variables: dict[str, Any], config: dict[str, Any
 
 def main() -> None:
     """Runs the command from its arguments."""
-    from configs import default
     from simclr_jax.commands import launch
+    from simclr_jax.configs import default
 
-    parser = launch.Parser("python -m simclr_jax import")
+    parser = launch.Parser("simclr-jax import")
     formats = parser.add_subparsers(required=True, metavar="google or torch")
     of_google = formats.add_parser("google", help="a checkpoint of Google's SimCLR code")
     of_google.add_argument("path", metavar="CHECKPOINT", help="prefix of its files, their folder, or a SavedModel")

@@ -23,7 +23,7 @@ def launch(
     *,
     known: ConfigDict | None,
     arguments: Sequence[str],
-    what: str = "The run: configs/NAME.py. Any key: --config.section.key=value",
+    what: str = "NAME, a shipped config, or FILE.py of yours. Any key: --config.section.key=value",
     config: str | None = None,
     several: Sequence[str] = (),
     instead: dict[str, tuple[Callable[..., object], Sequence[str]]] | None = None,
@@ -140,7 +140,7 @@ def launch_on_run(
         run(*given, **named, **({"out": flags.FLAGS.out} if out else {}))
 
     flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
-    what = f"How. Any key: --config.key=value; {config.__name__.replace('.', '/')}.py has them all"
+    what = "FILE.py in the place of the values below. Any of them: --config.key=value"
     launch(driver, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
 
 

@@ -9,29 +9,36 @@ import sys
 
 from simclr_jax.training.trainer import Trainer
 
-_PROJECT = pathlib.Path(__file__).resolve().parents[2]
-
 
 def after_training(trainer: Trainer, workdir: str) -> list[str]:
     """Returns commands that can be run on a run that is done: on its labels, its pictures or all that it has."""
     run = f"--workdir={workdir}"
     judged = trainer.splits.split_of("test") or trainer.config.data.holdout_fraction
     if trainer.train.labelled and len(trainer.validation) and judged:
-        found = [command(_below(_PROJECT / "eval_linear.py"), run)]
+        found = [command("linear", run)]
     elif len(trainer.validation):
-        found = [command("-m", "simclr_jax", "pictures", run)]
+        found = [command("pictures", run)]
     else:
-        found = [command("-m", "simclr_jax", "features", run, f"--out={workdir.rstrip('/')}-features")]
+        found = [command("features", run, f"--out={workdir.rstrip('/')}-features")]
     if importlib.util.find_spec("tensorboard"):
-        found.append(command("-m", "tensorboard.main", f"--logdir={workdir}/tensorboard"))
+        found.append(shlex.join([_program("python"), "-m", "tensorboard.main", f"--logdir={workdir}/tensorboard"]))
     return found
 
 
 def command(*arguments: str) -> str:
-    """Returns a command of this Python for a POSIX shell."""
-    known = shutil.which("python")
-    same = known and os.path.dirname(known) == os.path.dirname(sys.executable)
-    return shlex.join(["python" if same else _below(pathlib.Path(sys.executable)), *arguments])
+    """Returns a command of this library, by the Python that runs now, for a POSIX shell."""
+    installed = (pathlib.Path(sys.executable).parent / "simclr-jax").exists()
+    program = [_program("simclr-jax")] if installed else [_program("python"), "-m", "simclr_jax"]
+    return shlex.join([*program, *arguments])
+
+
+def _program(name: str) -> str:
+    """Returns what starts a program of this Python's folder: its name, where the shell finds it there, or its path."""
+    folder = pathlib.Path(sys.executable).parent
+    found = shutil.which(name)
+    if found and os.path.dirname(found) == str(folder):
+        return name
+    return _below(folder / name if (folder / name).exists() else pathlib.Path(sys.executable))
 
 
 def _below(path: pathlib.Path) -> str:

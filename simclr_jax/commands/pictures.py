@@ -190,7 +190,7 @@ def _draw_curves(probed: ProbedRun, path: epath.Path) -> list[str]:
 
 def main() -> None:
     """Runs the command from its flags."""
-    from configs import pictures
     from simclr_jax.commands import launch
+    from simclr_jax.configs import pictures
 
     launch.launch_on_run(run, pictures, out=True)

@@ -227,11 +227,11 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
 
 
 def main() -> None:
-    """Runs train.py from its flags."""
+    """Runs the command, or train.py, from its flags."""
     from absl import flags
 
-    from configs import default
     from simclr_jax.commands import launch, plan
+    from simclr_jax.configs import default
     from simclr_jax.runtime.targets import EXAMPLES
 
     flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
@@ -267,7 +267,6 @@ def main() -> None:
         train,
         known=default.get_config(),
         arguments=["workdir"],
-        what="What to train: configs/NAME.py. Any key: --config.section.key=value",
         several=["coordinator", "num_processes", "process_id"],
         instead={"plan": (look_ahead, ["target", "price"])},
     )

@@ -135,8 +135,8 @@ def main() -> None:
     """Runs the command from its flags."""
     from absl import flags
 
-    from configs import default
     from simclr_jax.commands import launch
+    from simclr_jax.configs import default
 
     flags.DEFINE_string("out", "preview.png", "The PNG file to write.")
     flags.DEFINE_integer("images", 8, "How many images to show.", lower_bound=1)

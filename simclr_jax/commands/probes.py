@@ -182,7 +182,7 @@ PROBES = {
 
 def main(kind: str) -> None:
     """Runs one of `PROBES` from its flags."""
-    from configs import knn, lbfgs, linear
     from simclr_jax.commands import launch
+    from simclr_jax.configs import knn, lbfgs, linear
 
     launch.launch_on_run(functools.partial(run, kind), {"linear": linear, "lbfgs": lbfgs, "knn": knn}[kind], out=True)

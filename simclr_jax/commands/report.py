@@ -146,10 +146,10 @@ def main() -> None:
     """Runs the command from its flags."""
     from absl import flags
 
-    from configs import default, finetune, knn, lbfgs, linear, linear_augmented
-    from configs import diagnose as of_diagnose
-    from configs import pictures as of_pictures
     from simclr_jax.commands import diagnose, launch, pictures, preview, probes
+    from simclr_jax.configs import default, finetune, knn, lbfgs, linear, linear_augmented
+    from simclr_jax.configs import diagnose as of_diagnose
+    from simclr_jax.configs import pictures as of_pictures
 
     flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; several are compared")
     flags.DEFINE_string("out", None, "NAME.html, by default RUN/report.html; or a folder for all, if RUN is read-only.")

@@ -46,13 +46,13 @@ class Unreadable:
             if len(self._names) < self._named:
                 _log.warning("cannot be read, left out: %s", name)
             elif len(self._names) == self._named > 0:
-                _log.warning("more cannot be read and are not named here; python -m simclr_jax check-data lists them")
+                _log.warning("more cannot be read and are not named here; simclr-jax check-data lists them")
             self._names[position] = name
         if len(self._names) > self._max_fraction * self._size:
             raise ValueError(
                 f"{len(self._names)} of {self._size} images cannot be read, more than "
                 f"data.max_corrupt_fraction={self._max_fraction:g} allows; the first is {self.names[0]}; "
-                "python -m simclr_jax check-data --config=… lists them all"
+                "simclr-jax check-data --config=… lists them all"
             )
 
     def replace(self, epoch: int, positions: np.ndarray, seed: int) -> np.ndarray:

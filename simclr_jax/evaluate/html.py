@@ -27,13 +27,13 @@ PROBES = {
 _FEW_LABELS = {f"finetune_{share}": {"label_fraction": share} for share in (0.1, 0.01)}
 # What makes them, by the beginnings of their names.
 PROGRAMS = {
-    "linear": "python eval_linear.py",
-    "linear_augmented": "python -m simclr_jax linear-augmented",
-    "lbfgs": "python -m simclr_jax lbfgs",
-    "knn": "python -m simclr_jax knn",
-    "finetune": "python -m simclr_jax finetune",
-    "diagnose": "python -m simclr_jax diagnose",
-    "pictures": "python -m simclr_jax pictures",
+    "linear": "simclr-jax linear",
+    "linear_augmented": "simclr-jax linear-augmented",
+    "lbfgs": "simclr-jax lbfgs",
+    "knn": "simclr-jax knn",
+    "finetune": "simclr-jax finetune",
+    "diagnose": "simclr-jax diagnose",
+    "pictures": "simclr-jax pictures",
 }
 COLLAPSE = "Is it collapsing?"
 HEADINGS = ("Training", COLLAPSE, "What it learned", "What it saw", "What is mistaken for what", "Pictures")
@@ -227,7 +227,7 @@ def _shown(run: RunFiles, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]
                 for name, result in ranked
                 if program_of(name)
             ),
-            f"python -m simclr_jax report {shlex.quote(f'--workdir={run.name}')}",
+            f"simclr-jax report {shlex.quote(f'--workdir={run.name}')}",
         ],
         "starts": {name: [start.get(name, NO_VALUE) for start in run.starts] for name in facts},
         "config": {key: str(value) for key, value in config.items()},

@@ -11,7 +11,7 @@ from simclr_jax.interop import google_names
 
 # What a file is that is no checkpoint, by its first bytes; nothing of it is run.
 _KINDS = {
-    b"PK": ": it is an archive; unpack it, or if it is PyTorch's: python -m simclr_jax import torch",
+    b"PK": ": it is an archive; unpack it, or if it is PyTorch's: simclr-jax import torch",
     b"\x80": ": it is a pickle, which may run programs and is not read",
     b"\x89HDF": ": it is an HDF5 file of Keras; restore it in TensorFlow and save it by tf.train.Checkpoint",
     b"": ", which is a .index and a .data-00000-of-00001 file of one name",

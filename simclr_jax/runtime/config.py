@@ -188,7 +188,9 @@ def check_keys(config: ConfigDict, known: ConfigDict) -> None:
         check_key(key, want)
     for key in want:
         if key not in have:
-            raise ValueError(f"config.{key} is missing; configs/default.py has every key: start from it")
+            raise ValueError(
+                f"config.{key} is missing; start from `from simclr_jax.configs import default`: it has every key"
+            )
     for key, value in have.items():
         check_type(key, value, want[key])
 

@@ -208,7 +208,7 @@ def _mend(run: epath.Path) -> str:
             "the command that made its checkpoints writes the same file when it is given another folder: stop it at "
             f"its first step and copy config.json from there to {shlex.quote(str(run))}/"
         )
-    return shlex.join(["train.py", "--config=configs/NAME.py", f"--workdir={run}"]) + " makes one"
+    return shlex.join(["simclr-jax", "pretrain", "--config=NAME", f"--workdir={run}"]) + " makes one"
 
 
 def write_config(workdir: str, config: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ _WORDS = {
     "too short": "the run has ended before it learned: {step:,} steps, {warmup:,} of them warm-up, are few; the "
     "validation loss is {loss:.3f}, and {chance_loss:.3f} is that of a network to which all images are alike",
 }
-_MORE = "in another --workdir; python -m simclr_jax diagnose --workdir=RUN says more"
+_MORE = "in another --workdir; simclr-jax diagnose --workdir=RUN says more"
 _LOWER = "a lower optimizer.learning_rate or a longer optimizer.warmup_epochs"
 _MENDS = {
     "collapsed": _LOWER,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from configs import ablation, lbfgs
 from simclr_jax.commands import ablate
 from simclr_jax.commands.studies import Claim, Study, Variant
+from simclr_jax.configs import ablation, lbfgs
 from simclr_jax.runtime import preemption
 from simclr_jax.runtime.config import flatten
 from simclr_jax.training import loop

@@ -10,8 +10,8 @@ import pytest
 import tensorflow_datasets
 from tensorflow_datasets import features
 
-from configs import imagefolder
 from simclr_jax.commands import check_data
+from simclr_jax.configs import imagefolder
 from simclr_jax.data import sources
 from simclr_jax.data.tfds import Tfds
 from support.oracles import encode
@@ -214,7 +214,7 @@ def test_pixels_are_counted_without_tensorflow(tmp_path):
     code = f"""
 import sys
 sys.modules["tensorflow"] = None
-from configs import quickstart
+from simclr_jax.configs import quickstart
 from simclr_jax.commands import check_data
 config = quickstart.get_config()
 config.data.source = "npz:{tmp_path}/x.npz"

@@ -5,8 +5,8 @@ import sys
 import pytest
 from absl import flags
 
-from configs import default, knn
 from simclr_jax.commands import command_line
+from simclr_jax.configs import default, knn
 from simclr_jax.runtime.config import flatten, nearest_key
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
@@ -42,10 +42,10 @@ def answer(*arguments, monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("", "--config=configs/NAME.py is missing; --config=configs/quickstart.py needs no data"),
+        ("", "--config=NAME is missing; --config=quickstart needs no data"),
         (
             "--config.train.epochs=3",
-            "--config=configs/NAME.py is missing; --config=configs/quickstart.py needs no data",
+            "--config=NAME is missing; --config=quickstart needs no data",
         ),
         ("--confg=configs/quickstart.py", "--confg is not a flag; did you mean --config=configs/quickstart.py?"),
         (
@@ -57,7 +57,13 @@ def answer(*arguments, monkeypatch):
             "'–config=configs/quickstart.py' is no flag; did you mean --config=configs/quickstart.py?",
         ),
         ("configs/quickstart.py", "'configs/quickstart.py' is no flag; did you mean --config=configs/quickstart.py?"),
-        ("--config=quickstart", "--config=quickstart does not exist; did you mean --config=configs/quickstart.py?"),
+        ("--config=quickstrt", "--config=quickstrt does not exist; did you mean --config=quickstart?"),
+        ("--config nowhere/cifar10.py", "--config=nowhere/cifar10.py does not exist; did you mean --config=cifar10?"),
+        (
+            "--config=zzz",
+            "--config=zzz does not exist; shipped are ablation, ablation_cifar10, cifar10, cifar10_resnet50, "
+            "imagefolder, imagenet, imagenet_v2, quickstart, stl10; a file of your own ends in .py",
+        ),
         ("--config configs/quickstart.py.", "did you mean --config=configs/quickstart.py?"),
         (f"{QUICKSTART} --wrkdir=x", "--wrkdir is not a flag; did you mean --workdir=x?"),
         (f"{QUICKSTART} --zzz", "--zzz is not a flag; see --help"),

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import finetune as finetune_config
-from configs import linear_augmented, quickstart
 from simclr_jax.augment import device
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.commands import finetune, pretrain
+from simclr_jax.configs import finetune as finetune_config
+from simclr_jax.configs import linear_augmented, quickstart
 from simclr_jax.data import feed
 from simclr_jax.data.split import Split
 from simclr_jax.models import Head, Network, create_classifier, create_model

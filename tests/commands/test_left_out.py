@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from configs import diagnose as diagnose_config
-from configs import features as features_config
-from configs import finetune as finetune_config
-from configs import knn, lbfgs, linear, linear_augmented
-from configs import pictures as pictures_config
 from simclr_jax.commands import diagnose, features, finetune, pictures, probes
+from simclr_jax.configs import diagnose as diagnose_config
+from simclr_jax.configs import features as features_config
+from simclr_jax.configs import finetune as finetune_config
+from simclr_jax.configs import knn, lbfgs, linear, linear_augmented
+from simclr_jax.configs import pictures as pictures_config
 from simclr_jax.evaluate import probed_run
 from simclr_jax.runtime import run_folder
 from support.runs import write_run

@@ -1,6 +1,7 @@
 """Commands that are printed work when they are copied into a shell."""
 
 import os
+import pathlib
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from simclr_jax.evaluate.probed_run import ProbedRun
 from support.runs import write_run
 from support.tiny_config import write_archive
 
+ROOT = pathlib.Path(__file__).parents[2]
 WORKDIR = "it's a $(touch stolen) run"
 
 
@@ -30,12 +32,12 @@ def trainer(labelled, validation=4, test="", holdout=0.1):
 @pytest.mark.parametrize(
     ("of", "program"),
     [
-        (trainer(True), "eval_linear.py"),
-        (trainer(True, test="test", holdout=0.0), "eval_linear.py"),
-        (trainer(True, holdout=0.0), "-m simclr_jax pictures"),
-        (trainer(False), "-m simclr_jax pictures"),
-        (trainer(False, validation=0, holdout=0.0), "-m simclr_jax features"),
-        (trainer(True, validation=0, holdout=0.0), "-m simclr_jax features"),
+        (trainer(True), "linear"),
+        (trainer(True, test="test", holdout=0.0), "linear"),
+        (trainer(True, holdout=0.0), "pictures"),
+        (trainer(False), "pictures"),
+        (trainer(False, validation=0, holdout=0.0), "features"),
+        (trainer(True, validation=0, holdout=0.0), "features"),
     ],
 )
 def test_what_is_said_to_be_next_can_be_done(of, program):
@@ -58,19 +60,28 @@ def test_tensorboard_is_named_where_it_is_installed_alone(installed, monkeypatch
 @pytest.mark.parametrize("path", ["", os.path.dirname(sys.executable)])
 def test_the_command_is_found_by_a_shell(where, path, tmp_path, monkeypatch):
     """Whether the environment is active or not, and from any folder."""
-    monkeypatch.chdir(next_step._PROJECT if where == "project" else tmp_path)
+    monkeypatch.chdir(ROOT if where == "project" else tmp_path)
     monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
     line = next_step.after_training(trainer(True), WORKDIR)[0]
-    python, program = shlex.split(line)[:2]
-    assert python == "python" if path else os.path.samefile(python, sys.executable)
-    assert (program == "eval_linear.py") == (where == "project")
+    face, program = shlex.split(line)[:2]
+    assert face == "simclr-jax" if path else face.endswith(".venv/bin/simclr-jax") or os.path.exists(face)
+    assert program == "linear"
     result = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert result.stderr.startswith(f"error: {WORKDIR} is not a run")
     assert not (tmp_path / "stolen").exists()
 
 
+@pytest.mark.parametrize("path", ["", os.path.dirname(sys.executable)])
+def test_where_the_command_is_not_installed_python_runs_it(path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
+    monkeypatch.setattr(pathlib.Path, "exists", lambda path: path.name != "simclr-jax" and os.path.exists(path))
+    python, *module = shlex.split(next_step.command("knn"))
+    assert module == ["-m", "simclr_jax", "knn"]
+    assert python == "python" if path else os.path.samefile(python, sys.executable)
+
+
 def probe(run, **changes):
-    from configs import probe as config
+    from simclr_jax.configs import probe as config
 
     given = config.get_config()
     given.update_from_flattened_dict(changes)

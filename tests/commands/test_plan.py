@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
 from simclr_jax.commands import plan
+from simclr_jax.configs import quickstart
 from simclr_jax.runtime import checkpoint, compiled, devices, targets
 from simclr_jax.training import cost
 from simclr_jax.training.trainer import Trainer

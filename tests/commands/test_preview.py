@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import quickstart
 from simclr_jax.augment.recipe import JITTER_ORDERS, Recipe
 from simclr_jax.commands import preview
+from simclr_jax.configs import quickstart
 from simclr_jax.training.trainer import Trainer
 
 IMAGES = 8

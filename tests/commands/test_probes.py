@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from configs import knn, lbfgs
 from simclr_jax.commands import pretrain, probes
+from simclr_jax.configs import knn, lbfgs
 from simclr_jax.evaluate import probed_run
 from support.tiny_config import small
 

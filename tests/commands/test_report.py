@@ -14,8 +14,8 @@ import subprocess
 import pytest
 from matplotlib.figure import Figure
 
-from configs import finetune, knn, lbfgs, linear, linear_augmented, quickstart
 from simclr_jax.commands import report
+from simclr_jax.configs import finetune, knn, lbfgs, linear, linear_augmented, quickstart
 from simclr_jax.runtime.config import flatten
 
 PROBES = {"linear": linear, "linear_augmented": linear_augmented, "knn": knn, "lbfgs": lbfgs, "finetune": finetune}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from configs import ablation, ablation_cifar10, default
 from simclr_jax.commands import studies
 from simclr_jax.commands.studies import Claim, verdict
+from simclr_jax.configs import ablation, ablation_cifar10, default
 from simclr_jax.runtime.config import check_keys, flatten
 from simclr_jax.training import schedule
 

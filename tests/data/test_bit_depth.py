@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import simclr_jax
-from configs import linear
 from simclr_jax.commands import pretrain, preview
+from simclr_jax.configs import linear
 from simclr_jax.data import bit_depth, sources
 from simclr_jax.data.split import Split
 from simclr_jax.evaluate.probed_run import ProbedRun

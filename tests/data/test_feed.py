@@ -205,7 +205,7 @@ def test_a_device_has_memory_for_data():
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
-from configs import linear, quickstart
+from simclr_jax.configs import linear, quickstart
 from simclr_jax.commands import probes
 from simclr_jax.commands import pretrain
 changes = {"data.limit": 64, "augment.image_size": 8, "train.batch_size": 32, "train.epochs": 2, "data.source": SOURCE}

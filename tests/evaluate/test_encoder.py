@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import simclr_jax
-from configs import features as config_of_features
 from simclr_jax.commands import features
+from simclr_jax.configs import features as config_of_features
 from simclr_jax.data import feed, sources
 from simclr_jax.data.split import Split
 from simclr_jax.evaluate import feature_files

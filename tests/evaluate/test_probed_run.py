@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import features as features_config
-from configs import linear
 from simclr_jax.commands import features as export_features
 from simclr_jax.commands import pretrain, probes
+from simclr_jax.configs import features as features_config
+from simclr_jax.configs import linear
 from simclr_jax.data import sources
 from simclr_jax.evaluate import probed_run, results
 from simclr_jax.runtime import checkpoint
@@ -204,5 +204,5 @@ def test_nothing_is_written_through_a_link(run, tmp_path, name):
     shutil.rmtree(run / name, ignore_errors=True)
     (run / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="link"):
-        probes.run("linear", importlib.import_module("configs.linear").get_config(), str(run))
+        probes.run("linear", importlib.import_module("simclr_jax.configs.linear").get_config(), str(run))
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import knn, linear, pictures
 from simclr_jax.commands import export_weights, probes, report
 from simclr_jax.commands import features as write_features
 from simclr_jax.commands import pictures as draw
+from simclr_jax.configs import knn, linear, pictures
 from simclr_jax.data import sources
 from simclr_jax.evaluate import plots, results, scores, sheets
 from simclr_jax.runtime import disk

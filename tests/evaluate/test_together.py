@@ -9,8 +9,8 @@ import filelock
 import pytest
 from etils import epath
 
-from configs import knn, lbfgs, linear
 from simclr_jax.commands import probes
+from simclr_jax.configs import knn, lbfgs, linear
 from simclr_jax.evaluate import probed_run
 from simclr_jax.runtime import disk
 from support.runs import write_run

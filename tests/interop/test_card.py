@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image, ImageOps
 
-from configs import default
 from simclr_jax.augment import host
 from simclr_jax.commands import export_weights
+from simclr_jax.configs import default
 from simclr_jax.interop import card
 from simclr_jax.runtime.config import flatten
 from support.runs import write_run

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import simclr_jax
-from configs import default
 from simclr_jax import __main__
 from simclr_jax.commands import import_weights, pretrain
+from simclr_jax.configs import default
 from simclr_jax.interop import google, google_names, tensors
 from simclr_jax.models import ENCODERS, Head, Network, create_model
 from simclr_jax.models.network import Architecture

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import simclr_jax
-from configs import default
 from simclr_jax.commands import export_weights, import_weights
+from simclr_jax.configs import default
 from simclr_jax.interop import pytorch
 from simclr_jax.models import ENCODERS, Head, Network, create_encoder
 from simclr_jax.models.network import Architecture

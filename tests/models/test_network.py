@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import default
+from simclr_jax.configs import default
 from simclr_jax.models import ENCODERS, Head, Network, create_encoder
 from simclr_jax.models.network import KEYS
 

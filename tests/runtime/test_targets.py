@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import cifar10
+from simclr_jax.configs import cifar10
 from simclr_jax.runtime import devices, targets
 from simclr_jax.training import step as steps
 from simclr_jax.training.trainer import Trainer

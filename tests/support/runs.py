@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from configs import default
+from simclr_jax.configs import default
 from simclr_jax.models import create_model
 from simclr_jax.runtime import checkpoint, run_folder
 from simclr_jax.runtime.config import network_of

@@ -52,7 +52,7 @@ def shrink(config, source, **changes):
 
 
 def small(source, **changes):
-    return shrink(importlib.import_module("configs.quickstart").get_config(), source, **changes)
+    return shrink(importlib.import_module("simclr_jax.configs.quickstart").get_config(), source, **changes)
 
 
 def tiny(source):

@@ -6,14 +6,16 @@ import re
 
 import pytest
 
-from configs import default, linear
+from simclr_jax.configs import default, linear
 from simclr_jax.runtime.config import check_keys, flatten, run_config, whole_config
 from simclr_jax.runtime.differences import config_differences
 from simclr_jax.training import schedule
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
-NAMES = [name for name in FILES if "train" in importlib.import_module(f"configs.{name}").get_config()]  # not probes
+NAMES = [
+    name for name in FILES if "train" in importlib.import_module(f"simclr_jax.configs.{name}").get_config()
+]  # not probes
 
 
 def changed(**changes):
@@ -24,15 +26,15 @@ def changed(**changes):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_is_complete_and_right(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"simclr_jax.configs.{name}").get_config()
     check_keys(config, default.get_config())
     schedule.check(config)
 
 
 @pytest.mark.parametrize("name", sorted({*FILES} - {"default", "probe"}))  # which others start from
 def test_every_docstring_says_command_time_and_result(name):
-    text = importlib.import_module(f"configs.{name}").__doc__
-    assert re.search(r"python (train\.py|eval_linear\.py|-m simclr_jax [a-z-]+) --", text)
+    text = importlib.import_module(f"simclr_jax.configs.{name}").__doc__
+    assert re.search(r"simclr-jax [a-z-]+ --", text)
     assert "Time:" in text and "Result:" in text
 
 

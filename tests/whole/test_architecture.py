@@ -21,10 +21,13 @@ MAY_IMPORT = {
     "training": "losses models augment data runtime",
     "evaluate": "losses models augment data runtime training",
     "interop": "models augment runtime.config",
-    "commands": "losses models augment data runtime training evaluate interop",
+    "commands": "losses models augment data runtime training evaluate interop configs",
     "__main__": "commands",
 }
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+CONFIGS = PACKAGE / "configs"  # in a clone it leads to the top-level folder; values only, which commands start from
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py" and CONFIGS not in path.parents
+)
 
 
 def room(path: pathlib.Path) -> str:
@@ -95,12 +98,12 @@ def within(full: str, files) -> str | None:
 
 def test_the_package_has_nine_rooms():
     rooms = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert rooms == {*MAY_IMPORT, "__init__.py", "__main__.py"} - {"__main__"}
+    assert rooms == {*MAY_IMPORT, "configs", "__init__.py", "__main__.py", "py.typed"} - {"__main__"}
     assert {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - {"__pycache__"} == {
         *rooms,
         "whole",
         "support",
-    } - {"__init__.py", "__main__.py"}
+    } - {"configs", "__init__.py", "__main__.py", "py.typed"}
 
 
 def owners(test) -> set[str]:
@@ -146,7 +149,9 @@ def test_config_dicts_stop_at_config_schedule_and_what_opens_a_run():
 
 def test_configs_hold_values_only():
     for path in (ROOT / "configs").glob("*.py"):
-        assert packages(path) <= {"ml_collections", "configs"}, path
+        assert packages(path) <= {"ml_collections", "simclr_jax"} and ours(path) <= {
+            f"configs.{name.stem}" for name in (ROOT / "configs").glob("*.py")
+        }, path
 
 
 def test_modules_are_small_and_have_names():

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 import simclr_jax
-from configs import diagnose, linear, pictures
 from simclr_jax.commands import pictures as draw
 from simclr_jax.commands import pretrain, probes
 from simclr_jax.commands.diagnose import run as measure
+from simclr_jax.configs import diagnose, linear, pictures
 from simclr_jax.runtime import checkpoint
 from simclr_jax.training import loop
 from simclr_jax.training.trainer import Trainer
@@ -24,7 +24,9 @@ from support.tiny_config import BATCH, TRAIN, red_or_blue, shrink, small, write_
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = [path.stem for path in sorted((ROOT / "configs").glob("*.py")) if path.stem not in ("__init__", "default")]
-NAMES = [name for name in FILES if "train" in importlib.import_module(f"configs.{name}").get_config()]  # not probes
+NAMES = [
+    name for name in FILES if "train" in importlib.import_module(f"simclr_jax.configs.{name}").get_config()
+]  # not probes
 PNG = b"\x89PNG"
 
 
@@ -74,7 +76,7 @@ def make_run(tmp_path_factory, archive):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_trains(name, archive, tmp_path):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"simclr_jax.configs.{name}").get_config()
     config = shrink(config, f"npz:{archive}", **{"train.epochs": 2})
     pretrain.run(config, str(tmp_path))
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]

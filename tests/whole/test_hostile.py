@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import simclr_jax
-from configs import default, linear
 from simclr_jax.augment import decode
 from simclr_jax.commands import pretrain, probes
+from simclr_jax.configs import default, linear
 from simclr_jax.data import pipeline, sources
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
 from simclr_jax.commands import pretrain
+from simclr_jax.configs import quickstart
 from simclr_jax.runtime import checkpoint
 from simclr_jax.runtime.metrics import TIMES
 from support import smallest

@@ -15,8 +15,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import finetune as finetune_config
 from simclr_jax.commands import finetune, pretrain
+from simclr_jax.configs import finetune as finetune_config
 from simclr_jax.runtime import checkpoint, run_folder
 from simclr_jax.training import loop
 from support.processes import untimed

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from configs import features as features_config
-from configs import linear
 from simclr_jax.commands import features, pretrain, probes
+from simclr_jax.configs import features as features_config
+from simclr_jax.configs import linear
 from simclr_jax.data import sources
 from simclr_jax.evaluate import probed_run
 from simclr_jax.runtime import run_folder

@@ -21,9 +21,9 @@ import tensorflow as tf
 from etils import epath
 
 import simclr_jax
-from configs import default, linear
 from simclr_jax.augment import decode
 from simclr_jax.commands import import_weights, pretrain, probes, report
+from simclr_jax.configs import default, linear
 from simclr_jax.evaluate import feature_files, results
 from simclr_jax.runtime import metrics, run_folder
 from support.samples import assert_one_line
