@@ -111,7 +111,7 @@ WORDS = [
     (*TRAIN, "--wrokdir=x"),
     (*TRAIN, "-workdir"),
     (*TRAIN, "--workdir=x", "--flagfile=/no/such/file"),
-    (*TRAIN, "--workdir=x", "--verbosity=loud"),
+    (*TRAIN, "--workdir=x", "--verbose=loud"),
     (*TRAIN, "--workdir=x", "--config.train.epoch=3"),
     (*TRAIN, "--workdir=x", "--config.train=3"),
     (*TRAIN, "--workdir=x", "--config.train.epochs.more=3"),

@@ -21,7 +21,7 @@ from simclr_jax.evaluate import colour, plots, scores
 from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.runtime import disk, run_folder
 from simclr_jax.runtime.config import flatten, recipe_of
-from simclr_jax.runtime.console import say
+from simclr_jax.runtime.console import say, show
 from simclr_jax.runtime.differences import config_differences
 from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training import loop
@@ -260,7 +260,7 @@ def _tell(folder: epath.Path, name: str, study: Study, found: dict[str, Any], co
             panel.lines.append(drawn)
     names = () if study.x else tuple(variant.name for variant in study.variants)
     plots.curves(picture, panels, x_label=study.x, title=f"{name}: {of}", names=names, log_x=bool(study.x))
-    say(f"\n{text}\nwritten to {folder / name}.md and {picture.name}")
+    show(f"\n{text}\nwritten to {folder / name}.md and {picture.name}")
 
 
 def main() -> None:

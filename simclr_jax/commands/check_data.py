@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from simclr_jax.data import feed
 from simclr_jax.data.layout import listed
 from simclr_jax.data.unreadable import Unreadable
-from simclr_jax.runtime.console import progress, say
+from simclr_jax.runtime import console
+from simclr_jax.runtime.console import progress, show
 from simclr_jax.training.trainer import open_splits
 
 LISTED = 100  # unreadable images that are listed on a screen; all are where the output goes to a file
@@ -36,28 +37,29 @@ def run(config: ConfigDict) -> dict[str, Report]:
     splits = open_splits(config)
     source = splits.source
     of_source = source.describe()
-    say(f"{config.data.source}: {of_source.understood}")
+    show(f"{config.data.source}: {of_source.understood}")
     loaded = {role: splits.load(role) for role in splits.roles}
     reports = {role: _read(split, role, source.class_names) for role, split in loaded.items()}
     names = {role: splits.split_of(role) or "held out" for role in reports} | {"train": splits.train}
-    say(f"\n{_table(reports, names)}")
+    show(f"\n{_table(reports, names)}")
+    console.result("check-data", {"splits": reports})
 
     unread = [name for name in source.split_names if name not in map(splits.split_of, splits.roles)]
     left_out = "; ".join(filter(None, [of_source.left_out, unread and f"splits that are not used: {listed(unread)}"]))
     if left_out:
-        say(f"\nleft out: {left_out}")
+        show(f"\nleft out: {left_out}")
 
     # What cannot be read: all of it in a file, so many on a screen.
     left = LISTED if sys.stdout.isatty() else math.inf
     for role, report in reports.items():
         names = report["unreadable"]
         if names:
-            say(f"\nunreadable in {role}:")
+            show(f"\nunreadable in {role}:")
         for index, name in enumerate(names):
             if index >= left:
-                say(f"  … and {len(names) - index:,} more; to see all of them send the output to a file: > FILE")
+                show(f"  … and {len(names) - index:,} more; to see all of them send the output to a file: > FILE")
                 break
-            say(f"  {name}")
+            show(f"  {name}")
         left -= min(left, len(names))
 
     # Whether a run would stop.
@@ -74,11 +76,11 @@ def run(config: ConfigDict) -> dict[str, Report]:
         )
     if any(fractions.values()):
         some = ", ".join(count for role, count in counts.items() if fractions[role])
-        say(f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows.")
+        show(f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows.")
     else:
         looked_at = f"every one of {sum(r['images'] for r in reports.values()):,} images can be read"
         others = f"Of what was looked at, {looked_at}; what is left out was not."
-        say(f"\n{others if left_out else f'The data are fine: {looked_at}.'}")
+        show(f"\n{others if left_out else f'The data are fine: {looked_at}.'}")
     return reports
 
 

@@ -115,15 +115,16 @@ def _name(argument: str) -> str:
 
 def _own_flags() -> list[str]:
     """Returns the names of the flags that this program defines itself."""
-    modules = flags.FLAGS.flags_by_module_dict().items()
-    ours = [flag for module, found in modules if module.startswith("simclr_jax.commands.") for flag in found]
+    modules = [name for name in flags.FLAGS.flags_by_module_dict() if name.startswith("simclr_jax.commands.")]
+    modules.sort(key=lambda name: name.endswith(".launch"))  # what all commands have comes last
+    ours = [flag for module in modules for flag in flags.FLAGS.flags_by_module_dict()[module]]
     return [flag.name for flag in ours if flag.name.split(".")[0] != "config"]
 
 
 def _meant(argument: str, known: ConfigDict | None) -> str:
     """Returns "did you mean --workdir=x?" for an argument that is no flag; "" where nothing is near."""
     name, equals, value = argument.lstrip(_DASHES).partition("=")
-    names = [*_own_flags(), *["config"] * (known is not None), "verbosity"]
+    names = [*_own_flags(), *["config"] * (known is not None)]
     key = name.replace("-", "_").removeprefix(PREFIX)
     if name.endswith(".py") and not equals and known is not None:
         found = f"config={name}"
@@ -190,7 +191,7 @@ def _help(known: ConfigDict | None, what: str, config: str | None) -> str:
         shown = f"[no]{name}" if flag.boolean else name
         default = "" if flag.default in (None, False, []) else f" Default: {flag.default}."
         lines.append(f"  --{shown}: {flag.help}{default}")
-    lines += ["  --verbosity: 1 shows the traceback of an error.", "  --version: Says which version this is."]
+    lines.append("  --version: Says which version this is.")
     if known is not None:
         file = pathlib.Path(config or config_files.FOLDER / "default.py")
         comments = _comments(file)

@@ -10,6 +10,8 @@ from typing import NoReturn
 import jax
 from absl import logging
 
+from simclr_jax.runtime import console
+
 ONE_LINE = (ValueError, ArithmeticError, OSError)  # whose message is the line
 _LONGEST_LINE = 2000  # characters of an error; a value that it shows may be of any length
 _LONGEST_REASON = 300  # characters of what jax says, which may go on for pages
@@ -29,7 +31,9 @@ def stop(error: Exception) -> NoReturn:
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
     # File names and configs may be anybody's, and a terminal would obey what they hold of control characters.
-    sys.exit("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    console.event("error", console.Level.RESULTS, text=line, exit_code=1)
+    sys.exit(f"error: {line}")
 
 
 @contextlib.contextmanager
@@ -47,7 +51,7 @@ def told(mend: str) -> Iterator[None]:
             stop(ValueError(f"out of memory: {_reason(error)}; {mend}"))
         if isinstance(error, jax.errors.JaxRuntimeError):
             logging.debug("", exc_info=error)
-            stop(ValueError(f"jax: {_reason(error)}; --verbosity=1 shows where"))
+            stop(ValueError(f"jax: {_reason(error)}; --verbose shows where"))
         raise
 
 

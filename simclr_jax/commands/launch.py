@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from simclr_jax.commands import command_line, failures
-from simclr_jax.runtime import compile_cache, devices, disk, launcher, preemption, processes
+from simclr_jax.runtime import compile_cache, console, devices, disk, launcher, preemption, processes
 from simclr_jax.runtime.console import say
 
 _INTERRUPTED = 130  # the shell's code for a program that Ctrl-C stopped
@@ -30,8 +30,8 @@ def launch(
 ) -> None:
     """Runs ``main(config, **arguments)`` from flags: --config, and ``arguments``, which the calling program defines.
 
-    A ValueError, ArithmeticError or OSError ends the program with its message and exit code 1; ``--verbosity=1`` adds
-    the traceback. A run that was told to stop, and has saved everything, ends with exit code 75.
+    A ValueError, ArithmeticError or OSError ends the program with its message and exit code 1; ``--verbose`` adds the
+    traceback. A run that was told to stop, and has saved everything, ends with exit code 75.
 
     Args:
       main: the driver.
@@ -54,15 +54,16 @@ def launch(
     def drive(rest: list[str]) -> None:
         with failures.told(_less_memory(known, instead or {})), processes.ProcessGroup() as group:
             try:
+                console.use(_console(flags.FLAGS.quiet, flags.FLAGS.verbose, flags.FLAGS.log))
+                _log(verbose=flags.FLAGS.verbose or flags.FLAGS.verbosity >= logging.DEBUG)
                 call = _chosen(rest, main, known, arguments, instead or {})
-                if flags.FLAGS.verbosity < logging.INFO:
-                    _quiet()
                 group.join(_processes(several))
                 devices.check_platform()
                 call()
             except failures.ONE_LINE as error:
                 failures.stop(error)
             except preemption.Stopped as stopped:
+                console.event("stopped", console.Level.RESULTS, text=str(stopped), exit_code=preemption.STOPPED)
                 print(stopped, file=sys.stderr)
                 sys.exit(preemption.STOPPED)
             except KeyboardInterrupt:
@@ -82,8 +83,6 @@ def _chosen(
     """Returns what the flags ask for, with what they give it; raises ValueError where something is missing or stray."""
     command_line.check_rest(rest, known)
     given = [] if known is None else [command_line.config(known)]
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
     for name in ("workdir", "out"):  # at once, before the data are looked through
         places = flags.FLAGS[name].value if name in flags.FLAGS else None
         for place in places if isinstance(places, list) else [places or ""]:
@@ -150,15 +149,15 @@ def keep_compiled() -> None:
         say(without)
 
 
-def run(main: Callable[..., object], *, verbosity: int = 0, **arguments: Any) -> None:
+def run(
+    main: Callable[..., object], *, quiet: bool = False, verbose: bool = False, log: str = "text", **arguments: Any
+) -> None:
     """Runs a driver that has no config; what went wrong ends the program in one line, as in :func:`launch`."""
-    if verbosity:
-        logging.use_absl_handler()
-        logging.set_verbosity(verbosity)
-    else:
-        _quiet()
+    logging.use_absl_handler()
     with failures.told(_less_memory(None, {})):
         try:
+            console.use(_console(quiet, verbose, log))
+            _log(verbose=verbose)
             disk.check_on_disk(arguments.get("out", ""))
             devices.check_platform()
             main(**arguments)
@@ -171,7 +170,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *names: Any, **options: Any):
         super().__init__(*names, **options)
-        self.add_argument("--verbosity", type=int, default=argparse.SUPPRESS, help="1 shows the traceback of an error")
+        self.add_argument("--quiet", action="store_true", help=_QUIET)
+        self.add_argument("--verbose", action="store_true", help=_VERBOSE)
+        self.add_argument("--log", choices=["text", "json"], default="text", help=_LOG)
         self.add_argument("--version", action="version", version=command_line.version())
 
     def error(self, message: str) -> NoReturn:
@@ -179,7 +180,28 @@ class Parser(argparse.ArgumentParser):
         failures.stop(ValueError(f"{message}; see {self.prog} --help"))
 
 
-def _quiet() -> None:
-    """Leaves a failure to be told in the one line: Orbax logs pages of tracebacks of it, through absl and asyncio."""
+def _console(quiet: bool, verbose: bool, log: str) -> console.Console:
+    """Returns how much is shown; raises ValueError where two flags contradict each other."""
+    if quiet and verbose:
+        raise ValueError("--quiet and --verbose contradict each other; leave one of them out")
+    level = console.Level.RESULTS if quiet else console.Level.DETAILS if verbose else console.Level.MESSAGES
+    return console.Console(level, as_json=log == "json")
+
+
+def _log(*, verbose: bool) -> None:
+    """Has libraries log what they do, or leave a failure to be told in the one line: Orbax logs pages of tracebacks of
+    it, through absl and asyncio."""
+    if verbose:
+        logging.set_verbosity(logging.DEBUG)
+        return
+    logging.set_verbosity(logging.WARNING)
     for name in ("absl", "asyncio"):
         getLogger(name).setLevel("CRITICAL")
+
+
+_QUIET = "Show results and errors alone."
+_VERBOSE = "Show more: which tensors are left out of decay, and the traceback of an error."
+_LOG = "json: one JSON object a line on stdout, for schedulers and other programs."
+flags.DEFINE_bool("quiet", False, _QUIET)
+flags.DEFINE_bool("verbose", False, _VERBOSE)
+flags.DEFINE_enum("log", "text", ["text", "json"], _LOG)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import losses
 from simclr_jax.runtime import compiled, console, devices, processes, targets
-from simclr_jax.runtime.console import duration, say
+from simclr_jax.runtime.console import duration, show
 from simclr_jax.training import cost
 from simclr_jax.training.trainer import Trainer
 
@@ -47,13 +47,13 @@ def run(config: ConfigDict, target: Sequence[str] = (), price: float | None = No
         raise ValueError(f"--price={price:g} is of a device of a target: add --target=h100x8 or another one")
     trainer = Trainer.from_config(config, blank=True)
     limit = trainer.device_memory
-    say(f"plan of {config.data.source} on {devices.describe()}; the step is compiled, and tried where it fits\n")
+    show(f"plan of {config.data.source} on {devices.describe()}; the step is compiled, and tried where it fits\n")
     numbers = _numbers(trainer)
     with console.waiting("compiling the step"):
         memory, step = cost.measure(trainer)
-    say(_table(trainer, numbers, memory, {}))
+    show(_table(trainer, numbers, memory, {}))
     if advice := devices.quicker_type(config.model.dtype):
-        say(f"\n{advice}")
+        show(f"\n{advice}")
     if memory is not None and memory.peak <= limit:
         overrides, seconds = {}, _try(trainer, step, numbers["flops_per_step"])
     else:
@@ -69,17 +69,17 @@ def _elsewhere(config: ConfigDict, found: list[targets.Target], price: float | N
     trainers = [_trainer_on(config, target) for target in found]
     for target in found:
         target.devices()  # a compiler that is missing is told before another one has worked for minutes
-    say(f"plan of {config.data.source}, compiled for {', '.join(target.name for target in found)}; nothing runs\n")
+    show(f"plan of {config.data.source}, compiled for {', '.join(target.name for target in found)}; nothing runs\n")
     plans = {}
     for index, trainer in enumerate(trainers):
         plan = _plan_on(trainer, price, alone=len(found) == 1)
         plans[trainer.target.name] = plan
         if len(found) > 1:
-            say("\n".join(_columns(trainer, plan, price)[index > 0 :]))
+            show("\n".join(_columns(trainer, plan, price)[index > 0 :]))
     if len(found) > 1:
-        say("\n" + _NO_FASTER)
+        show("\n" + _NO_FASTER)
         if not all(plan["fits"] for plan in plans.values()):
-            say("with one --target that does not fit, --plan finds settings that do")
+            show("with one --target that does not fit, --plan finds settings that do")
     return plans
 
 
@@ -101,8 +101,8 @@ def _plan_on(trainer: Trainer, price: float | None, *, alone: bool) -> dict[str,
     if step is not None:
         plan |= _cost(trainer, step.as_text(), numbers["flops_per_step"], price)
     if alone:
-        say(_table(trainer, numbers, memory, _cost_lines(trainer, plan, price) if step else {}))
-        say("\n" + _NO_FASTER)
+        show(_table(trainer, numbers, memory, _cost_lines(trainer, plan, price) if step else {}))
+        show("\n" + _NO_FASTER)
     return plan | {"overrides": {} if fits else _find(trainer) if alone else None, "seconds_per_step": None}
 
 
@@ -135,11 +135,11 @@ def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> fl
     """Says how long the run will take, from some steps; where one would be long, how long at least, and takes none."""
     steps = trainer.schedule.total_steps
     if processes.process()[1] > 1:  # all would have to agree to try it
-        say("\ntime: not tried, as there are several processes; a run tells it after ten steps")
+        show("\ntime: not tried, as there are several processes; a run tells it after ten steps")
         return None
     least = flops_per_step / (trainer.devices * _flops_per_second(trainer.config.model.dtype))
     if least > LONGEST_STEP:
-        say(
+        show(
             f"\ntime: {duration(steps * least)} or more, {duration(least)} a step, if all of it ran at the speed of a "
             "product of matrices; too long a step to try here"
         )
@@ -149,9 +149,9 @@ def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> fl
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        say("\ntime: not known, as the device has no memory to try the step: does another program use it?")
+        show("\ntime: not known, as the device has no memory to try the step: does another program use it?")
         return None
-    say(
+    show(
         f"\ntime: about {duration(steps * seconds)}, {seconds:.3g} s a step, from {cost.TRIED_STEPS} steps on blank "
         "images; reading images, making views on the host, validation and checkpoints are not counted"
     )
@@ -171,21 +171,21 @@ def _flops_per_second(dtype: str) -> float:
 
 def _find(trainer: Trainer) -> dict[str, Any] | None:
     """Compiles settings that take less and less, and says which is the first that fits."""
-    say(f"\n{'settings tried':64}{'peak':>12}")
+    show(f"\n{'settings tried':64}{'peak':>12}")
     for changes in _candidates(trainer):
         overrides = " ".join(f"--config.{key}={value}" for key, value in changes.items())
         with console.waiting(f"compiling with {overrides}"):
             found, _ = cost.measure(trainer.with_changes(changes))
         fits = found is not None and found.peak <= trainer.device_memory
-        say(f"{overrides:64}{_size(found.peak) if found else 'no memory':>12}  {'fits' if fits else 'does not fit'}")
+        show(f"{overrides:64}{_size(found.peak) if found else 'no memory':>12}  {'fits' if fits else 'does not fit'}")
         if fits:
-            say(f"\nadd to the command: {overrides}")
+            show(f"\nadd to the command: {overrides}")
             if changes.get("train.microbatch_size") and trainer.config.model.norm == "batch":
-                say(
+                show(
                     "BatchNorm's statistics are then those of a micro-batch; with --config.model.norm=group it is exact"
                 )
             return changes
-    say("\nnothing that was tried fits: take a smaller train.batch_size, encoder or augment.image_size")
+    show("\nnothing that was tried fits: take a smaller train.batch_size, encoder or augment.image_size")
     return None
 
 

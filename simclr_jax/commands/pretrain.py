@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from simclr_jax.commands import next_step
 from simclr_jax.data import contents
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
-from simclr_jax.runtime import array_files, checkpoint, devices, metrics, preemption, processes, run_folder
+from simclr_jax.runtime import array_files, checkpoint, console, devices, metrics, preemption, processes, run_folder
 from simclr_jax.runtime import profile as profiling
 from simclr_jax.runtime.config import flatten
-from simclr_jax.runtime.console import say
+from simclr_jax.runtime.console import detail, say
 from simclr_jax.runtime.differences import config_differences, epochs_extended_from, network_differences
 from simclr_jax.training import loop, optimizers, state
 from simclr_jax.training.trainer import Trainer
@@ -217,8 +217,8 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         say(f"{name + ':':14}{text}")
     excluded = optimizers.excluded_from_decay(params)
     what = "decay and adaptation" if config.optimizer.name == "lars" else "weight decay"
-    say(f"{config.optimizer.name} leaves {len(excluded)} tensors out of {what}:")
-    say(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
+    say(f"{config.optimizer.name} leaves {len(excluded)} tensors out of {what}; --verbose names them")
+    detail(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
     if not first_step and (advice := devices.quicker_type(config.model.dtype)):  # a run that goes on keeps its type
         say(advice)
     if first_step:
@@ -261,7 +261,7 @@ def main() -> None:
             devices.compile_only()
         else:
             launch.keep_compiled()
-        plan.run(config, target, price)
+        console.result("plan", plan.run(config, target, price))
 
     launch.launch(
         train,

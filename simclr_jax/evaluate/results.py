@@ -12,9 +12,9 @@ from etils import epath
 
 from simclr_jax.evaluate import scores, sheets
 from simclr_jax.evaluate.probed_run import ProbedRun
-from simclr_jax.runtime import disk, run_folder
+from simclr_jax.runtime import console, disk, run_folder
 from simclr_jax.runtime.config import flatten
-from simclr_jax.runtime.console import say
+from simclr_jax.runtime.console import say, show
 
 _MOST_BYTES = 2**26  # of a JSON file; a probe of 1,000 classes has 100 thousand
 LONGEST = 40  # characters of a class's name in a table
@@ -159,7 +159,8 @@ def keep(probed: ProbedRun, path: epath.Path, result: dict[str, Any], said: str)
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.replace_text(path, text + "\n")
     finally:
-        say(said)
+        show(said)
+    console.result(path.stem, result)
     say(f"written to {path}")
     return json.loads(text)
 

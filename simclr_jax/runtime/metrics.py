@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from simclr_jax.runtime import disk, run_folder
+from simclr_jax.runtime import console, disk, run_folder
 from simclr_jax.runtime.console import duration, progress, say
 
 _LAST_STEP = 2**31 - 1
@@ -87,9 +87,10 @@ class MetricsWriter:
             values["views_per_second"] = round(rate, 1)
             self._row = step, now
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
-        row = json.dumps({"step": step, "epoch": round(epoch, 6), **finite}) + "\n"
+        row = {"step": step, "epoch": round(epoch, 6), **finite}
+        console.event("metrics", **row)
         with _named(self._metrics), self._metrics.open("a") as file:
-            file.write(row)
+            file.write(json.dumps(row) + "\n")
         with _named(self._folder / "tensorboard"):
             self._tensorboard.write(step, values)
 

@@ -68,7 +68,7 @@ def test_out_of_memory_and_errors_of_jax_are_a_line_and_a_fault_of_the_program_i
     assert told(of_jax()) == "error: out of memory: Out of memory allocating 4398046511104 bytes; take less"
     assert told(MemoryError()) == "error: out of memory: MemoryError; take less"
     line = told(jax.errors.JaxRuntimeError("INTERNAL: two\nlines of jax"))
-    assert line == "error: jax: INTERNAL: two; --verbosity=1 shows where"
+    assert line == "error: jax: INTERNAL: two; --verbose shows where"
     assert len(told(jax.errors.JaxRuntimeError("x" * 10**6))) < 400
     for error in (KeyError("a bug"), TypeError("a bug"), RuntimeError("a bug")):
         with pytest.raises(type(error)), failures.told("take less"):
@@ -100,7 +100,7 @@ COMMAND.main()
 @pytest.mark.parametrize(
     ("command", "flags", "mend"),
     [
-        ("pretrain", [*QUICKSTART, "--verbosity=1"], "the same command with --plan says what a step takes"),
+        ("pretrain", [*QUICKSTART, "--verbose"], "the same command with --plan says what a step takes"),
         ("diagnose", ["--workdir=run"], "take a smaller --config.batch_size"),
     ],
 )
@@ -109,7 +109,7 @@ def test_out_of_memory_names_what_to_try(command, flags, mend):
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.returncode == 1 and len(lines) == 1
     assert lines[0].startswith("error: out of memory: Out of memory allocating 4398046511104 bytes; " + mend)
-    assert ("Traceback" in result.stderr) == ("--verbosity=1" in flags)
+    assert ("Traceback" in result.stderr) == ("--verbose" in flags)
 
 
 @pytest.mark.parametrize(

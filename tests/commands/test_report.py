@@ -119,10 +119,10 @@ def test_commands_are_repeated_with_their_flags_and_run_nothing_else(run, tmp_pa
     assert all(shlex.join(line) == text for line, text in zip(words, lines, strict=True))  # a shell reads them so
     asked = f"--workdir={nasty}"
     flags = ["--config.data.source=npz:$(touch here)", "--config.epochs=2", "--config.learning_rates=(0.1, 0.3)"]
-    (linear_line,) = (line for line in words if "eval_linear.py" in line)
-    assert linear_line[:3] == ["python", "eval_linear.py", asked] and sorted(linear_line[3:]) == flags
-    assert ["python", "-m", "simclr_jax", "finetune", asked, "--config.label_fraction=0.1"] in words
-    assert ["python", "-m", "simclr_jax", "knn", asked] in words
+    (linear_line,) = (line for line in words if "linear" in line)
+    assert linear_line[:3] == ["simclr-jax", "linear", asked] and sorted(linear_line[3:]) == flags
+    assert ["simclr-jax", "finetune", asked, "--config.label_fraction=0.1"] in words
+    assert ["simclr-jax", "knn", asked] in words
 
 
 def test_a_short_probe_is_named_so_and_its_settings_are_told(run):
@@ -142,9 +142,9 @@ def test_what_is_missing_is_told_with_its_command(run):
     missing = page[
         page.index("Missing, with what makes it: linear probe, augmented; logistic") : page.index("Training")
     ]
-    assert f"logistic regression (L-BFGS) python -m simclr_jax lbfgs --workdir={run}" in missing
-    assert f"10 % of labels python -m simclr_jax finetune --workdir={run} --config.label_fraction=0.1" in missing
-    assert f"curves python -m simclr_jax pictures --workdir={run}" in missing
+    assert f"logistic regression (L-BFGS) simclr-jax lbfgs --workdir={run}" in missing
+    assert f"10 % of labels simclr-jax finetune --workdir={run} --config.label_fraction=0.1" in missing
+    assert f"curves simclr-jax pictures --workdir={run}" in missing
     assert "kNN" not in missing and "diagnose" not in missing
     assert page.count("Is it collapsing?") == 1
 
