@@ -1,19 +1,70 @@
-"""SimCLR in JAX: pretraining, checkpoints and probes. See README.md."""
+"""SimCLR in JAX: pretraining, checkpoints and probes.
+
+A run, from a folder of images to their features:
+
+>>> config = simclr_jax.load_config("imagefolder", {"data.source": "folder:photos"})
+>>> run = simclr_jax.pretrain(config, "runs/mine")
+>>> features = run.features("train")  # .array(), .names
+>>> encoder = run.encoder()
+
+and the pieces of it, for a training loop of one's own: `views`, `create_model`, `nt_xent`, `lars`.
+"""
 
 import pkgutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
+if TYPE_CHECKING:  # for type checkers and editors; when it runs, a name is imported as it is first asked for
+    from simclr_jax.api import ProbeResult, Rows, Run, load_config, open_run, pretrain
+    from simclr_jax.augment.device import views
+    from simclr_jax.augment.recipe import Recipe
+    from simclr_jax.evaluate.encoder import Encoder, load_encoder
+    from simclr_jax.evaluate.feature_files import Features
+    from simclr_jax.losses import nt_xent
+    from simclr_jax.models import Head, Network, create_encoder, create_model
+    from simclr_jax.training.optimizers import lars, warmup_cosine
+
 _HOMES = {
+    "Encoder": "evaluate.encoder",
+    "Features": "evaluate.feature_files",
+    "Head": "models",
+    "Network": "models",
+    "ProbeResult": "api",
+    "Recipe": "augment.recipe",
+    "Rows": "api",
+    "Run": "api",
     "create_encoder": "models",
     "create_model": "models",
     "lars": "training.optimizers",
+    "load_config": "api",
     "load_encoder": "evaluate.encoder",
     "nt_xent": "losses",
+    "open_run": "api",
+    "pretrain": "api",
+    "views": "augment.device",
     "warmup_cosine": "training.optimizers",
 }
-__all__ = list(_HOMES)
+__all__ = [
+    "Encoder",
+    "Features",
+    "Head",
+    "Network",
+    "ProbeResult",
+    "Recipe",
+    "Rows",
+    "Run",
+    "create_encoder",
+    "create_model",
+    "lars",
+    "load_config",
+    "load_encoder",
+    "nt_xent",
+    "open_run",
+    "pretrain",
+    "views",
+    "warmup_cosine",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,41 @@ def two_views(recipe: Recipe, images: jax.Array, seed: int, epoch: jax.Array, im
     return _render(recipe, images, draw(recipe, seed, epoch, image_ids, *images.shape[1:3]))
 
 
+def views(
+    recipe: Recipe, images: jax.Array | np.ndarray, *, seed: int = 0, epoch: Any = 0, ids: Any = None
+) -> jax.Array:
+    """Two random views of each image, for a training loop of one's own: the views that pretraining makes.
+
+    A function of (seed, epoch, id) and the pixels alone, so that it may be jitted and needs no state. (Chen et al.
+    2020, section 3 and appendix A.)
+
+    Args:
+      recipe: strengths and probabilities; its image_size is the side of a view.
+      images: uint8 `[n, H, W, 3]`.
+      seed: of all views.
+      epoch: whole number, or int `[n]`; another one gives other views.
+      ids: int `[n]`, 0 … 2**31 - 1: which image is which, so that each keeps its views in any order of a batch; None =
+        their places in this batch.
+
+    Returns:
+      float32 `[n, 2, image_size, image_size, 3]` in [0, 1].
+
+    Raises:
+      ValueError: images of another type or shape.
+
+    Example:
+      >>> recipe = simclr_jax.Recipe(image_size=32, jitter_strength=0.5)
+      >>> pair = simclr_jax.views(recipe, images, epoch=3)  # pair[:, 0] and pair[:, 1] are the views
+    """
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
+        raise ValueError(f"images are {images.dtype} {list(images.shape)}; they must be uint8 [n, height, width, 3]")
+    n = images.shape[0]
+    ids = jnp.arange(n) if ids is None else jnp.asarray(ids)
+    if ids.shape != (n,):
+        raise ValueError(f"ids have the shape {list(ids.shape)}; one of each of the {n} images is needed: [{n}]")
+    return two_views(recipe, jnp.asarray(images), seed, jnp.broadcast_to(jnp.asarray(epoch), (n,)), ids)
+
+
 def draw(recipe: Recipe, seed: int, epoch: jax.Array, image_ids: jax.Array, height, width) -> dict[str, jax.Array]:
     """The parameters of both views of each image.
 

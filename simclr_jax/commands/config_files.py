@@ -1,10 +1,14 @@
 """Configs by their names or files: those that are shipped, and a user's own."""
 
 import difflib
+import importlib.util
 import os
 import pathlib
 
+from ml_collections import ConfigDict
+
 from simclr_jax import configs
+from simclr_jax.runtime.config import shown
 
 FOLDER = pathlib.Path(next(iter(configs.__path__)))
 # Of commands on a RUN, or where other configs start: none of them says how to pretrain.
@@ -35,3 +39,32 @@ def meant(given: str) -> str:
     if near:
         return f"did you mean --config={near[0]}?"
     return f"shipped are {', '.join(names())}; a file of your own ends in .py"
+
+
+def load(given: str) -> ConfigDict:
+    """Returns the config of a shipped one's name or of a FILE.py, which is run.
+
+    Raises:
+      ValueError: there is none, or it is not a file whose get_config() returns a ConfigDict.
+    """
+    file = path_of(given)
+    if not os.path.isfile(file):
+        raise ValueError(f"there is no config {given!r}; {meant(given).replace('--config=', '')}")
+    spec = importlib.util.spec_from_file_location(f"config_{pathlib.PurePath(file).stem}", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{given} is no config: a file of your own ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # a config is a program, and may raise anything
+        raise ValueError(f"{given} cannot be loaded: {type(error).__name__}: {error}") from error
+    check(config, f"what get_config() of {given} returns")
+    return config
+
+
+def check(config: object, what: str) -> None:
+    """Raises ValueError for a config that is no ConfigDict."""
+    if not isinstance(config, ConfigDict):
+        mend = 'simclr_jax.load_config("imagefolder", {"train.epochs": 50}) makes one'
+        raise ValueError(f"{what} is {type(config).__name__} {shown(config)}, no ConfigDict; {mend}")

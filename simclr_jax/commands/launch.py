@@ -44,6 +44,9 @@ def launch(
         belong to each: it is called as ``driver(config, **flags)``.
     """
     logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
+    flags.DEFINE_bool("quiet", False, _QUIET)
+    flags.DEFINE_bool("verbose", False, _VERBOSE)
+    flags.DEFINE_enum("log", "text", ["text", "json"], _LOG)
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -202,6 +205,3 @@ def _log(*, verbose: bool) -> None:
 _QUIET = "Show results and errors alone."
 _VERBOSE = "Show more: which tensors are left out of decay, and the traceback of an error."
 _LOG = "json: one JSON object a line on stdout, for schedulers and other programs."
-flags.DEFINE_bool("quiet", False, _QUIET)
-flags.DEFINE_bool("verbose", False, _VERBOSE)
-flags.DEFINE_enum("log", "text", ["text", "json"], _LOG)

@@ -23,13 +23,23 @@ from simclr_jax.training import loop, optimizers, state
 from simclr_jax.training.trainer import Trainer
 
 
-def run(config: ConfigDict, workdir: str, *, profile: int = 0) -> None:
+def run(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    profile: int = 0,
+    stop: preemption.StopRequest | preemption.Interrupt | None = None,
+) -> Trainer:
     """Pretrains in a workdir, or goes on pretraining there from its newest whole checkpoint.
 
     Args:
       config: as configs/default.py.
       workdir: RUN; receives config, checkpoints and metrics.
       profile: how many steps to trace into RUN/profile.
+      stop: what asks the run to stop; None = signals, as of a process of its own.
+
+    Returns:
+      What the run was wired from.
 
     Raises:
       ValueError: the config, the data, the workdir or its checkpoints do not fit, nothing has been compiled or written
@@ -45,7 +55,7 @@ def run(config: ConfigDict, workdir: str, *, profile: int = 0) -> None:
     if profile:
         profiling.check(profile, first_step=checkpoint.latest_step(workdir) or 0, total_steps=schedule.total_steps)
     start = _network_to_start_from(trainer, workdir)
-    with preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
+    with stop or preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
         more_epochs_than = _check_config(workdir, config, data) if writes else None
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
         shapes = devices.replicated_shapes(trainer.state_shapes())
@@ -110,7 +120,7 @@ def run(config: ConfigDict, workdir: str, *, profile: int = 0) -> None:
     if last_step < schedule.total_steps:
         raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
     say(f"\n{schedule.total_steps:,} steps done. Checkpoints, metrics and TensorBoard files are in {workdir}")
-    say("next: " + "\n  or: ".join(next_step.after_training(trainer, workdir)))
+    return trainer
 
 
 def _network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | None:
@@ -250,7 +260,8 @@ def main() -> None:
 
     def train(config: ConfigDict, workdir: str) -> None:
         launch.keep_compiled()
-        run(config, workdir, profile=flags.FLAGS.profile or 0)
+        trainer = run(config, workdir, profile=flags.FLAGS.profile or 0)
+        say("next: " + "\n  or: ".join(next_step.after_training(trainer, workdir)))
 
     def look_ahead(config: ConfigDict, target: list[str], price: float | None) -> None:
         if flags.FLAGS.profile:

@@ -36,7 +36,7 @@ def run(
     out: str | None,
     make: dict[str, Callable[[str, str | None], Any]],
     defaults: dict[str, dict[str, Any]],
-) -> None:
+) -> str:
     """Writes the report of runs.
 
     Args:
@@ -49,6 +49,9 @@ def run(
 
     Raises:
       ValueError: no run, or too many; the file cannot be written. What cannot be made is said in the report.
+
+    Returns:
+      The file.
     """
     if len(workdirs) > MOST_RUNS:
         raise ValueError(f"{len(workdirs)} runs are too many for a page; give up to {MOST_RUNS}")
@@ -71,6 +74,7 @@ def run(
         runs.append(read(workdir, folder, failed))
     disk.replace_text(path, html.render(runs, version=simclr_jax.__version__, defaults=defaults))
     say(f"written to {path}")
+    return str(path)
 
 
 def _place(workdirs: list[str], out: str | None) -> tuple[epath.Path, str | None]:
@@ -142,18 +146,12 @@ def read(workdir: str, folder: str | None, failed: dict[str, str]) -> html.RunFi
     )
 
 
-def main() -> None:
-    """Runs the command from its flags."""
-    from absl import flags
-
-    from simclr_jax.commands import diagnose, launch, pictures, preview, probes
+def makers() -> tuple[dict[str, Callable[[str, str | None], Any]], dict[str, dict[str, Any]]]:
+    """Returns the arguments ``make`` and ``defaults`` of `run`: the probes and pictures that a report has made."""
+    from simclr_jax.commands import diagnose, pictures, preview, probes
     from simclr_jax.configs import default, finetune, knn, lbfgs, linear, linear_augmented
     from simclr_jax.configs import diagnose as of_diagnose
     from simclr_jax.configs import pictures as of_pictures
-
-    flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; several are compared")
-    flags.DEFINE_string("out", None, "NAME.html, by default RUN/report.html; or a folder for all, if RUN is read-only.")
-    flags.DEFINE_bool("compute", True, "Make the probes and pictures that are missing.")
 
     modules = {"linear": linear, "linear_augmented": linear_augmented, "lbfgs": lbfgs, "knn": knn, "finetune": finetune}
     modules |= {"diagnose": of_diagnose, "pictures": of_pictures}
@@ -173,9 +171,21 @@ def main() -> None:
         "tsne": functools.partial(pictures.run, of["pictures"]),
         "views": views,
     }
+    return make, {name: flatten(config) for name, config in of.items()}
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    from absl import flags
+
+    from simclr_jax.commands import launch
+
+    flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; several are compared")
+    flags.DEFINE_string("out", None, "NAME.html, by default RUN/report.html; or a folder for all, if RUN is read-only.")
+    flags.DEFINE_bool("compute", True, "Make the probes and pictures that are missing.")
 
     def report(workdir: list[str]) -> None:
-        defaults = {name: flatten(config) for name, config in of.items()}
+        make, defaults = makers()
         run(workdir, out=flags.FLAGS.out, make=make if flags.FLAGS.compute else {}, defaults=defaults)
 
     launch.launch(report, known=None, arguments=["workdir"])

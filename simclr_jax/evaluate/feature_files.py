@@ -8,6 +8,7 @@ FOLDER/features.json          what they are of; written last, so that a folder w
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from simclr_jax.runtime import disk
 
 SHARD_BYTES = 2**28  # of a shard's features
 
-_NOTE = "features.json"
+_NOTE, _NAMES = "features.json", "names.json"
 _TRIES = 10  # to put a folder in its place, where others do the same
 
 
@@ -31,11 +32,13 @@ class Features:
       shards: float32 [rows, dim] each, mapped into memory where they lie on a local disk.
       labels: int64 [n], -1 where there is no label.
       ids: int64 [n], of the images in their split.
+      names: of image files, their paths as seen from the source's folder; None of other images.
     """
 
     shards: tuple[np.ndarray, ...]
     labels: np.ndarray
     ids: np.ndarray
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,7 +58,8 @@ class Features:
             return self
         parts = np.split(mask, np.cumsum([len(shard) for shard in self.shards])[:-1])
         shards = tuple(shard[part] for shard, part in zip(self.shards, parts, strict=True) if part.any())
-        return Features(shards, self.labels[mask], self.ids[mask])
+        names = self.names and tuple(itertools.compress(self.names, mask))
+        return Features(shards, self.labels[mask], self.ids[mask], names)
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """Yields the features in their order, at most ``rows`` at a time."""
@@ -106,9 +110,7 @@ class FeatureWriter:
         _save(self._new / "labels.npy", labels)
         _save(self._new / "ids.npy", ids)
         if self._names:
-            (self._new / "names.json").write_text(
-                json.dumps([self._names[number] for number in ids.tolist()], indent=0)
-            )
+            (self._new / _NAMES).write_text(json.dumps([self._names[number] for number in ids.tolist()], indent=0))
         note = {"images": len(labels), "shards": self._shards, **self._note}
         (self._new / _NOTE).write_text(json.dumps(note, indent=2) + "\n")
         try:
@@ -152,7 +154,14 @@ def read(folder: epath.Path) -> Features | None:
         note = json.loads(_own(folder / _NOTE).read_text())
         shards = tuple(_load(folder / f"features-{index:05d}.npy") for index in range(note["shards"]))
         labels, ids = (np.array(_load(folder / f"{name}.npy")) for name in ("labels", "ids"))
-        counts = {len(labels), len(ids), sum(map(len, shards)), note["images"]}
+        names = tuple(json.loads(_own(named).read_text())) if (named := folder / _NAMES).exists() else None
+        counts = {
+            len(labels),
+            len(ids),
+            sum(map(len, shards)),
+            note["images"],
+            *([] if names is None else [len(names)]),
+        }
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
     numbers = {(part.dtype.name, part.ndim) for part in (labels, ids)} == {("int64", 1)} and labels.min(initial=0) >= -1
@@ -160,7 +169,8 @@ def read(folder: epath.Path) -> Features | None:
     whole = (
         len(counts) == 1 and len(labels) > 0 and numbers and vectors and len({part.shape[1] for part in shards}) == 1
     )
-    return Features(shards, labels, ids) if whole else None
+    whole = whole and all(isinstance(name, str) for name in names or ())
+    return Features(shards, labels, ids, names) if whole else None
 
 
 def _save(path: epath.Path, array: np.ndarray) -> None:

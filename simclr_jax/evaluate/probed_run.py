@@ -142,6 +142,8 @@ class ProbedRun:
           ValueError: no images, some that cannot be read, one too many of them, features that are not finite, or a
             folder that cannot be written.
         """
+        if role not in sources.ROLES:
+            raise ValueError(f"there are no images of {role!r}; it must be train, validation or test")
         layer = self.layer if layer is None else layer
 
         def missing() -> dict[str, epath.Path]:

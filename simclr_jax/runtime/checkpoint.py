@@ -168,9 +168,14 @@ class Checkpoints:
         )
 
 
+def steps(workdir: str) -> list[int]:
+    """Returns the steps of a run's checkpoints, in order. Writes nothing."""
+    return _steps(_directory(workdir))
+
+
 def latest_step(workdir: str) -> int | None:
     """Returns the newest checkpoint's step, or None. Writes nothing."""
-    return max(_steps(_directory(workdir)), default=None)
+    return max(steps(workdir), default=None)
 
 
 def split(run_or_checkpoint: str) -> tuple[str, int | None]:
@@ -200,18 +205,18 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
         return load_variables(run, of_path)
     config = run_folder.read_config(run_or_checkpoint)
     directory = _directory(run_or_checkpoint)
-    steps = _steps(directory)
-    if not steps:
+    there = _steps(directory)
+    if not there:
         raise ValueError(f"{run_or_checkpoint} holds no checkpoint yet")
-    if step is not None and step not in steps:
-        raise ValueError(f"{run_or_checkpoint} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    if step is not None and step not in there:
+        raise ValueError(f"{run_or_checkpoint} holds no checkpoint of step {step}; it has {', '.join(map(str, there))}")
     wanted = ("params", "batch_stats")
     if step is not None:
         return config, step, array_files.read(directory / str(step), names=wanted)
     damages = {}
-    found = _newest(directory, steps, damages, names=wanted)
+    found = _newest(directory, there, damages, names=wanted)
     if found is None:
-        raise damages[steps[-1]]
+        raise damages[there[-1]]
     for damage in damages.values():
         _log.warning("%s; passed over for step %d", damage, found[0])
     return config, *found

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -179,6 +179,26 @@ def nearest_key(key: str, known: Collection[str]) -> str | None:
     near = near or difflib.get_close_matches(meant, known, n=1)
     near = near or [other for other in known if difflib.get_close_matches(name, names[other][2:], n=1)]
     return next(iter(near), None)
+
+
+def with_values(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Returns a config with other values of some keys.
+
+    Args:
+      config: is left as it is.
+      values: {"section.key": value}; whole numbers may stand for real ones, and lists for tuples.
+
+    Raises:
+      ValueError: a key that there is not, naming the nearest, or a value of another type or out of its bounds.
+    """
+    changed, known = config.copy_and_resolve_references(), flatten(config)
+    for key, value in values.items():
+        check_key(key, known)
+        check_type(key, value, known[key])
+        check_value(key, value)
+        kind = type(known[key])
+        changed.update_from_flattened_dict({key: kind(value) if kind in (float, tuple) else value})
+    return changed
 
 
 def check_keys(config: ConfigDict, known: ConfigDict) -> None:

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 
+from simclr_jax.runtime import console
+
 # Exit code: stopped by a signal with everything saved; the same command goes on. EX_TEMPFAIL of sysexits.h
 STOPPED = 75
 _AT_ONCE = 130  # exit code of a second Ctrl-C, the shell's for a program that it stopped
@@ -73,6 +75,42 @@ class StopRequest:
                 self.requested = True
                 _tell(f"{name}: writing a checkpoint after this step; Ctrl-C leaves at once")
         os.close(pipe)
+
+
+class Interrupt:
+    """Whether Ctrl-C has asked to stop, in a process that is a notebook's or another program's.
+
+    The first one asks for a checkpoint at the end of the step. Before the first step, where there is nothing to save,
+    and from the second one on it is a KeyboardInterrupt, as everywhere in Python. Other signals are left alone.
+
+    Attributes:
+      requested: whether to stop after this step.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._steps_run = False
+        self._handler = None
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._take)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+
+    def steps_run(self) -> None:
+        """Says that from now on there is something to save."""
+        self._steps_run = True
+
+    def _take(self, *_) -> None:
+        if self.requested or not self._steps_run:
+            raise KeyboardInterrupt
+        self.requested = True
+        with contextlib.suppress(RuntimeError):  # it came in the middle of another line
+            console.say("writing a checkpoint after this step; Ctrl-C again leaves at once")
 
 
 def _leave(text: str, code: int) -> None:

@@ -10,7 +10,7 @@ from simclr_jax.runtime import devices
 from simclr_jax.runtime.checkpoint import Checkpoints
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import MetricsWriter, NoWriter
-from simclr_jax.runtime.preemption import StopRequest
+from simclr_jax.runtime.preemption import Interrupt, StopRequest
 from simclr_jax.training.trainer import Trainer
 
 State = TypeVar("State")
@@ -40,7 +40,7 @@ def train(
     save: Callable[[int, State], None] = lambda step, state: None,
     first_step: int = 0,
     resident: Any = None,
-    request: StopRequest | None = None,
+    request: StopRequest | Interrupt | None = None,
 ) -> tuple[int, State]:
     """Takes a step for each batch, and calls what is due after it. Steps are counted from 1.
 
