@@ -19,6 +19,7 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The CPU part of all benchmarks, shortened: under 15 minutes on 2 cores, one table.
 bench: $(VENV)/.installed

@@ -82,6 +82,7 @@ setup(
             "markdown-it-py",  # independent reader of the cards of exported files
             "onnx",
             "onnxruntime",  # computes what exported files hold
+            "mypy",  # types of the public surface
             "pytest",
             "pytest-xdist",  # spreads the suite over the cores
             "ruff",

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from simclr_jax.commands import config_files, finetune, pictures, probes, report
 from simclr_jax.commands import diagnose as diagnosis
 from simclr_jax.commands import pretrain as pretraining
-from simclr_jax.configs import default
 from simclr_jax.evaluate import encoder, probed_run, results
 from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.runtime import checkpoint, console, metrics, preemption, run_folder
@@ -68,7 +67,7 @@ def pretrain(config: ConfigDict, workdir: Path, *, loggers: Sequence[Any] = (), 
       >>> run = simclr_jax.pretrain(config, "runs/mine")
     """
     config_files.check(config, "config")
-    check_keys(config, default.get_config())
+    check_keys(config, config_files.load("default"))
     with _console(progress):
         try:
             pretraining.run(config, os.fspath(workdir), stop=preemption.Interrupt())
@@ -158,7 +157,7 @@ class Run:
     @property
     def config(self) -> ConfigDict:
         """The config that it is pretrained with."""
-        return whole_config(run_folder.read_config(self.path), default.get_config(), self.path)
+        return whole_config(run_folder.read_config(self.path), config_files.load("default"), self.path)
 
     def metrics(self) -> Rows:
         """Returns the rows of RUN/metrics.jsonl, those of a run that still trains too."""

@@ -71,7 +71,7 @@ class Recipe:
     min_sigma: float = 0.1
     max_sigma: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # True is an int to Python and no size to anyone.
         whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
         self._check("image_size", whole and self.image_size >= 1, "a whole number of pixels, 1 or more")

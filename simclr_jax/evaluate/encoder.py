@@ -14,7 +14,7 @@ from simclr_jax.evaluate.features import Encode, encode_padded
 from simclr_jax.evaluate.trained_network import open_run
 from simclr_jax.runtime import run_folder
 
-Images = np.ndarray | Sequence[str | os.PathLike | Image.Image | np.ndarray]
+Images = np.ndarray | Sequence[str | os.PathLike[str] | Image.Image | np.ndarray]
 
 
 class Encoder:
@@ -58,7 +58,7 @@ class Encoder:
         parts = [encode_padded(self._encode, images[i : i + size], size) for i in range(0, len(images), size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.feature_dim), np.float32)
 
-    def preprocess(self, images: "Images | str | os.PathLike | Image.Image") -> np.ndarray:
+    def preprocess(self, images: "Images | str | os.PathLike[str] | Image.Image") -> np.ndarray:
         """Makes of photos what the probes and the command ``features`` give to the network: upright, opaque, the
         central square, resized (bicubic with antialias).
 
@@ -80,15 +80,18 @@ class Encoder:
         """
         if isinstance(images, np.ndarray) and images.ndim == 4:
             return self._views_of_batch(_checked(images, 4))
-        several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else list(images)
+        several = [images] if isinstance(images, str | os.PathLike[str] | Image.Image | np.ndarray) else list(images)
         made = np.zeros((len(several), self.image_size, self.image_size, 3), np.float32)
         paths = {place: image for place, image in enumerate(several) if isinstance(image, str | os.PathLike)}
         if paths:
             made[list(paths)] = self._views_of_files([os.fsencode(path) for path in paths.values()])
         for place, image in enumerate(several):
             if place not in paths:
-                is_pillows = isinstance(image, Image.Image)
-                pixels = pillow.pixels(image, self.bits) if is_pillows else _checked(np.asarray(image), 3)
+                pixels = (
+                    pillow.pixels(image, self.bits)
+                    if isinstance(image, Image.Image)
+                    else _checked(np.asarray(image), 3)
+                )
                 made[place] = feed.central_view(pixels, self.image_size)
         return made
 

@@ -46,7 +46,7 @@ class Features:
     @property
     def dim(self) -> int:
         """Length of a feature vector."""
-        return self.shards[0].shape[1]
+        return int(self.shards[0].shape[1])
 
     def array(self) -> np.ndarray:
         """Returns all features [n, dim], in memory if there are several shards."""
@@ -123,7 +123,9 @@ class FeatureWriter:
         _remove(self._new)
 
     def _put_in_place(self) -> Features:
-        own = read(self._new)  # before others can see it: what is mapped stays mapped when its folder is renamed
+        # Before others can see it: what is mapped stays mapped when its folder is renamed.
+        own = read(self._new)
+        assert own is not None, "it has just been written"
         for _ in range(_TRIES):
             try:
                 self._new.rename(self._folder)
@@ -187,7 +189,8 @@ def _own(path: epath.Path) -> epath.Path:
 
 def _load(path: epath.Path) -> np.ndarray:
     _own(path)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _remove(folder: epath.Path) -> None:

@@ -120,7 +120,7 @@ class Head:
     layers: int = _key(2, _SIZE, at_most(16, "the papers have 2 and 3"), called="head layers")
     dim: int = _key(128, _SIZE, at_most(65_536, "the papers have 128"), called="head dim")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self)
 
     @property
@@ -170,7 +170,7 @@ class Network:
     remat: bool = _key(False, same_result=True)
     head: Head = Head()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self)
         if self.norm != "group":
             return

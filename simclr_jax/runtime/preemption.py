@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 from simclr_jax.runtime import console
 
@@ -87,10 +88,10 @@ class Interrupt:
       requested: whether to stop after this step.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = False
         self._steps_run = False
-        self._handler = None
+        self._handler: Any = None
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
