@@ -113,7 +113,7 @@ class WandB:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs a row; W&B joins those of one step."""
-        if step >= self._run.step:
+        if step >= self._run.starting_step:  # what comes after the rows that W        if step >= self._run.step:B has
             self._run.log(_finite(values), step=step)
 
     def close(self) -> None:
