@@ -10,6 +10,7 @@ import pytest
 
 from simclr_jax.commands import pretrain
 from simclr_jax.configs import default
+from simclr_jax.runtime.config import CAME_LATER, flatten
 from simclr_jax.runtime.differences import config_differences
 from support.processes import ROOT
 from support.tiny_config import small, write_archive
@@ -79,6 +80,7 @@ def test_a_run_from_before_the_key_goes_on():
     config = default.get_config()
     old = config.to_dict()
     del old["log"]["to"]
+    assert (CAME_LATER | flatten(old))["log.to"] == config.log.to == "tensorboard"  # as all of them did
     config.log.to = "wandb,mlflow"
     assert config_differences(old, config.to_dict()) == []
 

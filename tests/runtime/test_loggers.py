@@ -72,11 +72,12 @@ def test_a_logger_that_changes_its_row_changes_that_of_nobody_else(tmp_path):
 
 
 def test_a_failure_of_the_runs_own_files_ends_it_and_still_closes_the_others(tmp_path):
-    own, other = Recorder(fails_at="the end"), Recorder()
-    writer = MetricsWriter(str(tmp_path), first_step=0, total_steps=1, views_per_step=1, loggers=[own, other])
+    own, *others = Recorder(fails_at="the end"), Recorder(), Recorder()
+    opened = [others[0], own, others[1]]
+    writer = MetricsWriter(str(tmp_path), first_step=0, total_steps=1, views_per_step=1, loggers=opened)
     with pytest.raises(RuntimeError, match="gone"):
         writer.close()
-    assert other.closed == 1
+    assert [other.closed for other in others] == [1, 1]
 
 
 @pytest.mark.parametrize(
