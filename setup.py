@@ -7,6 +7,12 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 
+# Loggers that config.log.to names. The first W&B whose login can be told not to ask.
+WANDB = ["wandb>=0.31"]
+# The tracking client alone: mlflow itself brings a web server, pandas, docker and 30 more. SQLAlchemy and alembic are
+# what it lacks for a store of its own in RUN, a SQLite file: MLflow 3 no longer writes folders of files.
+MLFLOW = ["mlflow-skinny>=3", "sqlalchemy", "alembic"]
+
 setup(
     name="simclr_jax",
     version=re.search('__version__ = "(.*)"', (HERE / "simclr_jax/__init__.py").read_text())[1],
@@ -74,10 +80,14 @@ setup(
         # Of these cudart alone, 3 MB, without which jax's plug-in and TensorFlow complain at every start.
         "plan-gpu": ["jax[cuda12-local]", "nvidia-cuda-nvcc-cu12>=12.6.85", "nvidia-cuda-runtime-cu12"],
         "plan-tpu": ["jax[tpu]"],
+        "mlflow": MLFLOW,
         "onnx": ["onnx", "onnxruntime"],  # export onnx, and what tries the file
         "release": ["build", "twine"],  # make dist
         "tpu": ["jax[tpu]"],
+        "wandb": WANDB,
         "test": [
+            *MLFLOW,
+            *WANDB,
             "hypothesis",  # makes the bad input of tests/whole/test_hostile.py
             "markdown-it-py",  # independent reader of the cards of exported files
             "onnx",

@@ -188,6 +188,7 @@ def loop_overhead(rounds: int) -> dict[str, Any]:
     """
     from simclr_jax.runtime import devices
     from simclr_jax.runtime.checkpoint import Checkpoints
+    from simclr_jax.runtime.loggers import open_loggers
     from simclr_jax.runtime.metrics import MetricsWriter
     from simclr_jax.training import loop
     from simclr_jax.training.trainer import Trainer
@@ -221,7 +222,9 @@ def loop_overhead(rounds: int) -> dict[str, Any]:
         def looped(number):
             lengths = {"first_step": 0, "total_steps": LOOP_BLOCK, "views_per_step": 128}
             workdir = f"{scratch}/{number}"
-            checkpoints, writer = Checkpoints(workdir, keep=1), MetricsWriter(workdir, **lengths)
+            checkpoints = Checkpoints(workdir, keep=1)
+            opened = open_loggers("tensorboard", [], workdir=workdir, first_step=0, config={})
+            writer = MetricsWriter(workdir, loggers=opened, **lengths)
             log = loop.MetricsLog(trainer, writer, checkpoints)
             due = {"on_step": log.on_step, "on_epoch": log.on_epoch, "saves": schedule.saves, "save": log.save}
             steps_per_epoch, batches = schedule.steps_per_epoch, trainer.feed.training(0, LOOP_BLOCK)

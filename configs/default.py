@@ -99,4 +99,8 @@ def get_config() -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.every_steps = 50  # between two rows of metrics.jsonl
+    # Who else gets the rows: tensorboard, wandb, mlflow, several by commas; "" = none. Of W&B and MLflow the project or
+    # server is what their environment variables say (WANDB_PROJECT, MLFLOW_TRACKING_URI), else W&B's login, and a store
+    # in RUN. pip install 'simclr_jax[wandb]' or [mlflow].
+    config.log.to = "tensorboard"
     return config

@@ -23,12 +23,14 @@ if TYPE_CHECKING:  # for type checkers and editors; when it runs, a name is impo
     from simclr_jax.evaluate.feature_files import Features
     from simclr_jax.losses import nt_xent
     from simclr_jax.models import Head, Network, create_encoder, create_model
+    from simclr_jax.runtime.loggers import Logger
     from simclr_jax.training.optimizers import lars, warmup_cosine
 
 _HOMES = {
     "Encoder": "evaluate.encoder",
     "Features": "evaluate.feature_files",
     "Head": "models",
+    "Logger": "runtime.loggers",
     "Network": "models",
     "ProbeResult": "api",
     "Recipe": "augment.recipe",
@@ -49,6 +51,7 @@ __all__ = [
     "Encoder",
     "Features",
     "Head",
+    "Logger",
     "Network",
     "ProbeResult",
     "Recipe",

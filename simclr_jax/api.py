@@ -19,6 +19,7 @@ from simclr_jax.evaluate import encoder, probed_run, results
 from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.runtime import checkpoint, console, metrics, preemption, run_folder
 from simclr_jax.runtime.config import check_keys, whole_config, with_values
+from simclr_jax.runtime.loggers import AnyLogger
 
 Path = str | os.PathLike[str]
 
@@ -40,7 +41,7 @@ def load_config(config: Path, values: Mapping[str, Any] | None = None) -> Config
     return with_values(config_files.load(os.fspath(config)), values or {})
 
 
-def pretrain(config: ConfigDict, workdir: Path, *, loggers: Sequence[Any] = (), progress: bool = True) -> "Run":
+def pretrain(config: ConfigDict, workdir: Path, *, loggers: Sequence[AnyLogger] = (), progress: bool = True) -> "Run":
     """Pretrains an encoder in a folder, RUN, or resumes the run that is there; bit-identical to an uninterrupted one.
 
     The first Ctrl-C ends it at the next step with a checkpoint, and is then a KeyboardInterrupt; the same call resumes
@@ -50,7 +51,7 @@ def pretrain(config: ConfigDict, workdir: Path, *, loggers: Sequence[Any] = (), 
       config: of `load_config`.
       workdir: RUN; receives the config, checkpoints and metrics.
       loggers: objects with ``write(step, values)``, or functions of these, which take in each row of the metrics,
-        beside those that config.log.to names.
+        beside those that config.log.to names; see `Logger`.
       progress: whether to print messages and a progress bar.
 
     Returns:
@@ -70,7 +71,7 @@ def pretrain(config: ConfigDict, workdir: Path, *, loggers: Sequence[Any] = (), 
     check_keys(config, config_files.load("default"))
     with _console(progress):
         try:
-            pretraining.run(config, os.fspath(workdir), stop=preemption.Interrupt())
+            pretraining.run(config, os.fspath(workdir), loggers=loggers, stop=preemption.Interrupt())
         except preemption.Stopped as stopped:
             raise KeyboardInterrupt(str(stopped)) from None
     return Run(workdir, progress=progress)

@@ -276,9 +276,10 @@ def main() -> None:
     probe = lbfgs.get_config()
     probe.l2_min, probe.l2_max, probe.l2_values = 1e-3, 1e3, 5  # coarse: it is fitted three times a run
 
-    def study(*given: Any, **named: Any) -> None:
+    def study(config: ConfigDict, **named: Any) -> None:
         launch.keep_compiled()
-        run(*given, **named, pretrain=pretrain.run, probe=probe)
+        pretrain.start_quickly(config)
+        run(config, **named, pretrain=pretrain.run, probe=probe)
 
     launch.launch(
         study,

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 
+from simclr_jax.runtime.loggers import names
 from simclr_jax.training.trainer import Trainer
 
 
@@ -20,7 +21,7 @@ def after_training(trainer: Trainer, workdir: str) -> list[str]:
         found = [command("pictures", run)]
     else:
         found = [command("features", run, f"--out={workdir.rstrip('/')}-features")]
-    if importlib.util.find_spec("tensorboard"):
+    if "tensorboard" in names(trainer.config.log.to) and importlib.util.find_spec("tensorboard"):
         found.append(shlex.join([_program("python"), "-m", "tensorboard.main", f"--logdir={workdir}/tensorboard"]))
     return found
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 import textwrap
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from simclr_jax.runtime import profile as profiling
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import detail, say
 from simclr_jax.runtime.differences import config_differences, epochs_extended_from, network_differences
+from simclr_jax.runtime.loggers import AnyLogger, check_loggers, names, open_loggers
+from simclr_jax.runtime.trackers import import_tensorboardx_without_torch
 from simclr_jax.training import loop, optimizers, state
 from simclr_jax.training.trainer import Trainer
 
@@ -28,6 +31,7 @@ def run(
     workdir: str,
     *,
     profile: int = 0,
+    loggers: Sequence[AnyLogger] = (),
     stop: preemption.StopRequest | preemption.Interrupt | None = None,
 ) -> Trainer:
     """Pretrains in a workdir, or goes on pretraining there from its newest whole checkpoint.
@@ -36,18 +40,21 @@ def run(
       config: as configs/default.py.
       workdir: RUN; receives config, checkpoints and metrics.
       profile: how many steps to trace into RUN/profile.
+      loggers: take the rows of metrics.jsonl, beside those that config.log.to names; each is a
+        `simclr_jax.runtime.loggers.Logger`, or a function of (step, values). Of several processes, in the first alone.
       stop: what asks the run to stop; None = signals, as of a process of its own.
 
     Returns:
       What the run was wired from.
 
     Raises:
-      ValueError: the config, the data, the workdir or its checkpoints do not fit, nothing has been compiled or written
-        then; or a checkpoint cannot be written.
+      ValueError: the config, the data, the workdir, its checkpoints or a logger do not fit, nothing has been compiled
+        or written then; or a checkpoint cannot be written.
       OSError: the disk does not give the run's checkpoints, or what it is to start from; nothing has been written.
       loop.NonFinite: the loss, its gradient or a parameter stopped being finite.
       preemption.Stopped: the process was told to stop, and everything is saved.
     """
+    check_loggers(config.log.to, loggers, writes=processes.is_first())
     trainer = Trainer.from_config(config, bits=run_folder.read_bits(workdir))
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
     data = trainer.splits.contents()
@@ -88,9 +95,12 @@ def run(
             say(f"its weights are those of step {start.step:,} of {start.run}")
 
         lengths = {"total_steps": schedule.total_steps, "views_per_step": 2 * schedule.batch_size}
+        writer = metrics.NoWriter()
         if writes:
-            metrics.import_tensorboardx_without_torch()
-        writer = metrics.MetricsWriter(workdir, first_step=first_step, **lengths) if writes else metrics.NoWriter()
+            opened = open_loggers(
+                config.log.to, loggers, workdir=workdir, first_step=first_step, config=flatten(config.to_dict())
+            )
+            writer = metrics.MetricsWriter(workdir, first_step=first_step, loggers=opened, **lengths)
         hook, sys.unraisablehook = sys.unraisablehook, array_files.without_closed_loops(sys.unraisablehook)
         try:
             log = loop.MetricsLog(trainer, writer, checkpoints)
@@ -111,15 +121,16 @@ def run(
                 request=request,
             )
             log.say_what_was_missed()
+            if last_step < schedule.total_steps:
+                raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
         finally:
-            trace.close()
-            writer.close()
-            checkpoints.close()
+            with contextlib.ExitStack() as closing:  # from the last to the first
+                closing.callback(writer.close)  # a server may take its time, when the checkpoint is safe
+                closing.callback(checkpoints.close)
+                trace.close()
             if not checkpoints.failed:  # else callbacks of Orbax's other writes may come yet
                 sys.unraisablehook = hook
-    if last_step < schedule.total_steps:
-        raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
-    say(f"\n{schedule.total_steps:,} steps done. Checkpoints, metrics and TensorBoard files are in {workdir}")
+    say(f"\n{schedule.total_steps:,} steps done. Checkpoints and metrics are in {workdir}")
     return trainer
 
 
@@ -236,6 +247,12 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         say(f"step {first_step:,} of {schedule.total_steps:,} is in the workdir: {what_now}")
 
 
+def start_quickly(config: ConfigDict) -> None:
+    """Imports what `run` needs without PyTorch, for commands alone: see `import_tensorboardx_without_torch`."""
+    if "tensorboard" in names(config.log.to) and processes.is_first():
+        import_tensorboardx_without_torch()
+
+
 def main() -> None:
     """Runs the command, or train.py, from its flags."""
     from absl import flags
@@ -260,6 +277,7 @@ def main() -> None:
 
     def train(config: ConfigDict, workdir: str) -> None:
         launch.keep_compiled()
+        start_quickly(config)
         trainer = run(config, workdir, profile=flags.FLAGS.profile or 0)
         say("next: " + "\n  or: ".join(next_step.after_training(trainer, workdir)))
 

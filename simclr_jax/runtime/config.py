@@ -116,6 +116,7 @@ CAME_LATER = {
     "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
     "data.images": 0,
     "train.start_from": "",
+    "log.to": "tensorboard",
     **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
 }
 

@@ -22,6 +22,7 @@ NOT_MATHEMATICS = (
     "checkpoint.every_steps",
     "checkpoint.keep",
     "log.every_steps",
+    "log.to",
     *(key for key, field in DECLARED.items() if field.metadata.get("same_result")),
 )
 

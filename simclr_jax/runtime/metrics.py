@@ -1,13 +1,12 @@
-"""What a training run writes of itself: metrics.jsonl and TensorBoard files."""
+"""What a training run tells of itself: metrics.jsonl, its speed, and the rows that its loggers take."""
 
 import contextlib
 import itertools
 import json
 import math
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -28,20 +27,22 @@ class MetricsWriter:
     A run that resumes keeps the rows up to its checkpoint and writes the later ones anew, so that metrics.jsonl holds
     each step once. A row has, besides its values, the `TIMES`: "seconds" since this start, and "views_per_second" over
     the steps since the row before, validation and checkpoints included. The first step of a start, which compiles, is
-    in no speed.
+    in no speed. Each row then goes to the loggers.
 
     Args:
       workdir: RUN.
       first_step, total_steps: where the run starts and ends.
       views_per_step: for the speeds.
+      loggers: of `loggers.open_loggers`: each has `write(step, values)` and `close()`, and what it raises ends the run.
     """
 
-    def __init__(self, workdir: str, *, first_step: int, total_steps: int, views_per_step: int):
-        self._folder = run_folder.folder(workdir)
-        self._metrics = self._folder / "metrics.jsonl"
+    def __init__(
+        self, workdir: str, *, first_step: int, total_steps: int, views_per_step: int, loggers: Sequence[Any] = ()
+    ):
+        self._metrics = run_folder.folder(workdir) / "metrics.jsonl"
         self._before = _rows_up_to(self._metrics, first_step)
         disk.replace_text(self._metrics, "".join(self._before))
-        self._tensorboard = _TensorBoard(self._folder / "tensorboard", first_step)
+        self._loggers = loggers
         self._bar = progress(total=total_steps, initial=first_step, desc="pretraining", unit="step")
         self._views_per_step, self._total_steps = views_per_step, total_steps
         self._start = time.monotonic()
@@ -80,7 +81,7 @@ class MetricsWriter:
         return self._views_per_step * steps / seconds if steps and seconds > 0 else None
 
     def write(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Appends one row to metrics.jsonl and TensorBoard, with the `TIMES`."""
+        """Appends one row, with the `TIMES`, to metrics.jsonl, and hands its values to the loggers."""
         now = time.monotonic()
         values = {**values, "seconds": round(now - self._start, 3)}
         if self._row and (rate := self._rate(self._row, step, now)):
@@ -89,76 +90,21 @@ class MetricsWriter:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         row = {"step": step, "epoch": round(epoch, 6), **finite}
         console.event("metrics", **row)
-        with _named(self._metrics), self._metrics.open("a") as file:
+        with run_folder.told_where(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        with _named(self._folder / "tensorboard"):
-            self._tensorboard.write(step, values)
+        for logger in self._loggers:
+            logger.write(step, values)
 
     def rows(self) -> list[dict[str, float]]:
         """Returns the rows of before the start, which are those of a resumed run up to its checkpoint."""
         return [_numbers(row) for row in self._before]
 
     def close(self) -> None:
-        """Closes the bar and the files."""
-        self._bar.close()
-        with _named(self._folder / "tensorboard"):
-            self._tensorboard.close()
-
-
-@contextlib.contextmanager
-def _named(path: epath.Path) -> Iterator[None]:
-    """Turns an OSError of writing into a ValueError that says where, and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written: {error.strerror}; make room or mend the disk, and the same command goes on "
-            "from the last good checkpoint"
-        ) from error
-
-
-class _TensorBoard:
-    """A file of events, written when it is asked for: a thread, as tensorboardX has, would block on a full disk.
-
-    TensorBoard forgets the steps from the start on that older files of the folder hold.
-    """
-
-    def __init__(self, folder: epath.Path, first_step: int):
-        folder.mkdir(exist_ok=True)
-        from tensorboardX import event_file_writer, summary  # here, because it imports PyTorch where that is installed
-        from tensorboardX.proto import event_pb2
-
-        self._kinds, self._scalar = event_pb2, summary.scalar
-        self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{first_step}")
-        start = self._kinds.SessionLog(status=self._kinds.SessionLog.START)
-        self._add(first_step + 1, session_log=start)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the values of a step, and has them on disk."""
-        for name, value in values.items():
-            if math.isfinite(value):  # TensorBoard shows a gap
-                self._add(step, summary=self._scalar(name, value))
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def _add(self, step: int, **content: Any) -> None:
-        self._file.write_event(self._kinds.Event(wall_time=time.time(), step=step, **content))
-
-
-def import_tensorboardx_without_torch() -> None:
-    """Imports what `MetricsWriter` needs of tensorboardX without the PyTorch that it would import, which takes seconds.
-
-    Meanwhile PyTorch counts as not installed in the whole process: for a command, not for a library.
-    """
-    hidden = sys.modules.setdefault("torch", None) is None
-    try:
-        from tensorboardX import event_file_writer, summary  # noqa: F401
-    finally:
-        if hidden:
-            del sys.modules["torch"]
+        """Closes the bar and the loggers, each of them whatever the others raise."""
+        with contextlib.ExitStack() as closing:
+            for logger in reversed(self._loggers):
+                closing.callback(logger.close)
+            self._bar.close()
 
 
 class NoWriter:

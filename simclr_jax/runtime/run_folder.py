@@ -141,6 +141,18 @@ def _last_start(path: epath.Path) -> str:
     return "another process trains there"
 
 
+@contextlib.contextmanager
+def told_where(path: epath.Path) -> Iterator[None]:
+    """Turns an OSError of writing the run's own files into a ValueError that says where, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {error.strerror}; make room or mend the disk, and the same command goes on "
+            "from the last good checkpoint"
+        ) from error
+
+
 def read_config(workdir: str) -> dict[str, Any]:
     """Returns RUN/config.json.
 

@@ -19,7 +19,7 @@ from simclr_jax.data import feed as feeds
 from simclr_jax.data import sources
 from simclr_jax.data.blank import Blank
 from simclr_jax.models import SimCLR, create_model
-from simclr_jax.runtime import devices, processes
+from simclr_jax.runtime import devices, loggers, processes
 from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
 from simclr_jax.runtime.targets import Target
 from simclr_jax.training import collapse, optimizers, schedule, state
@@ -59,6 +59,7 @@ class Trainer:
         Raises:
           ValueError: the config, the data or the devices do not fit.
         """
+        loggers.names(config.log.to)
         splits = _blank_splits(config) if blank and config.data.images else open_splits(config, bits=bits)
         model = _model(config)  # before any image is read: a wrong model is told at once
         train, validation = splits.load("train"), splits.load("validation")

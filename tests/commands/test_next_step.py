@@ -19,13 +19,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 WORKDIR = "it's a $(touch stolen) run"
 
 
-def trainer(labelled, validation=4, test="", holdout=0.1):
+def trainer(labelled, validation=4, test="", holdout=0.1, to="wandb,tensorboard"):
     """As much of a Trainer as tells what can be done with its run."""
     return types.SimpleNamespace(
         train=types.SimpleNamespace(labelled=labelled),
         validation=range(validation),
         splits=types.SimpleNamespace(split_of=lambda role: test),
-        config=types.SimpleNamespace(data=types.SimpleNamespace(holdout_fraction=holdout)),
+        config=types.SimpleNamespace(
+            data=types.SimpleNamespace(holdout_fraction=holdout), log=types.SimpleNamespace(to=to)
+        ),
     )
 
 
@@ -54,6 +56,11 @@ def test_tensorboard_is_named_where_it_is_installed_alone(installed, monkeypatch
     assert [shlex.split(line)[1:] for line in found] == [
         ["-m", "tensorboard.main", f"--logdir={WORKDIR}/tensorboard"]
     ] * installed
+
+
+def test_tensorboard_is_not_named_where_the_run_has_no_files_for_it(monkeypatch):
+    monkeypatch.setattr(next_step.importlib.util, "find_spec", lambda name: True)
+    assert len(next_step.after_training(trainer(True, to="wandb"), WORKDIR)) == 1
 
 
 @pytest.mark.parametrize("where", ["project", "elsewhere"])

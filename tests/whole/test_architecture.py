@@ -139,6 +139,14 @@ def test_onnx_which_may_not_be_installed_is_named_in_its_room_alone():
     assert owners(lambda path: packages(path) & {"onnx", "onnxruntime"}) == {"interop/onnx.py"}
 
 
+def test_loggers_which_may_not_be_installed_are_named_in_one_file_that_imports_them_when_they_are_asked_for():
+    assert owners(lambda path: packages(path) & {"wandb", "mlflow"}) == {"runtime/trackers.py"}
+    at_once = ast.parse((PACKAGE / "runtime/trackers.py").read_text()).body
+    named = {alias.name for node in at_once if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module for node in at_once if isinstance(node, ast.ImportFrom)}
+    assert "math" in named and not {name.split(".")[0] for name in named} & {"wandb", "mlflow", "tensorboardX"}
+
+
 def test_matplotlib_is_named_by_the_pictures_alone():
     assert owners(lambda path: "matplotlib" in packages(path)) == {"evaluate/sheets.py", "evaluate/plots.py"}
 
