@@ -100,8 +100,8 @@ def _run(
             rates = ", ".join(f"{trainer.scaled(rate):g}" for rate in config.learning_rates)
             say(
                 f"{len(train):,} training images, batch {trainer.batch_size}, {epochs} epochs of "
-                f"{trainer.steps_per_epoch:,} steps; {config.optimizer}, learning rate {rates} falling to 0; "
-                f"learns: {trainable}"
+                f"{trainer.steps_per_epoch:,} steps; {config.optimizer}, learning rate {rates}, decaying to 0; "
+                f"trained part: {trainable}"
             )
         starts = {"pretrained": network.variables} | ({other: network.untrained(seed)} if compared else {})
         best = {}
@@ -135,7 +135,7 @@ def _check(config: ConfigDict) -> None:
     if not 0 < config.label_fraction <= 1:
         raise ValueError(f"config.label_fraction={config.label_fraction} must be above 0 and at most 1 (all labels)")
     if config.ids and config.label_fraction != 1:
-        raise ValueError("config.ids and config.label_fraction both choose images; give one of them")
+        raise ValueError("config.ids and config.label_fraction both select images; give only one of them")
     if not 0 < config.min_area <= 1:
         raise ValueError(f"config.min_area={config.min_area} must be above 0 and at most 1, the whole image")
     optimizers.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
@@ -147,7 +147,8 @@ def _labelled(probed: probed_run.ProbedRun) -> list[Any]:
     config, splits = probed.config, {role: probed.splits.load(role) for role in sources.ROLES}
     if not isinstance(splits["train"], Split) and (config.ids or config.label_fraction < 1):
         raise ValueError(
-            f"{probed.source} is read as a stream, of which no subset can be chosen; name a set that is one, as "
+            f"{probed.source} is read as a stream, so no subset of it can be chosen; use a data set that is the "
+            "subset, such as "
             "--config.data.source=tfds:imagenet2012_subset/1pct"
         )
     if config.ids:

@@ -304,12 +304,12 @@ def usable(
         bare = found < 0
         strange = ~bare & ~np.isin(found, labels["train"])
         masks[role], of = ~bare & ~strange, f"of {len(found):,} {role} images of {printable(source)}"
-        said = [f"{bare.sum():,} {of} have no label: left out"] if bare.any() else []
+        said = [f"{bare.sum():,} {of} have no label: skipped"] if bare.any() else []
         if strange.any():
             classes = np.unique(found[strange]).tolist()
             names = ", ".join([printable(class_names[label]) for label in classes[:_NAMED]])
             names += ", …" if len(classes) > _NAMED else ""
-            said.append(f"{strange.sum():,} {of} are of classes that train has no image of ({names}): left out")
+            said.append(f"{strange.sum():,} {of} are of classes that train has no images of ({names}): skipped")
         if not masks[role].any():
             mend = f"choose another split: --config.data.{role}_split=NAME"
             raise ValueError(f"{'; '.join(said) or f'0 {of}'}, and none remains; {mend}")

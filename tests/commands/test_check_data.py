@@ -93,7 +93,7 @@ def test_what_is_bad_or_odd_is_named(folder, capsys):
     assert found["validation"]["unreadable"] == [f"{folder}/val/ant/22.jpg: no image, begins with b'<html>', 6 bytes"]
     assert found["train"]["classes"] == {"ant": 12, "bee": 6, "wasp": 0} and found["train"]["unlabelled"] == 1
     assert row(text, "unreadable") == ["3", "1", "0"] and row(text, "classes") == ["2", "2", "0"]
-    assert row(text, "without class") == ["1", "0", "0"] and row(text, "smallest class") == ["0", "0", "0"]
+    assert row(text, "without label") == ["1", "0", "0"] and row(text, "smallest class") == ["0", "0", "0"]
     assert row(text, "height max") == ["21", "5", "-"] and row(text, "largest class")[0] == "12"
     for path in bad:
         assert text.count(f"  {folder}/{path}: ") == 1
@@ -111,7 +111,7 @@ def test_the_data_are_not_called_fine_where_some_were_not_looked_at(tmp_path, fo
     np.savez(tmp_path / "x.npz", x_train=noise(30), x_val=noise(3), x_extra=noise(6), mean=np.zeros(3))
     found, text = check(f"npz:{tmp_path}/x.npz", capsys)
     assert found["validation"]["images"] == 3 and "fine" not in text
-    assert "left out: arrays that are not read: mean; splits that are not used: extra\n" in text
+    assert "left out: arrays that are not read: mean; unused splits: extra\n" in text
 
 
 def test_an_unclear_layout_ends_before_anything_is_read(tmp_path, capsys):

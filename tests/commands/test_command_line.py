@@ -42,10 +42,10 @@ def answer(*arguments, monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("", "--config=NAME is missing; --config=quickstart needs no data"),
+        ("", "--config=NAME is required: a shipped config or your own FILE.py; --config=quickstart needs no data"),
         (
             "--config.train.epochs=3",
-            "--config=NAME is missing; --config=quickstart needs no data",
+            "--config=NAME is required: a shipped config or your own FILE.py; --config=quickstart needs no data",
         ),
         ("--confg=configs/quickstart.py", "--confg is not a flag; did you mean --config=configs/quickstart.py?"),
         (

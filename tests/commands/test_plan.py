@@ -179,7 +179,7 @@ def test_a_plan_for_a_target_has_its_devices_and_memory(config, compilers, capsy
 def test_several_targets_are_rows_of_one_table(config, compilers, capsys):
     found = plan.run(config, ["h100", "l4x2", "h100"], price=1.0)
     lines = capsys.readouterr().out.splitlines()
-    header = next(index for index, line in enumerate(lines) if "least step" in line)
+    header = next(index for index, line in enumerate(lines) if "shortest step" in line)
     assert list(found) == ["h100", "l4x2"]
     assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ["h100", "l4x2"]
     assert all(len(line) == len(lines[header]) for line in lines[header + 1 : header + 3])

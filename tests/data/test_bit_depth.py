@@ -142,7 +142,7 @@ def test_a_run_of_before_goes_on_as_it_did(tmp_path):
 )
 def test_a_file_of_others_that_says_no_white_is_told_with_its_mend(text, tmp_path):
     (tmp_path / "bits.json").write_text(text)
-    with pytest.raises(ValueError, match=r'does not say which value is white; write \{"bits": 8\} to') as error:
+    with pytest.raises(ValueError, match=r'does not state the bit depth; write \{"bits": 8\} to') as error:
         run_folder.read_bits(str(tmp_path))
     assert "\n" not in str(error.value)
     (tmp_path / "bits.json").write_text('{"bits": 8}')

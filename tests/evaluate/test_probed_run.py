@@ -185,9 +185,9 @@ def test_images_without_a_usable_label_are_left_out_and_counted():
         "test": [False, False, True, False, False],
     }
     assert lines == [
-        "1 of 3 train images of S have no label: left out",
-        "1 of 5 test images of S have no label: left out",
-        "3 of 5 test images of S are of classes that train has no image of (b\\n, d): left out",
+        "1 of 3 train images of S have no label: skipped",
+        "1 of 5 test images of S have no label: skipped",
+        "3 of 5 test images of S are of classes that train has no image of (b\\n, d): skipped",
     ]
 
 

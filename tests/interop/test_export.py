@@ -259,7 +259,7 @@ def test_packages_that_are_missing_are_named(run, tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     if importlib.util.find_spec("onnx"):
         export_weights.run("onnx", str(run), str(tmp_path / "e.onnx"))
-        assert "onnxruntime is not installed, so that the file was not tried: pip" in capsys.readouterr().out
+        assert "onnxruntime is not installed, so the file was not tested; to test it: pip" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ValueError, match=r"needs the package onnx, .* pip install 'simclr_jax\[onnx\]'"):
         export_weights.run("onnx", str(run), str(tmp_path / "f.onnx"))
@@ -297,7 +297,9 @@ def _right(run, x):
 
 def test_weights_that_a_file_cannot_hold_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export_weights, "_MOST_BYTES", 300_000)
-    with pytest.raises(ValueError, match="the weights take 0 MiB, and such a file holds at most 0; export torch"):
+    with pytest.raises(
+        ValueError, match="the weights take 0 MiB, and a file of this kind holds at most 0; export torch"
+    ):
         export_weights.run("stablehlo", str(run), str(tmp_path / "e.stablehlo"))
     assert not left(tmp_path)
 

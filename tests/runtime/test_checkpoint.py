@@ -110,7 +110,7 @@ def test_what_is_no_run_says_so(run, tmp_path):
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_says_so(tmp_path):
     workdir.write_config(str(tmp_path), CONFIG)
-    with pytest.raises(ValueError, match="holds no checkpoint yet"):
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
         checkpoint.load_variables(str(tmp_path))
 
 

@@ -137,7 +137,7 @@ def test_several_processes_go_without(monkeypatch, tmp_path):
 def test_what_cannot_be_used_is_said_in_a_line_and_the_process_goes_on(tmp_path):
     (tmp_path / "file").write_text("")
     said, what, *_ = compiles(XDG_CACHE_HOME=str(tmp_path / "file"))
-    assert "compiled programs are not kept for the next start: " in said and what == "neither"
+    assert "compiled programs are not cached for the next start: " in said and what == "neither"
 
 
 @pytest.mark.parametrize("name", ["simclr_jax", "simclr_jax/compiled"])

@@ -77,7 +77,7 @@ DISKS = {
 def test_a_disk_that_does_not_answer_once_is_no_damage(run, tmp_path, monkeypatch, disk):
     before, (owner, name, error, when) = contents(tmp_path), DISKS[disk]
     monkeypatch.setattr(owner, name, once(getattr(owner, name), error, when))
-    with pytest.raises(OSError, match="nothing was changed; give the same command again once the disk answers") as told:
+    with pytest.raises(OSError, match="nothing was changed; repeat the command when the disk responds") as told:
         restore(run)
     assert "\n" not in str(told.value) and "damaged" not in str(told.value)
     assert contents(tmp_path) == before
@@ -137,9 +137,7 @@ def test_whole_files_that_orbax_does_not_read_are_no_damage(run, tmp_path, monke
     before = contents(tmp_path)
     for owner in (ocp.Checkpointer, ocp.PyTreeCheckpointHandler):
         monkeypatch.setattr(owner, "restore", always(owner.restore, KeyError("a new format")))
-    with pytest.raises(
-        array_files.Unreadable, match="a new format.*or with the versions that RUN/versions.jsonl tells"
-    ):
+    with pytest.raises(array_files.Unreadable, match="a new format.*or with the versions listed in RUN/versions.jsonl"):
         restore(run)
     assert contents(tmp_path) == before
 
@@ -239,7 +237,7 @@ def test_what_was_set_aside_keeps_a_run_from_beginning_anew(run, tmp_path):
     assert restore(run)[0] == 2
     assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
     damage_all(tmp_path / "checkpoints" / "2")
-    for remaining in ("2 is damaged", "all were set aside"):
+    for remaining in ("2 is damaged", "all were moved aside"):
         with pytest.raises(ValueError, match=f"has no whole checkpoint any more .*{remaining}"):
             restore(run)
         shutil.rmtree(tmp_path / "checkpoints" / "2", ignore_errors=True)

@@ -81,7 +81,7 @@ def test_process_0_is_named_when_it_is_killed(processes):
 def test_one_that_falls_silent_is_named(processes):
     run = processes(3).watch(0, 1)  # process 2 has a connection and says nothing
     found = run.settle()
-    assert "process 2 (" in found[0] and "has not been heard of for 0.5 s" in found[0]
+    assert "process 2 (" in found[0] and "has not been heard from for 0.5 s" in found[0]
     assert found[1] == found[0]
 
 

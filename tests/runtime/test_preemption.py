@@ -42,7 +42,7 @@ def test_each_asks_to_stop_once_there_is_something_to_save_and_is_given_back(nam
             print(request.requested)
         print(signal.getsignal(signal.{name}) is before)
     """
-    told = f"\n{name}: writing a checkpoint after this step; Ctrl-C leaves at once\n"
+    told = f"\n{name}: saving a checkpoint after this step; Ctrl-C stops at once\n"
     assert ended(program) == (0, "True\nTrue\n", told)
 
 

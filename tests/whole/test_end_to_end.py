@@ -155,7 +155,7 @@ def test_a_finished_run_has_nothing_left_to_do(run, capsys):
     workdir, config = run
     before = (workdir / "metrics.jsonl").read_bytes()
     pretrain.run(config, str(workdir))
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "already finished, nothing to do" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 

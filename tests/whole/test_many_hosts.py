@@ -205,7 +205,7 @@ def test_when_a_process_is_killed_the_other_says_so_and_the_run_can_go_on(victim
     assert code == GONE
     [line] = [line for line in err.splitlines() if line.startswith("error: ")]  # XLA may print another after it
     assert line.startswith(f"error: process {victim} ({socket.gethostname()}) is gone, last heard of")
-    assert line.endswith("start the same command again on all hosts; it goes on from the last checkpoint")
+    assert line.endswith("start the same command again on all hosts; it resumes from the last checkpoint")
     steps = [row["step"] for row in rows(tmp_path / "run") if "loss" in row]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) < 900
 

@@ -224,7 +224,7 @@ def test_where_all_checkpoints_are_damaged_the_folders_that_are_named_are_remove
         with pytest.raises(ValueError, match="has no whole checkpoint any more") as told:
             pretrain.run(config, str(mine))
         assert (mine / "metrics.jsonl").read_bytes() == metrics
-    places = re.search(r"or remove (\S+) to start this run from its beginning", str(told.value)).group(1)
+    places = re.search(r"or remove (\S+) to restart this run from the beginning", str(told.value)).group(1)
     assert places == str(mine / "checkpoints")
     shutil.rmtree(places)
     pretrain.run(config, str(mine))
