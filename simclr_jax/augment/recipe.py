@@ -74,7 +74,7 @@ class Recipe:
     def __post_init__(self):
         # True is an int to Python and no size to anyone.
         whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
-        self._check("image_size", whole and self.image_size >= 1, "a whole number of pixels, 1 or more")
+        self._check("image_size", whole and self.image_size >= 1, "a whole number of pixels, at least 1")
         for key in ("flip", "jitter", "grayscale", "blur"):
             self._check(f"{key}_probability", 0 <= getattr(self, f"{key}_probability") <= 1, "between 0 and 1")
         for key in ("jitter_strength", *JITTER_OPS):

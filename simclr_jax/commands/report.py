@@ -23,10 +23,10 @@ _MOST_STARTS = 10**6  # lines of a run's versions.jsonl
 HEADINGS = {
     "curves": "Training",
     "similarities": html.COLLAPSE,
-    "tsne": "What it learned",
-    "neighbours": "What it learned",
-    "views": "What it saw",
-    "confusion": "What is mistaken for what",
+    "tsne": "What the encoder learned",
+    "neighbours": "What the encoder learned",
+    "views": "What the encoder saw",
+    "confusion": "Confusion between classes",
 }
 
 

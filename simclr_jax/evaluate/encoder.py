@@ -44,14 +44,14 @@ class Encoder:
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images have the shape {list(images.shape)}; it must be [batch, height, width, 3]")
+            raise ValueError(f"images have shape {list(images.shape)}; it must be [batch, height, width, 3]")
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255
         else:
             low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
             if not np.issubdtype(images.dtype, np.floating) or not (low >= 0 and high <= 1):
                 given = f"images are {images.dtype} from {low:g} to {high:g}"
-                raise ValueError(f"{given}; they must be uint8, or float in [0, 1]")
+                raise ValueError(f"{given}; they must be uint8, or float between 0 and 1")
             images = images.astype(np.float32)
         # A few images are filled up to the next power of two: one photo is one pass, and few sizes are compiled.
         size = min(self._batch_size, 1 << max(0, len(images) - 1).bit_length())
@@ -113,7 +113,7 @@ def _checked(images: np.ndarray, dimensions: int) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != dimensions or images.shape[-1] != 3 or 0 in images.shape[-3:-1]:
         wanted = "uint8 [height, width, 3]" + " or a batch, uint8 [batch, height, width, 3]"
         raise ValueError(
-            f"an array is {images.dtype} {list(images.shape)}; give paths, Pillow's images, or arrays that are {wanted}"
+            f"an array is {images.dtype} {list(images.shape)}; give paths, Pillow images, or arrays that are {wanted}"
         )
     return images
 

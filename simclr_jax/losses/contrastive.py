@@ -66,12 +66,13 @@ def nt_xent(
     """
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError(
-            f"z1 {list(z1.shape)} and z2 {list(z2.shape)} must have one shape [batch, dim]; row i of both is image i"
+            f"z1 {list(z1.shape)} and z2 {list(z2.shape)} must have the same shape [batch, dim]; row i of both "
+            "shows image i"
         )
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be above 0; the paper uses 0.1 to 0.5")
     if chunk_size is not None and chunk_size <= 0:
-        raise ValueError(f"chunk_size {chunk_size} must be at least 1, up to {len(z1)}; None chooses by the batch")
+        raise ValueError(f"chunk_size {chunk_size} must be from 1 to {len(z1)}; None chooses automatically")
     if gather not in GATHERS:
         raise ValueError(f"gather {gather!r} must be {' or '.join(GATHERS)}")
     z1_nxD, z2_nxD = _l2_normalize(z1), _l2_normalize(z2)

@@ -95,12 +95,12 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r}, known: {', '.join(known)}{hint}")
+        raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(known)}{hint}")
 
 
 _RATIO = Bound(lambda value: 0 <= value <= 1, "0 (off) to 1; 0.0625 is usual")
-_SIZE = Bound(lambda value: value >= 1, "at least 1; kind 'none' turns the head off")
-_WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the plain network, 2 doubles its filters")
+_SIZE = Bound(lambda value: value >= 1, "at least 1; to train without a head use kind 'none'")
+_WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the standard network, 2 doubles its filters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Head:
     """
 
     kind: str = _key("nonlinear", known=HEAD_KINDS, called="head kind")
-    layers: int = _key(2, _SIZE, at_most(16, "the papers have 2 and 3"), called="head layers")
-    dim: int = _key(128, _SIZE, at_most(65_536, "the papers have 128"), called="head dim")
+    layers: int = _key(2, _SIZE, at_most(16, "the papers use 2 and 3"), called="head layers")
+    dim: int = _key(128, _SIZE, at_most(65_536, "the papers use 128"), called="head dim")
 
     def __post_init__(self):
         _check(self)
@@ -158,7 +158,7 @@ class Network:
     """
 
     encoder: str = _key("resnet50", known=ENCODERS)
-    width: int = _key(1, _WIDTH, at_most(WIDEST, "the papers' widest has 4"))
+    width: int = _key(1, _WIDTH, at_most(WIDEST, "the widest in the papers has 4"))
     cifar_stem: bool = False
     sk_ratio: float = _key(0.0, _RATIO, before=0.0)
     se_ratio: float = _key(0.0, _RATIO, before=0.0)

@@ -112,7 +112,7 @@ def warmup_cosine(peak_lr: float, *, warmup_steps: int, total_steps: int) -> Sch
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"warmup_steps {warmup_steps} must be at least 0 and below total_steps {total_steps}; "
-            "shorten the warmup or train for longer"
+            "shorten the warmup or train longer"
         )
 
     def schedule(step):
@@ -176,5 +176,5 @@ def _known(what, name, table):
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r}, known: {', '.join(table)}{hint}")
+        raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(table)}{hint}")
     return table[name]

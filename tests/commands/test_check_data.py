@@ -111,7 +111,7 @@ def test_the_data_are_not_called_fine_where_some_were_not_looked_at(tmp_path, fo
     np.savez(tmp_path / "x.npz", x_train=noise(30), x_val=noise(3), x_extra=noise(6), mean=np.zeros(3))
     found, text = check(f"npz:{tmp_path}/x.npz", capsys)
     assert found["validation"]["images"] == 3 and "fine" not in text
-    assert "left out: arrays that are not read: mean; unused splits: extra\n" in text
+    assert "left out: arrays that are not used: mean; unused splits: extra\n" in text
 
 
 def test_an_unclear_layout_ends_before_anything_is_read(tmp_path, capsys):

@@ -109,7 +109,7 @@ def test_parts_are_named_and_an_unknown_one_names_them():
     assert classifier("stage1").frozen == ("stem",) and classifier("all").frozen == ()
     assert classifier("classifier").frozen == ("stem", "stage1_block1", "stage2_block1", "stage3_block1", "head")
     with pytest.raises(
-        ValueError, match=r"trainable='stage4' is no part of this network; it has: all, stem, stage1_"
+        ValueError, match=r"trainable='stage4' is not a part of this network; it has: all, stem, stage1_"
     ) as error:
         classifier("stage4")
     assert_one_line(error)

@@ -39,7 +39,7 @@ def by_itself(*arguments, cwd=ROOT):
         ("-m simclr_jax features --workdir=nowhere", "--out is missing"),
         ("-m simclr_jax import", "the following arguments are required: google or torch"),
         ("-m simclr_jax import google", "the following arguments are required: CHECKPOINT, --out"),
-        ("-m simclr_jax import torch nothing.safetensors --out=x", "nothing.safetensors is no file"),
+        ("-m simclr_jax import torch nothing.safetensors --out=x", "nothing.safetensors is not a file"),
         ("-m simclr_jax import keras x --out=x", "invalid choice: 'keras'"),
         ("-m simclr_jax export torch nowhere --out=x.safetensors", "nowhere is not a run"),
         ("-m simclr_jax finetune --workdir=x --config.label_fraction=0", "must be above 0 and at most 1"),

@@ -86,7 +86,7 @@ def test_a_report_holds_what_the_run_left(run):
     assert "0.10.2" in page.text
     for key, value in flatten(quickstart.get_config()).items():
         assert f"{key} {value}".strip() in page.text
-    assert page.text.index("Training") < page.text.index("What is mistaken for what")
+    assert page.text.index("Training") < page.text.index("Confusion between classes")
 
 
 def test_figures_that_no_float_holds_and_pipes_are_passed_over(run):
@@ -146,7 +146,7 @@ def test_what_is_missing_is_told_with_its_command(run):
     assert f"10 % of labels simclr-jax finetune --workdir={run} --config.label_fraction=0.1" in missing
     assert f"curves simclr-jax pictures --workdir={run}" in missing
     assert "kNN" not in missing and "diagnose" not in missing
-    assert page.count("Is it collapsing?") == 1
+    assert page.count("Has it collapsed?") == 1
 
 
 def test_a_folder_takes_what_a_read_only_run_cannot(run, tmp_path):

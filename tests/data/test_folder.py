@@ -119,7 +119,7 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
     assert source.beside == {"unlabeled": 2, "PATH itself": 1}
     assert source.passed_over == {".heic": 2, ".txt": 1, walk.HIDDEN: 1}
     text = source.describe().left_out
-    assert "2 × .heic" in text and "(convert .heic to JPEG or PNG to have them read)" in text
+    assert "2 × .heic" in text and "(convert .heic to JPEG or PNG to use them)" in text
     assert "PATH itself (1), unlabeled (2) images" in text and "folders without images: train/c, val" in text
 
 
@@ -134,7 +134,10 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
             ["train/1.png", "car/1.png", "bus/1.png"],
             r"train \(1\) beside bus \(1\), car \(1\)",
         ),  # a train can be a class
-        (["train/Cat/1.png", "train/b/1.png", "val/cat/2.png"], "does not have: cat; train has Cat: write them alike"),
+        (
+            ["train/Cat/1.png", "train/b/1.png", "val/cat/2.png"],
+            "does not have: cat; train has Cat: use the same spelling",
+        ),
         (["a/1.heic", "a/2.heic"], r"holds no images .*2 × .heic \(convert .heic to JPEG"),
     ],
 )

@@ -58,7 +58,7 @@ def test_what_is_no_table_of_labels_is_refused(tmp_path, text, mentions):
 
 def test_what_never_ends_is_not_read(tmp_path):
     for path in ("/dev/zero", str(tmp_path)):
-        with pytest.raises(ValueError, match="is no file but a folder, a pipe or a device"):
+        with pytest.raises(ValueError, match="is not a file but a folder, a pipe or a device"):
             label_file.read(epath.Path(path))
 
 

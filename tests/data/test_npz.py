@@ -67,7 +67,7 @@ def test_npz_says_what_it_is_and_what_is_left_out(tmp_path):
     arrays = {"x_train": noise(3), "y_train": np.array([0, -1, 1]), "mean": np.zeros(3), "ids_train": np.arange(3)}
     found = archive(tmp_path, **arrays).describe()
     assert found.understood == "3 train images; 2 classes: 0, 1; 1 images without a label"
-    assert found.left_out == "arrays that are not read: mean, ids_train"
+    assert found.left_out == "arrays that are not used: mean, ids_train"
     assert archive(tmp_path, x_train=noise(3)).describe() == ("3 train images; no labels", "")
 
 
@@ -77,7 +77,7 @@ def test_npz_says_what_it_is_and_what_is_left_out(tmp_path):
         ({"x_train": noise(3), "y_test": np.arange(3)}, "holds y_test and no x_test: labels of what"),
         (
             {"x_train": noise(1), "x_val": noise(1), "x_validation": noise(2)},
-            "x_val and x_validation, which are both validation; keep one, or name one: .*data.validation_split=val$",
+            "x_val and x_validation, which are both validation; keep one, or choose one: .*data.validation_split=val$",
         ),
         ({"x_train": noise(1), "X_train": noise(1)}, "x_train and X_train, which are both train"),
         ({"x_train": noise(3) / np.float32(255)}, r"x_train.*float32 \[3, 5, 5, 3\].*uint8"),
@@ -203,5 +203,5 @@ def test_the_order_of_fortran_is_read_rightly(tmp_path):
 def test_what_never_ends_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     for path in (tmp_path / "pipe.npz", "/dev/zero"):
-        with pytest.raises(ValueError, match="does not exist|is no file but a pipe or device"):
+        with pytest.raises(ValueError, match="does not exist|is not a file but a pipe or device"):
             Npz(str(path))

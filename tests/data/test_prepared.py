@@ -169,7 +169,7 @@ def test_as_many_images_as_the_files_cannot_hold_are_refused(version, images):
 @pytest.mark.parametrize("form", ["array_record", "riegeli"])
 def test_files_that_cannot_be_read_in_order_are_named(version, form):
     change(version / "dataset_info.json", fileFormat=form)
-    refused(version, f"holds {form} files, which cannot be read in order; prepare it anew, as tfrecord")
+    refused(version, f"holds {form} files, which cannot be read in order; prepare it again as tfrecord")
 
 
 def test_images_of_another_size_than_declared_are_no_pixels_in_memory(version):
@@ -191,7 +191,7 @@ def test_more_classes_than_names_can_be_made_of_are_refused(version):
 def test_a_file_that_never_ends_is_not_read(version, name, what):
     (version / name).unlink()
     os.mkfifo(version / name) if what == "pipe" else (version / name).symlink_to(what)
-    refused(version, f"{name} is no file but a pipe or device")
+    refused(version, f"{name} is not a file but a pipe or device")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "{}", '{"type": 5, "content": {}}', '{"a":' * 5000 + "1" + "}" * 5000])

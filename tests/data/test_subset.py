@@ -62,7 +62,7 @@ def test_a_list_of_ids_chooses_its_images(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("7\nn01440764_10026\n", "line 2 of .* is no image id: 'n01440764_10026'"),
+        ("7\nn01440764_10026\n", "line 2 of .* is not an image id: 'n01440764_10026'"),
         ("-5\n7\n99999999999999999999999\n", "lists 2 ids that no training image has: -5, 9999"),
         ("7\n7\n", "line 2 of .* lists id 7 again, after line 1"),
         ("\n", "lists no image id"),

@@ -162,7 +162,7 @@ def test_several_seeds_give_a_mean_and_a_deviation(run, capsys):
     assert results[2]["top1_deviation"] == pytest.approx(abs(one - other) / np.sqrt(2))
     assert "top1_deviation" not in results[0]
     assert (run / "eval" / "linear_confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert "most often taken for" in capsys.readouterr().out
+    assert "most often mistaken for" in capsys.readouterr().out
     per_class = json.loads((run / "eval" / "linear.json").read_text())["per_class"]
     assert sum(of["images"] for of in per_class.values()) == 24 and len(per_class) == CLASSES
 

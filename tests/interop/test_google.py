@@ -290,10 +290,10 @@ def objects_of_another_library(tmp_path, tiny):
     ("damage", "message"),
     [
         (truncated, "half-written: its variables take .* bytes, its files hold"),
-        (bit_flipped, "cannot be read, it is damaged or half-written: .*Checksum does not match"),
+        (bit_flipped, "cannot be read; it is damaged or incomplete: .*Checksum does not match"),
         (cut_index, "cannot be read, it is damaged or half-written"),
         (without_data, "half a checkpoint: .* no data file; copy all"),
-        (two_checkpoints, "holds 2 checkpoints; name one: model.ckpt-7, model.ckpt-8"),
+        (two_checkpoints, "holds 2 checkpoints; choose one: model.ckpt-7, model.ckpt-8"),
         (of_another_library, "not of SimCLR: it holds bert/embeddings/word, bert/pooler"),
         (objects_of_another_library, "not of SimCLR: its objects are global_step, model, optimizer"),
         (lambda path, tiny: (path / "sub").mkdir(), "holds no TensorFlow checkpoint; does one of its folders\\? sub$"),

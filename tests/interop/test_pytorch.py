@@ -224,7 +224,7 @@ ZERO = np.zeros(3, np.float32)
         (
             {"teacher.layer1.0.conv1.weight": ZERO},
             {"normalize": "none"},
-            "holds 2 encoders; choose one by --prefix: '', 't",
+            "holds 2 encoders; choose one with --prefix: '', 't",
         ),
         (
             {"layer1.0.conv1.weight": None},
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_told_in_a_line(changes, arguments, message, tmp_pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps({"a": 1}), "is a pickle, which may run programs and is not read; convert it .*weights_only=True"),
+        (pickle.dumps({"a": 1}), "is a pickle, which may run code and is not read; convert it .*weights_only=True"),
         (b"PK\x03\x04", "is a pickle"),
         (b"hello, hello", "no safetensors file, or damaged"),
         (b"", "no safetensors file, or damaged"),

@@ -168,7 +168,7 @@ def test_a_probe_says_that_the_data_changed_and_judges_nothing_that_was_trained_
         (folder / "class0" / f"new{i}.png").write_bytes(png(noise(1, seed=i)[0]))
     splits = probed(tmp_path / "run").splits
     said = capsys.readouterr().out
-    assert "the data have changed since this run began: train: 120 → 129 images" in said
+    assert "the data have changed since this run started: train: 120 → 129 images" in said
     assert "none that it trained on is among them" in said
     judged = {name for role in ("validation", "test") for name in splits.load(role).names.tolist()}
     assert judged and trained.isdisjoint(judged)

@@ -287,7 +287,7 @@ def test_the_program_of_a_saved_model_is_not_run(tmp_path, marker):
             return self.variable
 
     tf.saved_model.save(Model(), str(tmp_path / "model"))
-    with pytest.raises(ValueError, match="but not of SimCLR: its objects are"):
+    with pytest.raises(ValueError, match="but not one of SimCLR: its objects are"):
         import_weights.google(str(tmp_path / "model"), str(tmp_path / "run"), default.get_config())
     assert not marker.exists()
 
