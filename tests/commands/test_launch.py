@@ -44,7 +44,10 @@ def by_itself(*arguments, cwd=ROOT):
         ("-m simclr_jax export torch nowhere --out=x.safetensors", "nowhere is not a run"),
         ("-m simclr_jax finetune --workdir=x --config.label_fraction=0", "must be above 0 and at most 1"),
         ("-m simclr_jax knn --workdir=x --config.temperatures=()", "must hold at least one number"),
-        ("-m simclr_jax prewiev", "'prewiev' is not a command; there are: pretrain, linear, preview, check-data"),
+        (
+            "-m simclr_jax prewiev",
+            "'prewiev' is not a command; the commands are: pretrain, linear, preview, check-data",
+        ),
         ("train.py --workdir=s3://bucket/run --config=configs/quickstart.py", "object stores and URLs are neither"),
         ("-m simclr_jax report --workdir=nowhere --out=gs://bucket/x", "gs://bucket/x: object stores and URLs"),
         ("-m simclr_jax import torch x --out=s3://bucket/x --normalize=none", "s3://bucket/x: object stores"),
