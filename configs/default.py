@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.data.max_corrupt_fraction = 0.01  # share of a split's images; the run stops if more than this cannot be read
 
     config.augment = ConfigDict()
-    # where views (augmented images) are made: host, or device, except for reading and cropping files
+    # where views (augmented images) are made: host or device
     config.augment.placement = "host"
     config.augment.image_size = 224  # height and width of a view, pixels
     config.augment.min_area = 0.08  # smallest random crop, as a share of the image's area
@@ -43,9 +43,8 @@ def get_config() -> ConfigDict:
     config.augment.min_aspect = 3 / 4  # smallest width / height of a random crop
     config.augment.max_aspect = 4 / 3  # largest width / height of a random crop
     config.augment.flip_probability = 0.5  # probability of a left-right flip
-    config.augment.jitter_probability = (
-        0.8  # probability of colour jitter: random brightness, contrast, saturation and hue
-    )
+    # probability of colour jitter: random brightness, contrast, saturation and hue
+    config.augment.jitter_probability = 0.8
     config.augment.jitter_strength = 1.0  # multiplies brightness, contrast, saturation and hue; s in the paper
     config.augment.brightness = 0.8  # random factor from 1 - this to 1 + this, not below 0
     config.augment.contrast = 0.8  # random factor from 1 - this to 1 + this, not below 0

@@ -21,7 +21,7 @@ from simclr_jax.configs import probe
 def get_config() -> ConfigDict:
     """Returns every key."""
     config = probe.get_config()
-    # the first part to train; earlier ones stay frozen: all, a block (stage3_block1), a stage (stage3), head, classifier
+    # the first part to train, with all after it: all, a block (stage3_block1), a stage (stage3), head or classifier
     config.trainable = "all"
     # share of the training labels to use, balanced by class; smaller subsets are part of larger ones
     config.label_fraction = 1.0
