@@ -246,7 +246,10 @@ def main() -> None:
     flags.DEFINE_string("workdir", None, "RUN: the folder for the config, checkpoints and metrics")
     only = "only compile and time a step: show the memory and time a run needs and whether it fits; writes nothing"
     flags.DEFINE_bool("plan", False, only)
-    targets = f"NAME: with --plan, plan for other machines than this one, such as {', '.join(EXAMPLES)}; comma between several"
+    targets = (
+        "NAME: with --plan, plan for other machines, which need not be here, separated by commas; such as "
+        f"{', '.join(EXAMPLES)}"
+    )
     flags.DEFINE_list("target", [], targets)
     flags.DEFINE_float(
         "price", None, "PRICE: with --target, the price of one device for one hour, to show the lowest cost of the run"
