@@ -61,8 +61,9 @@ def answer(*arguments, monkeypatch):
         ("--config nowhere/cifar10.py", "--config=nowhere/cifar10.py does not exist; did you mean --config=cifar10?"),
         (
             "--config=zzz",
-            "--config=zzz does not exist; shipped are ablation, ablation_cifar10, cifar10, cifar10_resnet50, "
-            "imagefolder, imagenet, imagenet_v2, quickstart, stl10; a file of your own ends in .py",
+            "--config=zzz does not exist; the shipped configs are ablation, ablation_cifar10, cifar10, "
+            "cifar10_resnet50, "
+            "imagefolder, imagenet, imagenet_v2, quickstart, stl10; your own config is a file whose name ends in .py",
         ),
         ("--config configs/quickstart.py.", "did you mean --config=configs/quickstart.py?"),
         (f"{QUICKSTART} --wrkdir=x", "--wrkdir is not a flag; did you mean --workdir=x?"),

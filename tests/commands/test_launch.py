@@ -28,7 +28,7 @@ def by_itself(*arguments, cwd=ROOT):
         ("train.py --config=configs/quickstar.py", "does not exist; did you mean --config=configs/quickstart.py?"),
         ("train.py --config=configs/quickstart.py", "--workdir is missing: RUN, the folder"),
         (AS_A_USER, "is not a run"),
-        ("-m simclr_jax preview", "--config=NAME is missing"),
+        ("-m simclr_jax preview", "--config=NAME is required"),
         ("-m simclr_jax preview --config=configs/quickstart.py --images=0", "images"),
         ("-m simclr_jax check-data --config.data.sauce=x", "did you mean config.data.source?"),
         ("train.py --config=configs/quickstart.py --flagfile=/no/such --workdir=x", "Unable to open flagfile"),
@@ -48,7 +48,10 @@ def by_itself(*arguments, cwd=ROOT):
             "-m simclr_jax prewiev",
             "'prewiev' is not a command; the commands are: pretrain, linear, preview, check-data",
         ),
-        ("train.py --workdir=s3://bucket/run --config=configs/quickstart.py", "object stores and URLs are neither"),
+        (
+            "train.py --workdir=s3://bucket/run --config=configs/quickstart.py",
+            "object stores and URLs are not supported",
+        ),
         ("-m simclr_jax report --workdir=nowhere --out=gs://bucket/x", "gs://bucket/x: object stores and URLs"),
         ("-m simclr_jax import torch x --out=s3://bucket/x --normalize=none", "s3://bucket/x: object stores"),
     ],
@@ -86,8 +89,13 @@ def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path, text, message):
     [
         ("train.py --help", "--config.train.batch_size=4096  *images per step over all devices", "config.neighbours"),
         ("-m simclr_jax preview -h", r"--images: How many images to show. Default: 8.", "check-data"),
-        ("-m simclr_jax knn --help", r"--config.temperatures=.* *T; a neighbour of cosine s votes", "finetune"),
-        ("-m simclr_jax report --help", r"--\[no\]compute: Make the probes", "--config"),
+        (
+            "-m simclr_jax knn --help",
+            r"--config.temperatures=.* *T; a neighbour with cosine similarity s "
+            r"votes",
+            "finetune",
+        ),
+        ("-m simclr_jax report --help", r"--\[no\]compute: make missing probes", "--config"),
     ],
 )
 def test_help_answers_with_the_flags_and_keys_of_one_command(command, there, elsewhere):
@@ -103,8 +111,10 @@ def test_help_lists_every_key_with_its_comment_whichever_file_that_stands_in():
     lines = execute("-m", "simclr_jax", "finetune", "--help").stdout.splitlines()
     settings = {line.split("=")[0].removeprefix("  --config."): line for line in lines if "--config." in line}
     assert set(flatten(finetune.get_config())) <= set(settings)
-    assert settings["data.source"].endswith("what is not given is then as in configs/default.py")  # of configs/probe.py
-    assert settings["label_fraction"].endswith("smaller ones lie in larger ones")
+    assert settings["data.source"].endswith(
+        "keys that are not given are then as in configs/default.py"
+    )  # of configs/probe.py
+    assert settings["label_fraction"].endswith("smaller subsets are part of larger ones")
 
 
 @pytest.mark.parametrize("command", ["train.py", "-m simclr_jax", "-m simclr_jax import torch"])
@@ -123,7 +133,7 @@ def test_without_a_command_the_commands_are_listed(arguments):
 
 def test_a_terminal_is_not_told_what_a_name_holds():
     result = by_itself("train.py", "--config=\x1b[2J\x07.py", "--workdir=x")
-    assert result.stderr.startswith(r"error: --config=\x1b[2J\x07.py does not exist; shipped are ")
+    assert result.stderr.startswith(r"error: --config=\x1b[2J\x07.py does not exist; the shipped configs are ")
 
 
 def test_commands_work_from_every_folder(tmp_path):

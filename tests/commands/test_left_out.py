@@ -73,9 +73,9 @@ def test_every_probe_works_on_what_is_labelled_and_says_what_it_leaves_out(run, 
     lines = [
         "2 of 24 train images of SOURCE have no label: skipped",
         "1 of 24 validation images of SOURCE have no label: skipped",
-        "2 of 24 validation images of SOURCE are of classes that train has no image of (3): skipped",
+        "2 of 24 validation images of SOURCE are of classes that train has no images of (3): skipped",
         "4 of 24 test images of SOURCE have no label: skipped",
-        "1 of 24 test images of SOURCE are of classes that train has no image of (3): skipped",
+        "1 of 24 test images of SOURCE are of classes that train has no images of (3): skipped",
     ]
     assert [line.replace(result["source"], "SOURCE") for line in result["left_out"]] == lines
     assert all(out.count(line) == 1 for line in result["left_out"])
@@ -113,7 +113,7 @@ def test_features_of_a_run_that_held_nothing_out(tmp_path, capsys):
     assert len(np.load(tmp_path / "out" / "train" / "features-00000.npy")) == 24
     out = capsys.readouterr().out
     assert "has no validation images: skipped" in out and "has no test images: skipped" in out
-    with pytest.raises(ValueError, match="take other ones, --config.split=train"):
+    with pytest.raises(ValueError, match="take another split: --config.split=train"):
         run_command("diagnose", run)
     COMMANDS["diagnose"][2](*[_with(diagnose_config, split="train"), str(run)])  # as the message says
     assert pictures.run(_with(pictures_config), str(run)) == []  # and no failure

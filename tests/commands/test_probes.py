@@ -75,7 +75,7 @@ def test_validation_chooses_neighbours_and_temperature(run):
 def test_neighbours_that_the_bank_has_not_are_left_out_or_refused(run, capsys):
     result = probes.run("knn", settings(knn), str(run))
     assert result["neighbours"] <= 60
-    assert "there are 60 training images: 200, 100 neighbours are left out" in capsys.readouterr().out
+    assert "there are only 60 training images, so k=200, 100 is not tried" in capsys.readouterr().out
     (run / "eval" / "knn.json").unlink()
     with pytest.raises(ValueError, match=r"neighbours=61, 200 of 60 training images: choose from 1 to 60"):
         probes.run("knn", settings(knn, neighbours=(61, 200)), str(run))

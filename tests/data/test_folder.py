@@ -72,7 +72,7 @@ def test_other_spellings_of_splits_are_read_and_said(tmp_path):
         "2 train images (Train/), 1 validation images (VAL/), 1 test images (testing/); 2 classes: a, b; "
         f"read from {tmp_path}/set"
     )
-    assert source.describe().left_out == "beside the splits: set/more (1) images"
+    assert source.describe().left_out == "outside the splits: set/more (1) images"
 
 
 def test_the_users_names_of_splits_are_those_on_disk(tmp_path):

@@ -126,7 +126,7 @@ def test_features_that_are_not_finite_are_refused():
     images = np.zeros((8, 2, 2, 3), np.float32)
     images[5] = np.nan
     batches = [{"images": images[:4]}, {"images": images[4:]}]
-    with pytest.raises(ValueError, match="1 of the first 8 images have features that are not finite, of the a encoder"):
+    with pytest.raises(ValueError, match="1 of the first 8 images have features of the a encoder that are not finite"):
         list(features.extract({"a": mean_colour}, batches, 4))
 
 

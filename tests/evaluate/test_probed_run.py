@@ -187,13 +187,13 @@ def test_images_without_a_usable_label_are_left_out_and_counted():
     assert lines == [
         "1 of 3 train images of S have no label: skipped",
         "1 of 5 test images of S have no label: skipped",
-        "3 of 5 test images of S are of classes that train has no image of (b\\n, d): skipped",
+        "3 of 5 test images of S are of classes that train has no images of (b\\n, d): skipped",
     ]
 
 
 @pytest.mark.parametrize("found", [[-1, -1], [1, -1], []])
 def test_a_role_of_which_no_image_is_left_is_refused(found):
-    with pytest.raises(ValueError, match="none remains; choose another split: .*config.data.test_split=NAME") as error:
+    with pytest.raises(ValueError, match="none is left; choose another split: .*config.data.test_split=NAME") as error:
         probed_run.usable({"train": np.array([0]), "test": np.array(found, int)}, ("a", "b"), "S")
     assert "\n" not in str(error.value)
 

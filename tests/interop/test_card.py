@@ -67,15 +67,18 @@ def test_a_card_tells_what_the_file_is():
         assert f"`{key}`" in recipe
     assert "| source | `textures` |" in text and "`4800`, as counted by its probes" in text
     assert "| `linear probe` | 50.00 ± 1.00 % | 25.00 % | 12.50 % | `0` | `7` | `textures` |" in section(text, "Probes")
-    assert "Of another step" not in text
+    assert "Measured at another step" not in text
     assert "resized to 224 × 224 (bicubic, antialiased)" in text and "float32 [batch, 224, 224, 3]" in text
-    assert "Not stated; `--license=TEXT`" in text and "licence of the training images may bind" in text
+    assert (
+        "Not stated; give it to the export with `--license=TEXT`" in text
+        and "licence of the training images may also apply" in text
+    )
     assert "ab" * 32 in text and "1,234,567" in text and "2030-01-02" in text
 
 
 def test_a_card_says_what_is_not_known_or_of_another_step():
     text = card.render(subject(step=8, probes=[("kNN", PROBE | {"source": "npz:other"})]))
-    assert "**Of another step than this file**, which is of step 8: `kNN`" in text
+    assert "**Measured at another step than this file**, which is of step 8: `kNN`" in text
     assert "| training images | not recorded |" in text  # the probe counted those of another source
     for probes in ([], [("diagnosis", {"step": 7}), ("kNN", PROBE | {"top1": 10**400})]):
         assert "Not probed" in card.render(subject(probes=probes))
@@ -93,7 +96,7 @@ def test_a_card_of_imported_weights_does_not_claim_a_recipe():
 
 def test_where_images_are_normalised_is_told_of_each_format():
     told = {kind: card.render(subject(format=kind, normalize="imagenet")) for kind in card.FORMATS}
-    assert all("by mean and deviation of imagenet" in text for text in told.values())
+    assert all("by the mean and standard deviation of imagenet" in text for text in told.values())
     assert "done inside the file" in told["onnx"] and "done inside the file" in told["stablehlo"]
     assert "done by torch_resnet.py, but not by torchvision's networks" in told["torch"]
     assert "[batch, 3, 224, 224]" in told["torch"]

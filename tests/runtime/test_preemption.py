@@ -55,7 +55,7 @@ def test_each_leaves_at_once_before_the_first_step(name):
 @pytest.mark.parametrize("first", EVERY)
 def test_ctrl_c_leaves_at_once_whoever_asked_first(first):
     code, out, err = ended(f"with request:\n    request.steps_run()\n    send('{first}')\n    send('SIGINT')")
-    assert (code, out) == (130, "") and "left at once" in err
+    assert (code, out) == (130, "") and "stopped at once" in err
 
 
 @pytest.mark.parametrize("name", EVERY[2:])
