@@ -21,17 +21,17 @@ Report = dict[str, Any]  # of a split, see run
 
 
 def run(config: ConfigDict) -> dict[str, Report]:
-    """Reads every image of a config's splits once and prints what is there and what cannot be read.
+    """Reads every image of a config's splits once; prints the splits, the classes and images that cannot be read.
 
     Args:
-      config: as configs/default.py; its data section, and its seed, which cuts the hold-outs, are all that counts.
+      config: as configs/default.py; only its data section and its seed, for the hold-outs, are used.
 
     Returns:
       {split: {"images": int, "unreadable": ["name: reason", …], "classes": {name: readable images}, "unlabelled": int,
       "height": (min, median, max), "width": likewise}}; height and width are None where nothing can be read.
 
     Raises:
-      ValueError: the config or the data do not fit; or, after all has been printed, more images of a split cannot be
+      ValueError: the config and the data do not fit; or, after everything was printed, more images of a split cannot be
         read than data.max_corrupt_fraction allows.
     """
     splits = open_splits(config)

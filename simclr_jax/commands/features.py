@@ -11,15 +11,15 @@ from simclr_jax.runtime.console import say
 
 
 def run(config: ConfigDict, workdir: str, out: str) -> None:
-    """Writes the features of every image of a run, or of another source, as .npy shards that map into memory.
+    """Saves the features of all images of a run, or of another source, as .npy shards that can be memory-mapped.
 
     Args:
       config: as configs/features.py.
       workdir: RUN.
-      out: a folder that does not exist yet; receives train, validation and test as `evaluate.feature_files` describes.
+      out: a new folder for train, validation and test, with the files described in `evaluate.feature_files`.
 
     Raises:
-      ValueError: the folder exists, there are no images; or as `ProbedRun`. Nothing is left of it then.
+      ValueError: the folder exists or there are no images; or as for `ProbedRun`. The folder is then not created.
     """
     folder = epath.Path(out).expanduser()
     if folder.exists():

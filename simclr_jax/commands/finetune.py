@@ -21,19 +21,19 @@ FEW_LABELS, EPOCHS_OF_FEW, EPOCHS = 0.01, 60, 30  # of the papers: v1 appendix B
 
 
 def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
-    """Fine-tunes a run's network, and the same network from scratch; writes RUN/eval/finetune.json and prints a table.
+    """Fine-tunes a run's network and trains the same one from scratch; writes RUN/eval/finetune.json, prints a table.
 
     Args:
       config: as configs/finetune.py.
-      workdir: RUN. Its checkpoint and config are all that is used of it.
-      out: a folder that receives eval/ instead, for a RUN that cannot be written.
+      workdir: RUN, the folder of a pretraining run; only its checkpoint and config are used.
+      out: another folder for eval/, if RUN is read-only.
 
     Returns:
-      What the JSON file holds; accuracies are fractions.
+      The content of the JSON file; accuracies are fractions.
 
     Raises:
-      ValueError: no run, no checkpoint, no labels, no such layer, part, split or image, or a class without images.
-      loop.NonFinite: a loss that is not finite. No result has been written in either case.
+      ValueError: there is no run, checkpoint or label, no such layer, part, split or image, or a class has no images.
+      loop.NonFinite: the loss became NaN or infinite. In both cases no result was written.
     """
     name = "finetune" + ("" if config.trainable == "all" else f"_{config.trainable}")
     return _run(config, workdir, out, name, "fine-tuning", config.trainable, config.from_scratch, "from_scratch")

@@ -24,19 +24,19 @@ from simclr_jax.training.trainer import Trainer
 
 
 def run(config: ConfigDict, workdir: str, *, profile: int = 0) -> None:
-    """Pretrains in a workdir, or goes on pretraining there from its newest whole checkpoint.
+    """Pretrains a run, or resumes it from its newest intact checkpoint.
 
     Args:
       config: as configs/default.py.
-      workdir: RUN; receives config, checkpoints and metrics.
+      workdir: RUN, the folder for config, checkpoints and metrics.
       profile: how many steps to trace into RUN/profile.
 
     Raises:
-      ValueError: the config, the data, the workdir or its checkpoints do not fit, nothing has been compiled or written
-        then; or a checkpoint cannot be written.
-      OSError: the disk does not give the run's checkpoints, or what it is to start from; nothing has been written.
-      loop.NonFinite: the loss, its gradient or a parameter stopped being finite.
-      preemption.Stopped: the process was told to stop, and everything is saved.
+      ValueError: the config, the data, the workdir and its checkpoints do not fit together, and nothing was compiled or
+        written; or a checkpoint cannot be saved.
+      OSError: the run's checkpoints, or the weights to start from, cannot be read from disk; nothing was written.
+      loop.NonFinite: the loss, its gradient or a parameter became NaN or infinite.
+      preemption.Stopped: the process was told to stop and has saved a checkpoint.
     """
     trainer = Trainer.from_config(config, bits=run_folder.read_bits(workdir))
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()

@@ -37,20 +37,20 @@ class Fitted(NamedTuple):
 
 
 def run(kind: str, config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
-    """Probes a run's encoder and the same encoder untrained; writes RUN/eval/KIND.json and prints a table.
+    """Probes a run's encoder and, for comparison, an untrained one; writes RUN/eval/KIND.json and prints a table.
 
     Args:
       kind: "linear", "lbfgs" or "knn".
       config: as configs/KIND.py.
-      workdir: RUN. Its checkpoint and config are all that is used of it.
-      out: a folder that receives eval/KIND.json and the features instead, for a RUN that cannot be written.
+      workdir: RUN, the folder of a pretraining run; only its checkpoint and config are used.
+      out: another folder for eval/KIND.json and the features, if RUN is read-only.
 
     Returns:
-      What KIND.json holds; accuracies are fractions.
+      The content of KIND.json; accuracies are fractions.
 
     Raises:
-      ValueError: no run, no checkpoint, no labels, no such layer or split, a setting out of its bounds, or too few
-        training images for every k of kNN's grid; no result has been written then.
+      ValueError: there is no run, checkpoint, label, or no such layer or split, a setting is out of range, or there are
+        too few training images for every k of kNN; no result was written.
     """
     check(kind, config)
     probed = probed_run.ProbedRun(config, workdir, out=out)

@@ -99,9 +99,7 @@ def test_a_loss_that_is_not_finite_has_the_mend_of_the_study_and_not_of_its_run(
         def __call__(self, config, run):
             raise loop.NonFinite("step 3 is not finite", "the same command with --workdir=NEW")
 
-    with pytest.raises(
-        ArithmeticError, match="/runs/.*: step 3 is not finite; add (--.*) to drop"
-    ) as told:
+    with pytest.raises(ArithmeticError, match="/runs/.*: step 3 is not finite; add (--.*) to drop") as told:
         start(config, tmp_path / "ablations", NeverFinite(), seeds=1)
     assert "--workdir" not in str(told.value) and "--config.train.on_nonfinite=skip" in str(told.value)
     config.train.on_nonfinite = "skip"

@@ -26,17 +26,17 @@ def by_itself(*arguments, cwd=ROOT):
         ("train.py --config=configs/quickstart.py --config.train.epoch=3", "did you mean config.train.epochs?"),
         ("train.py --config=configs/quickstart.py --config.train.epochs=x", "config.train.epochs='x' must be int"),
         ("train.py --config=configs/quickstar.py", "does not exist; did you mean --config=configs/quickstart.py?"),
-        ("train.py --config=configs/quickstart.py", "--workdir is missing: RUN, the folder"),
+        ("train.py --config=configs/quickstart.py", "--workdir=RUN is required: the folder for the config"),
         (AS_A_USER, "is not a run"),
         ("-m simclr_jax preview", "--config=NAME is required"),
         ("-m simclr_jax preview --config=configs/quickstart.py --images=0", "images"),
         ("-m simclr_jax check-data --config.data.sauce=x", "did you mean config.data.source?"),
         ("train.py --config=configs/quickstart.py --flagfile=/no/such --workdir=x", "Unable to open flagfile"),
         ("eval_linear.py --workdir=x --config.epoch=3", "did you mean config.epochs?"),
-        ("-m simclr_jax report", "--workdir is missing: RUN, the folder"),
+        ("-m simclr_jax report", "--workdir=RUN is required: the folder of a pretraining run"),
         ("-m simclr_jax report --workdir=nowhere", "nowhere is not a run"),
         ("-m simclr_jax report --workdir=nowhere --config.seed=1", "--config.seed is not a flag: this command has no"),
-        ("-m simclr_jax features --workdir=nowhere", "--out is missing"),
+        ("-m simclr_jax features --workdir=nowhere", "--out=FOLDER is required: a new folder for the features"),
         ("-m simclr_jax import", "the following arguments are required: google or torch"),
         ("-m simclr_jax import google", "the following arguments are required: CHECKPOINT, --out"),
         ("-m simclr_jax import torch nothing.safetensors --out=x", "nothing.safetensors is not a file"),
@@ -88,11 +88,10 @@ def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path, text, message):
     ("command", "there", "elsewhere"),
     [
         ("train.py --help", "--config.train.batch_size=4096  *images per step over all devices", "config.neighbours"),
-        ("-m simclr_jax preview -h", r"--images: How many images to show. Default: 8.", "check-data"),
+        ("-m simclr_jax preview -h", r"--images=N: how many images to show \(default: 8\)", "check-data"),
         (
             "-m simclr_jax knn --help",
-            r"--config.temperatures=.* *T; a neighbour with cosine similarity s "
-            r"votes",
+            "--config.temperatures=.* *T; a neighbour with cosine similarity s votes",
             "finetune",
         ),
         ("-m simclr_jax report --help", r"--\[no\]compute: make missing probes", "--config"),
@@ -103,7 +102,9 @@ def test_help_answers_with_the_flags_and_keys_of_one_command(command, there, els
     assert (result.returncode, result.stderr) == (0, "")
     assert re.search(there, result.stdout) and elsewhere not in result.stdout
     flags = result.stdout.partition("flags:\n")[2]
-    assert flags.startswith("  --workdir: " if "report" in command else "  --config: ")
+    assert flags.startswith(
+        "  --workdir=RUN: " if "report" in command else ("  --config=NAME: ", "  --config=FILE.py: ")
+    )
     assert "-m simclr_jax" not in command or result.stdout.startswith(f"simclr-jax {command.split()[2]} ")
 
 
