@@ -11,14 +11,14 @@ def get_config() -> ConfigDict:
     config.batch_size = 256  # images per step, for computing features and for training on them
 
     config.data = ConfigDict()  # as in configs/default.py; keys that are not given are as in pretraining
-    config.data.source = ""  # use other images; keys that are not given are then as in configs/default.py
-    config.data.dir = ""
-    config.data.labels = ""
-    config.data.train_split = ""
-    config.data.validation_split = ""
-    config.data.test_split = ""
-    config.data.holdout_fraction = -1.0  # -1 = not given
-    config.data.limit = -1  # -1 = not given
+    config.data.source = ""  # other images to use; keys that are not given are then as in configs/default.py
+    config.data.dir = ""  # "" = as in pretraining
+    config.data.labels = ""  # "" = as in pretraining
+    config.data.train_split = ""  # "" = as in pretraining
+    config.data.validation_split = ""  # "" = as in pretraining
+    config.data.test_split = ""  # "" = as in pretraining
+    config.data.holdout_fraction = -1.0  # -1 = as in pretraining
+    config.data.limit = -1  # -1 = as in pretraining
     config.data.bits = 0  # 0 = as in pretraining or, if those images have 8 bits, detected
-    config.data.max_corrupt_fraction = 0.01
+    config.data.max_corrupt_fraction = 0.01  # share of a split's images; stops if more than this cannot be read
     return config

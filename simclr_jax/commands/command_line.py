@@ -93,7 +93,7 @@ def written(name: str) -> tuple[str, str]:
     flag = flags.FLAGS[name]
     if flag.boolean:
         return f"--[no]{name}", flag.help
-    value, _, meaning = flag.help.partition(": ")
+    value, _, meaning = flag.help.partition(";\n")[0].partition(": ")  # absl adds a line to flags that may be repeated
     return f"--{name}={value}", meaning
 
 

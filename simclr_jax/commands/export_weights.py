@@ -179,7 +179,7 @@ def main() -> None:
 
     parser = launch.Parser("simclr-jax export")
     parser.add_argument("kind", choices=list(FORMATS), metavar="|".join(FORMATS))
-    parser.add_argument("run", metavar="RUN", help="or RUN/checkpoints/STEP")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run, or RUN/checkpoints/STEP")
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="the file to write; its model card becomes FILE.md"
     )
