@@ -2,7 +2,7 @@
 
     simclr-jax knn --workdir=RUN
 
-Each test image is classified by its nearest training images. Time, once features are computed: a few seconds on 2 CPU
+Each test image is classified by its nearest training images. Time: once features are computed, a few seconds on 2 CPU
 cores for 10,000 test and 50,000 training images with 512 features. Result: RUN/eval/knn.json, and a table with the
 trained encoder, an untrained one and chance level.
 """

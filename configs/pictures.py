@@ -2,7 +2,7 @@
 
     simclr-jax pictures --workdir=RUN
 
-Time: about a minute of CPU for t-SNE of 2,000 images, seconds for the rest. Results in RUN/eval: tsne.png, of
+Time: about a minute of CPU for t-SNE of 2,000 images, seconds for the rest. Result: RUN/eval/tsne.png, of
 representation h and projection z, coloured by class (as in the paper's appendix B); neighbours.png, test images with
 the most similar training images; curves.png, from RUN/metrics.jsonl.
 """

@@ -91,7 +91,7 @@ def test_a_card_of_imported_weights_does_not_claim_a_recipe():
     assert "`TensorFlow 1 checkpoint`" in text and "`model.ckpt-9`" in text
     assert "lars" not in text and "textures" not in section(text, "Images it was trained on")
     assert "The licence of the imported weights" in text
-    assert "does not tell" in card.render(subject(imported={}))
+    assert "does not contain the recipe" in card.render(subject(imported={}))
 
 
 def test_where_images_are_normalised_is_told_of_each_format():

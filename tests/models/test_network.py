@@ -59,7 +59,7 @@ def test_a_key_without_a_meaning_is_none():
         (lambda: Head(layers=0), "head layers 0 must be at least 1"),
         (lambda: Head(dim=0), "head dim 0 must be at least 1"),
         (lambda: Network(width=17), "width 17 must be at most 16: the widest in the papers has 4"),
-        (lambda: Head(layers=17), "head layers 17 must be at most 16: the papers have 2 and 3"),
+        (lambda: Head(layers=17), "head layers 17 must be at most 16: the papers use 2 and 3"),
         (lambda: Head(dim=10**6), "head dim 1000000 must be at most 65,536"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_micro_batch_or_chunk_that_does_not_fit_names_those_that_do(changes, m
 
 def test_a_chunk_that_memory_does_not_hold_names_the_largest_that_does():
     config = changed(train__batch_size=65536, loss__chunk_size=65536)
-    with pytest.raises(ValueError, match="take 32,768 MiB, and a device has 8,192 .*; use 16384 or less, or 0"):
+    with pytest.raises(ValueError, match="take 32,768 MiB, but a device has 8,192 .*; use 16384 or less, or 0"):
         schedule.check_chunk(config, free_bytes=8 * 2**30)
     schedule.check_chunk(changed(train__batch_size=65536), free_bytes=2**20)  # 0 never takes much
 
