@@ -101,7 +101,7 @@ def test_what_is_bad_or_odd_is_named(folder, capsys):
         assert text.count(f"  {folder}/{path}: ") == 1
     assert "folders without images: test, train/cricket" in text
     assert "not images: 2 × .heic, 1 × " in text and "1 × no suffix" in text and "1 × .txt" in text
-    assert "left out: beside the splits: extra (1) images; " in text
+    assert "left out: outside the splits: extra (1) images; " in text
     assert "The data are usable: 3 of 22 train images, 1 of 3 validation images cannot be read" in text
 
 

@@ -54,9 +54,9 @@ def answer(*arguments, monkeypatch):
         ),
         (
             "–config=configs/quickstart.py --config.seed=1",
-            "'–config=configs/quickstart.py' is no flag; did you mean --config=configs/quickstart.py?",
+            "'–config=configs/quickstart.py' is not a flag; did you mean --config=configs/quickstart.py?",
         ),
-        ("configs/quickstart.py", "'configs/quickstart.py' is no flag; did you mean --config=configs/quickstart.py?"),
+        ("configs/quickstart.py", "'configs/quickstart.py' is not a flag; did you mean --config=configs/quickstart.py?"),
         ("--config=quickstrt", "--config=quickstrt does not exist; did you mean --config=quickstart?"),
         ("--config nowhere/cifar10.py", "--config=nowhere/cifar10.py does not exist; did you mean --config=cifar10?"),
         (
@@ -71,8 +71,8 @@ def answer(*arguments, monkeypatch):
         (f"{QUICKSTART} --lr=0.1", "--lr is not a flag; did you mean --config.optimizer.learning_rate=0.1?"),
         (f"{QUICKSTART} --train.epochs=5", "did you mean --config.train.epochs=5?"),
         (f"{QUICKSTART} --batch-size=64", "did you mean --config.train.batch_size=64?"),
-        (f"{QUICKSTART} train.epochs=5", "'train.epochs=5' is no flag; did you mean --config.train.epochs=5?"),
-        (f"{QUICKSTART} stray", "'stray' is no flag; flags begin with --, see --help"),
+        (f"{QUICKSTART} train.epochs=5", "'train.epochs=5' is not a flag; did you mean --config.train.epochs=5?"),
+        (f"{QUICKSTART} stray", "'stray' is not a flag; flags begin with --, see --help"),
         (
             f"{QUICKSTART} --config.train.lr=1",
             "config.train.lr is not a key; did you mean config.optimizer.learning_rate?",

@@ -104,7 +104,7 @@ def validation_went(folder):
         (other_pixels_of_the_same_size, "train: as many images, but different files"),
         (a_class_came, "train: 12 → 13 images, 2 → 3 classes"),
         (validation_shrank, "validation: 4 → 3 images"),
-        (validation_went, "validation went"),
+        (validation_went, "validation was removed"),
     ],
 )
 def test_whatever_changed_in_a_folder_is_told(folder, change, words):

@@ -93,7 +93,7 @@ def test_npz_says_what_it_is_and_what_is_left_out(tmp_path):
             {"x_train": np.array([noise(1)[0], None], object)},
             "x_train.*set.npz cannot be read.*which are never loaded",
         ),
-        ({"x_train": noise(1), "y_train": np.array(["a", 1], object)}, "y_train.*set.npz cannot be read.*allow_pickle"),
+        ({"x_train": noise(1), "y_train": np.array(["a", 1], object)}, "y_train.*set.npz cannot be read.*a pickle"),
     ],
 )
 def test_unusable_arrays_are_refused(tmp_path, arrays, mentions):
@@ -148,14 +148,14 @@ EMPTY = header((0,), "<i8")
 @pytest.mark.parametrize(
     ("members", "mentions"),
     [
-        ([("x_train.npy", header((10**15, 4, 4, 3)) + PIXELS)], "declares uint8 .*000,000 bytes, and 300 follow"),
-        ([("x_train.npy", header((4, 5, 5, 3)) + PIXELS[:-1])], "300 bytes, and 299 follow"),
-        ([("x_train.npy", header((4, 5, 5, 3)) + PIXELS + b"more")], "300 bytes, and 304 follow"),
+        ([("x_train.npy", header((10**15, 4, 4, 3)) + PIXELS)], "declares uint8 .*000,000 bytes, but 300 follow"),
+        ([("x_train.npy", header((4, 5, 5, 3)) + PIXELS[:-1])], "300 bytes, but 299 follow"),
+        ([("x_train.npy", header((4, 5, 5, 3)) + PIXELS + b"more")], "300 bytes, but 304 follow"),
         ([("x_train.npy", header((-4, -5, 5, 3)) + PIXELS)], r"\[-4, -5, 5, 3\]"),
         ([("x_train.npy", header((2**70, 0, 4, 3)))], "cannot be read: Python int too large"),
         ([("x_train.npy", header((0, 5, 5, 3)))], r"\[0, 5, 5, 3\]; images must be"),
         ([("x_train.npy", header((4, 0, 5, 3)))], r"\[4, 0, 5, 3\]; images must be"),
-        ([("x_train.npy", header((1,), "|O") + b"\x80\x04K\x01.")], "(a pickle), which are never loaded"),
+        ([("x_train.npy", header((1,), "|O") + b"\x80\x04K\x01.")], "a pickle.*, which are never loaded"),
         ([("x_train.npy", header((4,), [("a", "|O")]) + PIXELS)], "a pickle"),
         ([("x_train.npy", header("__import__('os').system('false')") + PIXELS)], "cannot be read"),
         ([("x_train.npy", b"\x93NUMPY\x03\x00" + b"\0" * 40)], "version"),
