@@ -294,5 +294,5 @@ def test_the_command_needs_no_workdir_and_writes_nothing(config, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "memory of a device" in done.stdout and ": fits" in done.stdout and "\ntime: about " in done.stdout
+    assert "memory per device" in done.stdout and ": fits" in done.stdout and "\ntime: about " in done.stdout
     assert not list(tmp_path.iterdir())

@@ -97,7 +97,7 @@ def test_lbfgs_is_scikit_learn_at_the_chosen_strength(run, network):
 
 def test_fits_that_have_not_converged_are_said(run, capsys):
     probes.run("lbfgs", settings(lbfgs, l2_values=2, l2_max=1e-5, iterations=1), str(run))
-    assert "3 of 3 fits of the pretrained encoder had not converged after 1 iterations" in capsys.readouterr().out
+    assert "3 of 3 fits of the pretrained encoder did not converge in 1 iterations" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_report_holds_what_the_run_left(run):
     assert "linear probe 50.00 ± 1.00 % 90.00 % 25.00 % 12.50 % 6 h" in page.text
     assert "kNN 43.75 % 90.00 % 25.00 % 12.50 % 3 h" in page.text
     assert "knn was made from step 3, but the newest checkpoint is step 6" in page.text
-    assert "Is it collapsing? z uses 93 of 128" in page.text
+    assert "Has it collapsed? z uses 93 of 128" in page.text
     assert "3.250 loss" in page.text  # the newest that is a number
     assert "0.10.2" in page.text
     for key, value in flatten(quickstart.get_config()).items():
@@ -134,7 +134,7 @@ def test_a_short_probe_is_named_so_and_its_settings_are_told(run):
     row = page.text[page.text.index("linear probe, augmented (2 epochs) 25.00 %") :]
     assert "epochs 2 instead of 90" in row[: row.index("75.00 %")]
     assert "logistic regression (L-BFGS) 75.00 % 90.00 % 25.00 % 12.50 % 6 h" in page.text
-    assert f"{HOSTILE} as usual" in page.text
+    assert f"{HOSTILE} default" in page.text
 
 
 def test_what_is_missing_is_told_with_its_command(run):
@@ -206,7 +206,7 @@ def test_what_a_report_refuses(run, tmp_path):
     (tmp_path / "a.html").mkdir()
     for workdirs, out, message in (
         ([str(tmp_path / "none")], None, "is not a run"),
-        ([str(run)], str(tmp_path / "no" / "report.html"), "there is no such folder"),
+        ([str(run)], str(tmp_path / "no" / "report.html"), "its folder does not exist"),
         ([str(run)], str(tmp_path / "a.html"), "a.html is a folder"),
         ([str(run), str(run)], str(tmp_path), "is a folder, which works for one run only; for several give a file"),
         ([str(run)] * 65, None, "65 runs are too many for one page"),

@@ -181,7 +181,7 @@ def test_a_table_named_like_a_split_means_its_images(tmp_path):
 
 def test_a_table_that_is_not_there_is_refused(tmp_path):
     plant(tmp_path, "1.png")
-    with pytest.raises(ValueError, match="csv:no.csv: there is no such file"):
+    with pytest.raises(ValueError, match="csv:no.csv: this file exists neither"):
         open_source(f"folder:{tmp_path}", labels="csv:no.csv")
 
 

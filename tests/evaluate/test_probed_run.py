@@ -147,7 +147,7 @@ def test_the_features_command_writes_what_numpy_reads(run, tmp_path):
         assert z.shape == (images, 128) and z.dtype == np.float32
         assert len(np.load(tmp_path / "out" / role / "ids.npy")) == images
     assert not (run / "features").exists()
-    with pytest.raises(ValueError, match="exists; give a folder that does not"):
+    with pytest.raises(ValueError, match="already exists; give a new folder"):
         export_features.run(config, str(run), str(tmp_path / "out"))
 
 

@@ -99,7 +99,7 @@ def test_a_run_becomes_an_onnx_file(run, encoder, tmp_path, capsys):
     for count in (1, 7):
         (h,) = session.run(["h"], {"images": images(count)})
         assert_close(h, encoder(images(count)))
-    assert re.search(r"tried with onnxruntime: features agree to \de-0[67]|\d\.\de-0[67]", capsys.readouterr().out)
+    assert re.search(r"tested with onnxruntime: features agree to \de-0[67]|\d\.\de-0[67]", capsys.readouterr().out)
 
 
 ALONE = """

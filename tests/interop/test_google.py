@@ -336,7 +336,7 @@ def test_the_command_says_what_it_found_or_ends_in_a_line(tiny, tmp_path, capsys
         __main__.main()
 
     command(tmp_path, "run")
-    assert "resnet_tiny, width 1, a head of 2 layers to 6" in capsys.readouterr().out
+    assert "resnet_tiny, width 1, a projection head of 2 layers to 6" in capsys.readouterr().out
     assert (tmp_path / "run" / "config.json").exists()
     with pytest.raises(SystemExit, match="^error: .*nothing does not exist"):
         command(tmp_path / "nothing", "other")

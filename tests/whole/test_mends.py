@@ -115,7 +115,7 @@ def test_after_a_loss_that_is_not_finite_the_same_run_may_drop_such_updates(sour
     with not_finite_at(5):
         pretrain.run(config, place)
     assert "found a checkpoint of step 4 of 6: resuming" in (out := capsys.readouterr().out)
-    assert "step 5 is not finite" in out and "1 updates were dropped" in out
+    assert "step 5 is not finite" in out and "1 updates were skipped" in out
     assert checkpoint.latest_step(place) == 6
 
 
