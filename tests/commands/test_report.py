@@ -132,7 +132,7 @@ def test_a_short_probe_is_named_so_and_its_settings_are_told(run):
     page = written([run])
     assert "25.00 % linear probe, augmented (2 epochs), top-1" in page.text
     row = page.text[page.text.index("linear probe, augmented (2 epochs) 25.00 %") :]
-    assert "epochs 2 instead of 90" in row[: row.index("75.00 %")]
+    assert "epochs 2 instead of the default 90" in row[: row.index("75.00 %")]
     assert "logistic regression (L-BFGS) 75.00 % 90.00 % 25.00 % 12.50 % 6 h" in page.text
     assert f"{HOSTILE} default" in page.text
 
