@@ -1,10 +1,10 @@
 # make quickstart | make test | make lint | make bench | make bench-input | make bench-loss | make bench-probes |
-# make bench-step | make bench-gpu | make bench-compiled | make chaos: each sets up .venv first when it has to.
+# make bench-step | make bench-gpu | make bench-compiled | make chaos: each sets up .venv first if needed.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
-# Steps on a CPU take their memory anew each time: huge pages spare them some 100,000 page faults a GB.
+# Steps on a CPU allocate their memory each time: huge pages avoid about 100,000 page faults per GB.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: quickstart test lint bench bench-input bench-loss bench-probes bench-step bench-gpu bench-compiled chaos constraints clean
@@ -21,11 +21,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The CPU part of all benchmarks, shortened: under 15 minutes on 2 cores, one table.
+# Short versions of all CPU benchmarks, in one table: under 15 minutes on 2 cores.
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/all.py
 
-# Compares with torchvision where it is installed; benchmarks/RESULTS.md says how.
+# Compares with torchvision if it is installed; see benchmarks/RESULTS.md.
 bench-input: $(VENV)/.installed
 	$(BIN)/python benchmarks/input.py $(BENCH_FLAGS)
 
@@ -33,26 +33,26 @@ bench-input: $(VENV)/.installed
 bench-loss: $(VENV)/.installed
 	$(BIN)/python benchmarks/loss.py $(BENCH_FLAGS)
 
-# The nearest neighbours beside FAISS, L-BFGS beside scikit-learn; needs `pip install faiss-cpu`. Hours on 2 cores, most of
+# Nearest neighbours compared with FAISS, L-BFGS with scikit-learn; needs `pip install faiss-cpu`. Hours on 2 cores, most of
 # them scikit-learn's sweep: BENCH_FLAGS="--only knn fit" is half an hour.
 bench-probes: $(VENV)/.installed
 	$(BIN)/python benchmarks/probes.py $(BENCH_FLAGS)
 
-# The pretraining step beside PyTorch's, where it is installed, and what the loop around it costs; about 5 minutes on 2
-# cores. BENCH_FLAGS="--encoder=resnet_tiny" is less.
+# The pretraining step compared with PyTorch's, if installed, and the cost of the loop around it; about 5 minutes on 2
+# cores. BENCH_FLAGS="--encoder=resnet_tiny" is faster.
 bench-step: $(VENV)/.installed
 	$(BIN)/python benchmarks/step.py $(BENCH_FLAGS)
 
-# The rows that need a GPU, docs/gpu.md. BENCH_FLAGS="--rehearse --budget=900 --out=/tmp/gpu" tries them as toys anywhere.
+# The rows that need a GPU, docs/gpu.md. BENCH_FLAGS="--rehearse --budget=900 --out=/tmp/gpu" tries them at toy sizes.
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python benchmarks/gpu.py $(BENCH_FLAGS)
 
-# What the compilers of GPUs and TPUs make of the step, without one; needs '.[plan-gpu,plan-tpu]'. Hours on 2 cores:
+# The step as compiled for GPUs and TPUs, without having one; needs '.[plan-gpu,plan-tpu]'. Hours on 2 cores:
 # BENCH_FLAGS="--only 'CIFAR ResNet-18, 512 on h100'" is minutes.
 bench-compiled: $(VENV)/.installed
 	$(BIN)/python benchmarks/compiled.py $(BENCH_FLAGS)
 
-# Kills, stops and damages runs, and gives bad input; most of an hour on 2 cores.
+# Kills, stops and damages runs and tries bad input; almost an hour on 2 cores.
 chaos: $(VENV)/.installed
 	$(BIN)/python benchmarks/chaos.py $(CHAOS_FLAGS)
 

@@ -1,8 +1,8 @@
-"""Measures a run's encoder with a linear probe, beside the same encoder untrained and chance.
+"""Evaluates a run's encoder with a linear probe; also reports an untrained encoder and chance level.
 
 python eval_linear.py --workdir=RUN [--config.key=value …]
 
-configs/linear.py has every key. The result is printed and kept in RUN/eval/linear.json.
+configs/linear.py lists every config key. The results are printed and saved in RUN/eval/linear.json.
 """
 
 from simclr_jax.commands.settle import settle_process

@@ -1,14 +1,14 @@
-"""Pretrains an encoder without labels, or goes on with a run that was stopped.
+"""Pretrains an encoder without labels, or resumes a run that was stopped.
 
 python train.py --config=configs/NAME.py --workdir=RUN [--config.section.key=value …]
 
-configs/default.py has every key. The same command on the same RUN resumes it. Under SLURM, Open MPI and on a TPU slice
-the processes find each other; anywhere else start N of them, with
---coordinator=HOST:PORT --num_processes=N --process_id=0 to N-1.
+RUN is the folder for the config, checkpoints and metrics. configs/default.py lists every config key. The same command
+resumes a stopped run. Under SLURM, Open MPI and on a TPU slice the processes find each other; elsewhere start N of them
+with --coordinator=HOST:PORT --num_processes=N --process_id=0 to N-1.
 
-With --plan in the place of --workdir it says what the run would take, how long, and whether it fits; it writes nothing.
-With --target=h100x8 beside it, it says so of a machine that is not here, by the compiler of that machine.
-With --profile=10 it traces ten steps; docs/profile.md.
+--plan instead of --workdir shows the memory and time that the run needs, and whether it fits; it writes nothing.
+--plan --target=h100x8 does so for another machine, with its vendor's compiler.
+--profile=10 traces ten steps; see docs/profile.md.
 """
 
 from simclr_jax.commands.settle import settle_process

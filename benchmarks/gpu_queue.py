@@ -74,7 +74,7 @@ def now() -> str:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a results.jsonl; none where there is no file."""
+    """Returns the whole lines of a results.jsonl; none where there is not a file."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):

@@ -1,8 +1,8 @@
-"""What ablations on a CPU start from: the quickstart in small batches, so that few images make many steps.
+"""The base config of ablations on a CPU: the quickstart with small batches, so that few images give many steps.
 
     simclr-jax ablate --study=augmentation --workdir=runs/ablations
 
-Studies: augmentation, head, batch, temperature, epochs. Time: 12 to 27 runs of 40 s on 2 CPU cores, up to 18 minutes.
+Studies: augmentation, head, batch, temperature, epochs. Time: 12 to 27 runs of 40 s on 2 CPU cores, 18 minutes at most.
 Result: benchmarks/RESULTS.md, "The paper's findings". On a GPU: ``--config=ablation_cifar10``.
 """
 

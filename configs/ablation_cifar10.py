@@ -1,8 +1,8 @@
-"""What ablations on a GPU start from: CIFAR-10 with a ResNet-18, 100 epochs a run.
+"""The base config of ablations on a GPU: CIFAR-10 with a ResNet-18, 100 epochs per run.
 
     simclr-jax ablate --study=augmentation --config=ablation_cifar10 --workdir=runs/ablations
 
-Or from arrays: ``--config.data.source=npz:cifar10.npz``. Time: 27, 21, 18, 15 and 12 runs; not measured.
+Or from arrays: ``--config.data.source=npz:cifar10.npz``. Time: that of 12 to 27 runs; not measured.
 Result: not measured yet.
 """
 

@@ -1,4 +1,4 @@
-"""Every key, with its unit, at the values of the paper's ImageNet recipe. Other configs change what differs.
+"""Every config key, with its unit and its default: the paper's ImageNet recipe. Other configs start from this one.
 
 Any key can be changed on the command line: ``--config.train.epochs=200``.
 """
@@ -9,98 +9,110 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Returns every key."""
     config = ConfigDict()
-    config.seed = 0  # decides initial parameters, hold-outs, the order of images and every view
+    config.seed = 0  # determines the initial parameters, the held-out images, the order of images and all views
 
     config.data = ConfigDict()
-    config.data.source = "tfds:imagenet2012"  # textures, npz:PATH, folder:PATH or tfds:NAME
-    config.data.dir = ""  # where TFDS keeps its prepared data sets; "" = its default, ~/tensorflow_datasets
-    config.data.labels = ""  # of folder:PATH: "" = class folders where they are clear; folders, none or csv:FILE
-    config.data.train_split = "train"
-    config.data.validation_split = ""  # "" = the split named validation, else a hold-out of the training split
-    config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split
-    config.data.holdout_fraction = 0.1  # of the training split, for each hold-out; 0 = none, and no validation
-    config.data.limit = 0  # use only n training images, a seeded sample; 0 = all
-    # What hold-outs, samples and ids go by: the name of an image's file or, in memory, its pixels, so that a set may
-    # grow and nothing that was trained on is held out; or position, its place among the others, as in older runs.
+    # where the images are: textures (built in), npz:PATH, folder:PATH or tfds:NAME
+    config.data.source = "tfds:imagenet2012"
+    config.data.dir = ""  # folder of the prepared TFDS data sets; "" = TFDS's default, ~/tensorflow_datasets
+    # labels of folder:PATH: "" = from class folders if these are clear, or folders, none, csv:FILE
+    config.data.labels = ""
+    config.data.train_split = "train"  # name of the source's split to train on
+    # "" = the split named validation or, without one, images held out of the training split
+    config.data.validation_split = ""
+    config.data.test_split = ""  # "" = the split named test or, without one, images held out of the training split
+    # share of the training split that is held out, for validation and for test; 0 = nothing
+    config.data.holdout_fraction = 0.1
+    config.data.limit = 0  # use only this many training images, chosen at random from the seed; 0 = all
+    # How images are chosen for hold-outs and samples. name: by file name or, for arrays, by pixels, so that images may
+    # be added later without moving others between train and test. position: by place in the data set, as in old runs.
     config.data.identity = "name"
-    config.data.bits = 0  # of 16-bit files, 2 ** bits - 1 is white: 8 to 16; 0 = found in a sample, once for the run
-    config.data.images = 0  # of --plan alone: images of a training split that is not here; 0 = the source tells
-    config.data.cache = "host"  # or device: it holds the training images, if they are of one size and fit
-    config.data.max_corrupt_fraction = 0.01  # of a split's images; the run stops when more cannot be read
+    # bit depth of 16-bit image files: 2 ** bits - 1 is white; 8 to 16, or 0 = detect it from a sample
+    config.data.bits = 0
+    # only for --plan: the number of training images, if they are not on this machine; 0 = count them
+    config.data.images = 0
+    config.data.cache = "host"  # or device: keep all training images in device memory, if they have one size and fit
+    config.data.max_corrupt_fraction = 0.01  # share of a split's images; the run stops if more than this cannot be read
 
     config.augment = ConfigDict()
-    config.augment.placement = "host"  # where views are made, or device: all but reading and cropping files is there
-    config.augment.image_size = 224  # pixels; side of a view
-    config.augment.min_area = 0.08  # of the image, that a random crop covers
-    config.augment.max_area = 1.0
-    config.augment.min_aspect = 3 / 4  # width / height of a random crop
-    config.augment.max_aspect = 4 / 3
-    config.augment.flip_probability = 0.5
+    # where views (augmented images) are made: host or device
+    config.augment.placement = "host"
+    config.augment.image_size = 224  # height and width of a view, pixels
+    config.augment.min_area = 0.08  # smallest random crop, as a share of the image's area
+    config.augment.max_area = 1.0  # largest random crop, as a share of the image's area
+    config.augment.min_aspect = 3 / 4  # smallest width / height of a random crop
+    config.augment.max_aspect = 4 / 3  # largest width / height of a random crop
+    config.augment.flip_probability = 0.5  # probability of a left-right flip
+    # probability of colour jitter: random brightness, contrast, saturation and hue
     config.augment.jitter_probability = 0.8
-    config.augment.jitter_strength = 1.0  # multiplies the next four; the paper's s
-    config.augment.brightness = 0.8  # factor drawn from 1 ± this, not below 0
-    config.augment.contrast = 0.8  # likewise
-    config.augment.saturation = 0.8  # likewise
-    config.augment.hue = 0.2  # shift drawn from ± this; 1 is the whole circle
-    config.augment.grayscale_probability = 0.2
-    config.augment.blur_probability = 0.5
-    config.augment.min_sigma = 0.1  # pixels; of the blur
-    config.augment.max_sigma = 2.0
+    config.augment.jitter_strength = 1.0  # multiplies brightness, contrast, saturation and hue; s in the paper
+    config.augment.brightness = 0.8  # random factor from 1 - this to 1 + this, not below 0
+    config.augment.contrast = 0.8  # random factor from 1 - this to 1 + this, not below 0
+    config.augment.saturation = 0.8  # random factor from 1 - this to 1 + this, not below 0
+    config.augment.hue = 0.2  # random shift from -this to +this; 1 is the whole colour circle
+    config.augment.grayscale_probability = 0.2  # probability of removing all colour
+    config.augment.blur_probability = 0.5  # probability of Gaussian blur
+    config.augment.min_sigma = 0.1  # smallest standard deviation of the blur, pixels
+    config.augment.max_sigma = 2.0  # largest standard deviation of the blur, pixels
 
     config.model = ConfigDict()
-    config.model.encoder = "resnet50"  # resnet18, 34, 50, 101, 152, 200 or resnet_tiny
-    config.model.width = 1  # multiplies the channels
-    config.model.cifar_stem = False  # 3×3 stem without max-pool, for images up to 32 pixels
-    config.model.sk_ratio = 0.0  # above 0: selective kernels and the ResNet-D that goes with them; v2 has 0.0625
-    config.model.se_ratio = 0.0  # above 0: squeeze and excitation
-    config.model.pool = "same"  # padding of the stem's max-pool, as Google's code; or symmetric, as PyTorch's networks
-    config.model.normalize = "none"  # or imagenet, cifar10: their mean colour and deviation, as weights of others want
-    config.model.norm = "batch"  # or group: of each image alone, so that any micro-batch gives the one-pass step
-    config.model.dtype = "float32"  # of the computation, or bfloat16; parameters and loss stay float32
-    config.model.global_batch_norm = True  # BatchNorm statistics over all devices
-    config.model.remat = False  # compute residual blocks twice: the same result, less memory, a third more time
+    config.model.encoder = "resnet50"  # resnet18, resnet34, resnet50, resnet101, resnet152, resnet200 or resnet_tiny
+    config.model.width = 1  # multiplies the number of channels of all layers
+    config.model.cifar_stem = False  # True = first layer 3×3 without max-pool, for images of up to 32 pixels
+    config.model.sk_ratio = 0.0  # above 0 = selective kernels with the ResNet-D stem; SimCLR v2 uses 0.0625
+    config.model.se_ratio = 0.0  # above 0 = squeeze and excitation
+    config.model.pool = "same"  # padding of the first max-pool: same, as in Google's code, or symmetric, as in PyTorch
+    # or imagenet, cifar10: subtract mean and divide by standard deviation, for imported weights
+    config.model.normalize = "none"
+    config.model.norm = "batch"  # or group: normalises each image by itself, so micro-batches do not change the result
+    config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters and loss always use float32
+    config.model.global_batch_norm = True  # True = BatchNorm statistics over the images of all devices
+    config.model.remat = False  # True = recompute activations: the same result with less memory and a third more time
 
     config.head = ConfigDict()
-    config.head.kind = "nonlinear"  # nonlinear, linear or none
-    config.head.layers = 2  # of a nonlinear head
-    config.head.dim = 128  # of the projection z
+    config.head.kind = "nonlinear"  # projection head, from representation h to projection z: nonlinear, linear or none
+    config.head.layers = 2  # number of layers of a nonlinear head
+    config.head.dim = 128  # dimension of the projection z
 
     config.loss = ConfigDict()
-    config.loss.temperature = 0.1
-    config.loss.chunk_size = 0  # anchors whose similarities are held at once; 0 = all of a small batch, else a stripe
-    config.loss.gather = "all"  # every device holds the vectors of all, or ring: they are passed round
+    config.loss.temperature = 0.1  # of the softmax over similarities; 0.1 to 0.5 is usual
+    # rows of the similarity matrix in memory at once; 0 = automatic. Changes memory, not the result
+    config.loss.chunk_size = 0
+    # all: each device holds the projections of all devices; ring: they are passed around, using less memory
+    config.loss.gather = "all"
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "lars"  # lars, sgd (Nesterov momentum 0.9) or adamw
-    config.optimizer.learning_rate = 0.3  # at the base of the scaling
-    config.optimizer.scaling = "linear"  # linear: × batch / 256; sqrt: × √batch; none
+    config.optimizer.learning_rate = 0.3  # before scaling, see optimizer.scaling
+    config.optimizer.scaling = "linear"  # of the learning rate: linear = × batch / 256, sqrt = × √batch, or none
     config.optimizer.weight_decay = 1e-6
-    config.optimizer.warmup_epochs = 10.0  # from 0, linearly; then a cosine to 0
+    config.optimizer.warmup_epochs = 10.0  # linear increase from 0; then the learning rate follows a cosine to 0
 
     config.train = ConfigDict()
-    config.train.batch_size = 4096  # images per step over all devices; two views of each
-    config.train.epochs = 100  # a finished run may be given more; the cosine of its learning rate then ends later
-    # A RUN, or RUN/checkpoints/STEP, whose weights a new run begins with; optimiser, schedule and steps begin at 0. Its
-    # network must be the same. A run that goes on from its own checkpoints does not read it again.
+    config.train.batch_size = 4096  # images per step over all devices; each gives two views
+    config.train.epochs = 100  # a finished run can be extended by more epochs
+    # Start a new run from the weights of another: its folder RUN, or RUN/checkpoints/STEP. The optimiser, the schedule
+    # and the step count start at 0. The network must be the same. Ignored when a run resumes from its own checkpoints.
     config.train.start_from = ""
-    config.train.on_nonfinite = "stop"  # where the loss or its gradient is not finite; or skip: drop the update
-    config.train.max_skipped = 10  # updates dropped in a row; one more stops the run
-    # Images that pass the network at once, over all devices, for memory; 0 = the whole batch. The loss still compares
-    # all images of the batch. BatchNorm's statistics are then those of a micro-batch, which changes the mathematics.
+    # if the loss or its gradient is not finite (NaN or infinite): stop, or skip the update
+    config.train.on_nonfinite = "stop"
+    config.train.max_skipped = 10  # most updates skipped in a row; one more stops the run
+    # Images that go through the network at once, over all devices, to save memory; 0 = the whole batch. The loss still
+    # compares all images of the batch, but BatchNorm uses the statistics of each micro-batch, which changes results.
     config.train.microbatch_size = 0
 
     config.online_probe = ConfigDict()
-    config.online_probe.learning_rate = 1e-3  # Adam's; 0 = no online probe. It watches h and changes nothing.
+    # learning rate of a linear probe on h, trained alongside if there are labels; does not affect the encoder; 0 = off
+    config.online_probe.learning_rate = 1e-3
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_epochs = 1  # 0 = only the last
-    config.checkpoint.every_steps = 0  # instead of every_epochs, if above 0
-    config.checkpoint.keep = 3  # newest checkpoints that are kept
+    config.checkpoint.every_epochs = 1  # epochs between checkpoints; 0 = only at the end
+    config.checkpoint.every_steps = 0  # steps between checkpoints; above 0 replaces every_epochs
+    config.checkpoint.keep = 3  # how many of the newest checkpoints to keep
 
     config.log = ConfigDict()
-    config.log.every_steps = 50  # between two rows of metrics.jsonl
-    # Who else gets the rows: tensorboard, wandb, mlflow, several by commas; "" = none. Of W&B and MLflow the project or
-    # server is what their environment variables say (WANDB_PROJECT, MLFLOW_TRACKING_URI), else W&B's login, and a store
-    # in RUN. pip install 'simclr_jax[wandb]' or [mlflow].
+    config.log.every_steps = 50  # steps between two rows of metrics.jsonl
+    # Where else the rows go: tensorboard, wandb, mlflow, several separated by commas; "" = nowhere else. For W&B and MLflow
+    # install 'simclr_jax[wandb]' or 'simclr_jax[mlflow]'; WANDB_PROJECT and MLFLOW_TRACKING_URI say where they write.
     config.log.to = "tensorboard"
     return config

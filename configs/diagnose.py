@@ -1,9 +1,10 @@
-"""Is a run collapsing? Two views of images that it was not trained on, by its own recipe, and how their h and z lie.
+"""Has a run collapsed? Measures how spread out the representations h and projections z of held-out images are.
 
     simclr-jax diagnose --workdir=RUN
 
-Time: a quarter of a minute of a CPU core with a tiny encoder, most of it compilation; large encoders as long as the
-forward passes take. Result: RUN/eval/diagnose.json, RUN/eval/similarities.png and a table beside the untrained network.
+Two views of each image are made by the run's own recipe. Time: 15 seconds of a CPU core with a tiny encoder, mostly
+compilation. Result: RUN/eval/diagnose.json, RUN/eval/similarities.png and a table with an
+untrained network for comparison.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from simclr_jax.configs import probe
 def get_config() -> ConfigDict:
     """Returns every key."""
     config = probe.get_config()
-    config.split = "validation"  # or test, or train
-    config.images = 2048  # a seeded sample of the split; ranks need more views than there are dimensions
+    config.split = "validation"  # the images to use: validation, test or train
+    config.images = 2048  # random sample of the split; ranks need more views than there are dimensions
     del config.layer  # h and z are what is compared
     return config

@@ -1,8 +1,8 @@
-"""The features of a run's images, as files that other programs read.
+"""The features of a run's images, saved as .npy files for other programs.
 
     simclr-jax features --workdir=RUN --out=FOLDER
 
-Time: one pass over the images; 60,000 at 32 pixels through a tiny encoder about a minute on 2 CPU cores.
+Time: one pass over the images; about a minute for 60,000 images of 32 pixels with a tiny encoder on 2 CPU cores.
 Result: FOLDER/{train,validation,test}/features-00000.npy, … float32 [images, dim], labels.npy and ids.npy.
 """
 

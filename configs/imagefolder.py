@@ -3,12 +3,12 @@
     simclr-jax pretrain --config=imagefolder --workdir=runs/mine --config.data.source=folder:PATH
     simclr-jax linear --workdir=runs/mine          (with class folders)
 
-PATH holds train/CLASS/, validation/CLASS/ and test/CLASS/, or CLASS/, or just image files; what is missing is held
-out of train. Without labels, load the features with simclr_jax.load_encoder, or probe on another source.
+PATH contains train/CLASS/, validation/CLASS/ and test/CLASS/, or only CLASS/, or just image files; missing splits are
+held out of train. Without labels, use the features with simclr_jax.load_encoder, or probe on another source.
 
-Time: decoding decides; two CPU cores make some hundred views a second from photographs, so 100 epochs of 10,000 images
-take hours there and an evening with 16 cores.
-Result: depends on the images. With fewer than some 10,000, train for more epochs; not measured yet.
+Time: limited by decoding; two CPU cores make a few hundred views per second from photos, so 100 epochs of 10,000 images
+take hours there, or an evening with 16 cores.
+Result: depends on the images. With fewer than about 10,000, train for more epochs; not measured yet.
 Recipe: the paper's, with square-root scaling, which it recommends for small batches (appendix B.1).
 """
 

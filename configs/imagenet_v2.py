@@ -1,11 +1,12 @@
 """ImageNet with a ResNet-50, the recipe of the second paper (SimCLR v2, arXiv 2006.10029, section 3).
 
-    tfds build imagenet2012   (asks for the archives, which need an account)
+    tfds build imagenet2012   (needs the archives, for which you need an account)
     simclr-jax pretrain --config=imagenet_v2 --workdir=runs/imagenet_v2
     simclr-jax linear --workdir=runs/imagenet_v2
 
-A head of three layers, 800 epochs, a peak learning rate of 0.1·√4096 = 6.4 after a warm-up of 5 %. The paper's larger
-networks: --config.model.sk_ratio=0.0625 (selective kernels), --config.model.encoder=resnet152 --config.model.width=3.
+A projection head of three layers, 800 epochs, a peak learning rate of 0.1·√4096 = 6.4 after a warm-up of 5 %. For
+larger networks add --config.model.sk_ratio=0.0625 (selective kernels), --config.model.encoder=resnet152,
+--config.model.width=3.
 
 Time: eight times that of configs/imagenet.py; not measured with this library.
 Result: linear probe top-1 71.7 % in the paper (ResNet-50, width 1, without selective kernels; 74.6 % with them, and

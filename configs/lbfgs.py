@@ -2,9 +2,9 @@
 
     simclr-jax lbfgs --workdir=RUN
 
-Each L2 strength is fitted on the training images, the best on validation again on both together, and judged on test
-once. Time: seconds for 2,000 images of 64 numbers on 2 CPU cores, minutes for tens of thousands of 512. Result:
-RUN/eval/lbfgs.json, and a table beside the untrained encoder and chance.
+A classifier is fitted on the training images for each L2 strength; the best one on validation is fitted again on both
+and evaluated on test once. Time: seconds for 2,000 images with 64 features on 2 CPU cores, minutes for tens of
+thousands with 512. Result: RUN/eval/lbfgs.json, and a table with the trained encoder, an untrained one and chance.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +15,8 @@ from simclr_jax.configs import probe
 def get_config() -> ConfigDict:
     """Returns every key of the probe."""
     config = probe.get_config()
-    config.l2_min = 1e-6  # λ of Σ cross-entropy + (λ/2)·‖W‖²: 1 / C of scikit-learn
-    config.l2_max = 1e5
-    config.l2_values = 45  # evenly spaced in log λ; validation chooses
-    config.iterations = 1000  # the most of one fit; one that has not converged then is said
+    config.l2_min = 1e-6  # smallest L2 strength λ, of Σ cross-entropy + (λ/2)·‖W‖²; 1 / C in scikit-learn
+    config.l2_max = 1e5  # largest L2 strength
+    config.l2_values = 45  # number of strengths, evenly spaced in log λ; the best is chosen on validation
+    config.iterations = 1000  # most iterations of one fit; fits that do not converge are reported
     return config

@@ -2,11 +2,11 @@
 
     simclr-jax linear-augmented --workdir=RUN
 
-Appendix B.6 of the first paper: Nesterov momentum 0.9, learning rate 0.1·B/256, 90 epochs, no weight decay; the cosine
-is Google's code's. `linear` is the same on central views alone, whose features are computed once: far quicker.
+Appendix B.6 of the first paper: Nesterov momentum 0.9, learning rate 0.1·B/256, 90 epochs, no weight decay. The cosine
+schedule is from Google's code. `linear` does the same on central crops, whose features are computed once: much faster.
 
-Time: 90 forward passes over the training images for each network; not measured at length.
-Result: RUN/eval/linear_augmented.json, beside the untrained encoder and chance.
+Time: 90 forward passes over the training images for each network; not measured in full.
+Result: RUN/eval/linear_augmented.json, and a table with the trained encoder, an untrained one and chance level.
 """
 
 from ml_collections import ConfigDict

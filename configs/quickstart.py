@@ -1,14 +1,14 @@
-"""Textures, embedded in the library: a tiny encoder on a laptop's CPU.
+"""Quickstart: textures, which are built into the library, and a tiny encoder, on a laptop's CPU.
 
     simclr-jax pretrain --config=quickstart --workdir=runs/quickstart
     simclr-jax linear --workdir=runs/quickstart
 
 or both at once: ``make quickstart``.
 
-Time: 1.5 minutes on 2 CPU cores by ``make``, of which 70 seconds are pretraining.
-Result: linear probe top-1 91 %, untrained encoder 18 %, chance 8 %; measured by ``make quickstart`` on 2 CPU cores,
-jax 0.10.2. Colours are random here: without colour distortion (``--config.augment.jitter_probability=0
---config.augment.grayscale_probability=0``) the encoder learns them instead of the patterns, section 3.2 of the paper.
+Time: 1.5 minutes on 2 CPU cores with ``make``, of which 70 seconds are pretraining.
+Result: linear probe top-1 91 %, untrained encoder 18 %, chance 8 %; measured with ``make quickstart`` on 2 CPU cores,
+jax 0.10.2. The colours are random: without colour distortion (``--config.augment.jitter_probability=0
+--config.augment.grayscale_probability=0``) the encoder learns colours instead of patterns (section 3.2 of the paper).
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,13 @@
-"""STL-10: pretraining on its 100,000 unlabelled images, for a probe on its 5,000 labelled ones.
+"""STL-10: pretraining on its 100,000 unlabelled images, and a probe on its 5,000 labelled ones.
 
     tfds build stl10
     simclr-jax pretrain --config=stl10 --workdir=runs/stl10
     simclr-jax linear --workdir=runs/stl10 --config.data.source=tfds:stl10
 
-The probe names its source, because pretraining's training split has no labels.
+The probe is given its source, because the split that pretraining uses has no labels.
 
-Time: 100 epochs, some hours on one GPU; not measured yet with this library.
-Result: not measured yet; no figure of others for just this recipe is known to us.
+Time: 100 epochs take some hours on one GPU; not measured yet with this library.
+Result: not measured yet; we know of no published figure for exactly this recipe.
 Recipe: the paper's for ImageNet, at 96 pixels, with square-root scaling, which it recommends for small batches (B.1).
 """
 

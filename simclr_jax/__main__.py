@@ -1,77 +1,79 @@
-"""SimCLR: pretrains an encoder without labels, and shows what it learned. simclr-jax COMMAND --help says more.
+"""SimCLR: pretrains an image encoder without labels and evaluates it. For details: simclr-jax COMMAND --help
 
 simclr-jax pretrain --config=NAME --workdir=RUN [--config.data.source=folder:PATH]
-    Pretrains an encoder; the same command on the same RUN resumes it. --plan says what it takes and whether it fits.
+    Pretrains an encoder. The same command resumes a stopped run. --plan shows the memory and time it needs.
     Example: simclr-jax pretrain --config=imagefolder --workdir=runs/mine --config.data.source=folder:photos
 
 simclr-jax linear --workdir=RUN
-    Measures a run's encoder with a linear probe, beside the same encoder untrained and chance.
+    Evaluates a run's encoder with a linear probe: a linear classifier, trained with labels on its frozen features.
     Example: simclr-jax linear --workdir=runs/mine --config.seeds=5
 
 simclr-jax preview --config=NAME [--out=preview.png] [--images=8]
-    Draws a contact sheet: images of the training split beside two views of each, with the drawn parameters.
+    Draws a contact sheet: training images, each with two augmented views and their random parameters.
     Example: simclr-jax preview --config=imagefolder --config.data.source=folder:photos
 
 simclr-jax check-data --config=NAME
-    Reads every image of every split once and says what is there and what cannot be read.
+    Reads every image once and reports the splits, the classes and all images that cannot be read.
     Example: simclr-jax check-data --config=imagefolder --config.data.source=folder:photos
 
 simclr-jax features --workdir=RUN --out=FOLDER
-    Writes h, or any layer of the head, of every image with ids and labels, as .npy files that map into memory.
+    Saves the features of every image (representation h, or a layer of the projection head) as .npy files.
     Example: simclr-jax features --workdir=runs/mine --out=runs/mine-features
 
 simclr-jax report --workdir=RUN [--workdir=OTHER …] [--out=RUN/report.html] [--nocompute]
-    One HTML file of a run: probes, pictures, curves, views, config and commands; or a comparison of several. Probes
-    and pictures that are missing are made first, unless --nocompute.
+    Writes one HTML page about a run: probes, pictures, curves, views, config and commands; or compares several runs.
+    Missing probes and pictures are made first, unless --nocompute is given.
     Example: simclr-jax report --workdir=runs/mine --workdir=runs/other --out=comparison.html
 
 simclr-jax import google CHECKPOINT --out=RUN [--ema]
 simclr-jax import torch FILE.safetensors --out=RUN --normalize=none|imagenet|cifar10
-    Makes a run of a checkpoint of Google's SimCLR code, or of a PyTorch ResNet, for all that reads a run.
+    Imports pretrained weights (Google's SimCLR checkpoints, PyTorch ResNets) as a run, which all other commands accept.
     Example: simclr-jax import torch resnet50.safetensors --out=runs/theirs --normalize=imagenet
 
 simclr-jax export torch RUN --out=FILE.safetensors
 simclr-jax export onnx RUN --out=FILE.onnx
 simclr-jax export stablehlo RUN --out=FILE.stablehlo
-    Writes a run's encoder for PyTorch, for ONNX runtimes or for jax alone, and FILE.md, its card. docs/weights.
+    Exports a run's encoder for PyTorch, for ONNX runtimes or for plain jax, with a model card, FILE.md. docs/weights.
     Example: simclr-jax export onnx runs/mine --out=encoder.onnx
 
 simclr-jax diagnose --workdir=RUN
-    Says whether the run has collapsed, from how h and z of two views of held-out images lie.
+    Tells whether a run has collapsed, from how spread out representations h and projections z of held-out images are.
     Example: simclr-jax diagnose --workdir=runs/mine
 
 simclr-jax pictures --workdir=RUN
-    Draws t-SNE of h and z, nearest neighbours and the curves of pretraining into RUN/eval.
+    Draws t-SNE of representation h and projection z, nearest neighbours and training curves, saved in RUN/eval.
     Example: simclr-jax pictures --workdir=runs/mine
 
 simclr-jax knn --workdir=RUN
-    Classifies the test images by their nearest training images, beside the untrained encoder and chance.
+    Classifies test images by their nearest training images (kNN).
     Example: simclr-jax knn --workdir=runs/mine
 
 simclr-jax lbfgs --workdir=RUN
-    Logistic regression on the features by L-BFGS, its L2 strength chosen on validation.
+    Fits a logistic regression on the features with L-BFGS; the L2 strength is chosen on validation.
     Example: simclr-jax lbfgs --workdir=runs/mine --config.l2_values=9
 
 simclr-jax finetune --workdir=RUN [--config.label_fraction=0.1]
-    Trains the network on labels, all or its last parts, beside the same network from scratch.
+    Trains the network, or its last layers, on labels and compares it with the same network from scratch.
     Example: simclr-jax finetune --workdir=runs/mine --config.label_fraction=0.1
 
 simclr-jax linear-augmented --workdir=RUN
-    Trains a linear classifier on the frozen encoder with crops and flips, as in the paper.
+    Trains a linear classifier on the frozen encoder with random crops and flips, as in the paper.
     Example: simclr-jax linear-augmented --workdir=runs/mine
 
 simclr-jax ablate --study=augmentation|head|batch|temperature|epochs --workdir=FOLDER [--seeds=3]
-    Repeats a finding of the paper by runs that differ in one thing: a table and a picture. On a CPU from the embedded
-    images; --config=ablation_cifar10 for a GPU. What is done is kept, and not done again.
+    Repeats a finding of the paper with runs that differ in one setting, as a table and a picture. Uses the built-in
+    images on a CPU; give --config=ablation_cifar10 on a GPU. The same command resumes a stopped study.
     Example: simclr-jax ablate --study=head --workdir=runs/ablations
 
-RUN is the folder of one training run. NAME is a shipped config (quickstart, imagefolder, cifar10, stl10, imagenet) or
-a file of yours, FILE.py, that starts from `from simclr_jax.configs import default`. Any key can be changed:
---config.train.epochs=50.
+The encoder turns an image into a representation h; the projection head turns h into a projection z, for the loss.
+Each evaluation of accuracy also reports chance level and, for comparison, an untrained encoder or network.
+RUN is the folder of one training run. NAME is a shipped config (quickstart, imagefolder, cifar10, stl10, imagenet)
+or your own FILE.py, run as Python, that starts with `from simclr_jax.configs import default`. Any config key can be
+changed: --config.train.epochs=50.
 
-All take --quiet (results and errors alone), --verbose, --log=json (one JSON object a line) and --help. Exit codes:
-0 done; 1 an error, told in one line; 69 another process of the run is gone; 75 stopped by a signal, with a checkpoint;
-130 stopped by Ctrl-C before there was anything to save, or by a second one.
+All commands take --quiet (only results and errors), --verbose, --log=json (one JSON object per line) and --help.
+Exit codes: 0 done; 1 error, described in one line; 69 another process of the run is gone; 75 stopped by a signal after
+saving a checkpoint; 130 stopped by Ctrl-C before there was anything to save, or by a second Ctrl-C.
 """
 
 import difflib
@@ -117,7 +119,7 @@ def main() -> None:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        sys.exit(f"error: {name!r} is not a command; there are: {', '.join(COMMANDS)}{meant}")
+        sys.exit(f"error: {name!r} is not a command; the commands are: {', '.join(COMMANDS)}{meant}")
     del sys.argv[1]
     sys.modules["__main__"].__doc__ = _about(name)
     file, *which = COMMANDS[name]

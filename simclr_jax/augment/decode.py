@@ -92,17 +92,17 @@ def _fault(encoded: bytes, error: tf.errors.InvalidArgumentError) -> str:
     """What is wrong with bytes that cannot be decoded, where TensorFlow has told what it thinks."""
     try:
         if not encoded.startswith(_JPEG_START):
-            return f"{_pixels(encoded).shape} is no shape of an image"
+            return f"{_pixels(encoded).shape} is not the shape of an image"
     except tf.errors.InvalidArgumentError as of_png:
         error = of_png
     except UnidentifiedImageError:
-        return f"no image, begins with {encoded[:16]!r}"
+        return f"not an image, starts with {encoded[:16]!r}"
     except Exception as pillows:
         return str(pillows) or type(pillows).__name__
     if "too large" in error.message:  # else it does not say what is wrong
         return _TF_FRAME.sub("", error.message)
     kind, end = ("JPEG", _JPEG_END) if encoded.startswith(_JPEG_START) else ("PNG", _PNG_END)
-    return f"damaged {kind}" if encoded.endswith(end) else f"{kind} cut short"
+    return f"damaged {kind}" if encoded.endswith(end) else f"truncated {kind}"
 
 
 def _all_pixels(encoded: tf.Tensor, is_ordinary: tf.Tensor, bits: int) -> tf.Tensor:

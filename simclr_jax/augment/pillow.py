@@ -170,7 +170,7 @@ def _deep_gray(image: Image.Image) -> np.ndarray | None:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return np.asarray(image).astype(np.uint16)[..., None]
     if image.mode in ("I", "F"):
-        raise ValueError("pixels of 32 bits have no defined white, save it with 8 or 16 bits and without a sign")
+        raise ValueError("32-bit pixels have no defined white; save it with 8 or 16 bits, unsigned")
     return None
 
 

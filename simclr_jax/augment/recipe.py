@@ -27,7 +27,7 @@ JITTER_ORDERS = tuple(itertools.permutations(range(len(JITTER_OPS))))  # row `or
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Strengths and probabilities of a SimCLR view; field `x` is the config key `augment.x`.
+    """Strengths and probabilities of SimCLR's augmentations; field `x` is the config key `augment.x`.
 
     Defaults are the ImageNet recipe (Chen et al. 2020, appendix A). CIFAR uses `jitter_strength=0.5` and
     `blur_probability=0.0`.
@@ -38,20 +38,20 @@ class Recipe:
       max_area: largest crop, as a fraction of the image's area.
       min_aspect: smallest width / height of the crop.
       max_aspect: largest width / height of the crop.
-      flip_probability: of a left-right flip.
-      jitter_probability: of colour jitter, all four operations or none.
-      jitter_strength: the paper's s; multiplies the four strengths below.
-      brightness: factor is uniform in [max(1 - brightness·s, 0), 1 + brightness·s].
-      contrast: same range, towards each channel's mean.
-      saturation: same range, on S of HSV.
-      hue: shift is uniform in ±hue·s, in turns of the colour circle.
-      grayscale_probability: of dropping all colour.
-      blur_probability: of a Gaussian blur.
+      flip_probability: probability of a left-right flip.
+      jitter_probability: probability of colour jitter: all four operations or none.
+      jitter_strength: s in the paper; multiplies the four strengths below.
+      brightness: the factor is uniform in [max(1 - brightness·s, 0), 1 + brightness·s].
+      contrast: a factor from the same range, applied to the distance from each channel's mean.
+      saturation: a factor from the same range, applied to S of HSV.
+      hue: the shift is uniform from -hue·s to +hue·s, in turns of the colour circle.
+      grayscale_probability: probability of removing all colour.
+      blur_probability: probability of a Gaussian blur.
       min_sigma: smallest standard deviation of the blur, pixels of the view.
       max_sigma: largest standard deviation of the blur, pixels of the view.
 
     Raises:
-      ValueError: a value is out of its range; the message names the key, the value and the mend.
+      ValueError: a value is out of its range; the message names the key, the value and what is allowed.
     """
 
     image_size: int
@@ -74,7 +74,7 @@ class Recipe:
     def __post_init__(self) -> None:
         # True is an int to Python and no size to anyone.
         whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
-        self._check("image_size", whole and self.image_size >= 1, "a whole number of pixels, 1 or more")
+        self._check("image_size", whole and self.image_size >= 1, "a whole number of pixels, at least 1")
         for key in ("flip", "jitter", "grayscale", "blur"):
             self._check(f"{key}_probability", 0 <= getattr(self, f"{key}_probability") <= 1, "between 0 and 1")
         for key in ("jitter_strength", *JITTER_OPS):

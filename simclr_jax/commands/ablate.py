@@ -60,7 +60,7 @@ def run(
         not allow; no run has begun then.
     """
     if study not in STUDIES:
-        raise ValueError(f"--study={study} is not a study; there are: {', '.join(STUDIES)}")
+        raise ValueError(f"--study={study} does not exist; the studies are: {', '.join(STUDIES)}")
     wanted = STUDIES[study](flatten(config))
     if not 1 <= seeds <= MOST_SEEDS:
         raise ValueError(f"--seeds={seeds} must be from 1 to {MOST_SEEDS}")
@@ -78,12 +78,15 @@ def run(
                 numbers = ("untrained_top1", "chance_top1", "seconds", *MEASURES)
                 rows[row["run"]] = row | {name: float(row[name]) for name in numbers}
             except (ValueError, TypeError, KeyError) as error:
-                mend = "remove it to do the run again"
-                raise ValueError(f"line {number} of {done} is no run's row ({error!r}); {mend}") from error
+                mend = "remove it to repeat the run"
+                raise ValueError(f"line {number} of {done} is not the result of a run ({error!r}); {mend}") from error
 
         configs = {_name(config, of, seed): (of, seed) for seed in range(seeds) for of in wanted.variants}
         missing = [name for name in configs if name not in rows]
-        say(f"{study}: {len(configs)} runs, {len(configs) - len(missing)} of them done; {workdir}/runs has their logs")
+        say(
+            f"{study}: {len(configs)} runs, {len(configs) - len(missing)} of them already done; their logs are "
+            f"in {workdir}/runs"
+        )
         for number, name in enumerate(missing, 1):
             variant, seed = configs[name]
             say(f"run {number} of {len(missing)}: {variant.name}, seed {config.seed + seed}")
@@ -91,7 +94,7 @@ def run(
             rows[name] = {"run": name, **row}
             disk.replace_text(done, "".join(json.dumps(row) + "\n" for row in rows.values()))
             jax.clear_caches()  # a run's programs are of no use to the next, and stay in memory
-            say(f"  top-1 of h {scores.percent(row, 'top1_h')}, {row['seconds']:.0f} s")
+            say(f"  top-1 of representation h {scores.percent(row, 'top1_h')}, {row['seconds']:.0f} s")
         found = {
             variant.name: {
                 measure: [rows[_name(config, variant, seed)][measure] for seed in range(seeds)]
@@ -109,7 +112,7 @@ def _check(config: ConfigDict, study: Study, seed: int) -> None:
     for variant in study.variants:
         other = names.setdefault(_name(config, variant, 0), variant.name)
         if other is not variant.name:
-            raise ValueError(f"{other} and {variant.name} are the same run from this config; start from another")
+            raise ValueError(f"{other} and {variant.name} are the same run with this config; give another --config")
     for variant in study.variants:
         try:
             splits = Trainer.from_config(_changed(config, variant, seed)).splits
@@ -118,7 +121,8 @@ def _check(config: ConfigDict, study: Study, seed: int) -> None:
         for role in sources.ROLES:
             if not len(splits.load(role)) or not splits.load(role).labelled:
                 raise ValueError(
-                    f"{config.data.source} has no labelled {role} images; an ablation is judged by a probe, which "
+                    f"{config.data.source} has no labelled {role} images; an ablation is judged by a probe on "
+                    "labels, which "
                     f"needs them: --config.data.{role}_split=… or --config.data.holdout_fraction=0.1"
                 )
 
@@ -145,7 +149,7 @@ def _check_folder(workdir: str, config: ConfigDict) -> None:
     """Refuses a FOLDER with runs of another config, or with anything else."""
     folder = run_folder.folder(workdir)
     if (folder / "checkpoints").exists():
-        raise ValueError(f"{workdir} is a run; give a new --workdir")
+        raise ValueError(f"{workdir} is the folder of a pretraining run; give a new --workdir")
     if (folder / "config.json").exists():
         differences = config_differences(run_folder.read_config(workdir), config.to_dict())
         if differences:
@@ -163,10 +167,10 @@ def _do(config: ConfigDict, run: str, pretrain: Callable, probe: ConfigDict) -> 
         try:
             pretrain(config, run)
         except loop.NonFinite as error:
-            mend = "the study goes on with --config.train.on_nonfinite=skip, which drops such updates"
+            mend = "add --config.train.on_nonfinite=skip to drop such updates and resume the study"
             if config.train.on_nonfinite == "skip":
                 slower = f"--config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}"
-                mend = f"the same command with --workdir=NEW {slower} does the study anew"
+                mend = f"the same command with --workdir=NEW {slower} starts the study again"
             raise ArithmeticError(f"{run}: {error.found}; {mend}") from error
         with contextlib.redirect_stderr(log):
             found = _measure(config, run, probe)
@@ -260,7 +264,7 @@ def _tell(folder: epath.Path, name: str, study: Study, found: dict[str, Any], co
             panel.lines.append(drawn)
     names = () if study.x else tuple(variant.name for variant in study.variants)
     plots.curves(picture, panels, x_label=study.x, title=f"{name}: {of}", names=names, log_x=bool(study.x))
-    show(f"\n{text}\nwritten to {folder / name}.md and {picture.name}")
+    show(f"\n{text}\nsaved as {folder / name}.md and {picture.name}")
 
 
 def main() -> None:
@@ -270,9 +274,9 @@ def main() -> None:
     from simclr_jax.commands import launch, pretrain
     from simclr_jax.configs import ablation, lbfgs
 
-    flags.DEFINE_string("workdir", None, "FOLDER, for the runs, their figures, tables and pictures.")
-    flags.DEFINE_string("study", None, "augmentation, head, batch, temperature or epochs.")
-    flags.DEFINE_integer("seeds", 3, "Runs of each variant.")
+    flags.DEFINE_string("workdir", None, "FOLDER: a folder for the runs, their figures, tables and pictures")
+    flags.DEFINE_string("study", None, "NAME: the finding to repeat: augmentation, head, batch, temperature or epochs")
+    flags.DEFINE_integer("seeds", 3, "N: how many runs to make of each variant, with different seeds")
     probe = lbfgs.get_config()
     probe.l2_min, probe.l2_max, probe.l2_values = 1e-3, 1e3, 5  # coarse: it is fitted three times a run
 
@@ -285,6 +289,6 @@ def main() -> None:
         study,
         known=ablation.get_config(),
         arguments=["workdir", "study", "seeds"],
-        what="What the runs have in common. Any key: --config.section.key=value",
+        what="NAME: what all runs have in common; any key: --config.section.key=value",
         config=ablation.__file__,
     )

@@ -21,17 +21,17 @@ Report = dict[str, Any]  # of a split, see run
 
 
 def run(config: ConfigDict) -> dict[str, Report]:
-    """Reads every image of a config's splits once and prints what is there and what cannot be read.
+    """Reads every image of a config's splits once; prints the splits, the classes and images that cannot be read.
 
     Args:
-      config: as configs/default.py; its data section, and its seed, which cuts the hold-outs, are all that counts.
+      config: as configs/default.py; only its data section and its seed, for the hold-outs, are used.
 
     Returns:
       {split: {"images": int, "unreadable": ["name: reason", …], "classes": {name: readable images}, "unlabelled": int,
       "height": (min, median, max), "width": likewise}}; height and width are None where nothing can be read.
 
     Raises:
-      ValueError: the config or the data do not fit; or, after all has been printed, more images of a split cannot be
+      ValueError: the config and the data do not fit; or, after everything was printed, more images of a split cannot be
         read than data.max_corrupt_fraction allows.
     """
     splits = open_splits(config)
@@ -45,7 +45,7 @@ def run(config: ConfigDict) -> dict[str, Report]:
     console.result("check-data", {"splits": reports})
 
     unread = [name for name in source.split_names if name not in map(splits.split_of, splits.roles)]
-    left_out = "; ".join(filter(None, [of_source.left_out, unread and f"splits that are not used: {listed(unread)}"]))
+    left_out = "; ".join(filter(None, [of_source.left_out, unread and f"unused splits: {listed(unread)}"]))
     if left_out:
         show(f"\nleft out: {left_out}")
 
@@ -57,7 +57,7 @@ def run(config: ConfigDict) -> dict[str, Report]:
             show(f"\nunreadable in {role}:")
         for index, name in enumerate(names):
             if index >= left:
-                show(f"  … and {len(names) - index:,} more; to see all of them send the output to a file: > FILE")
+                show(f"  … and {len(names) - index:,} more; to see all of them, redirect the output to a file: > FILE")
                 break
             show(f"  {name}")
         left -= min(left, len(names))
@@ -72,14 +72,14 @@ def run(config: ConfigDict) -> dict[str, Report]:
         or_allow = f", or allow them: --config.data.max_corrupt_fraction={enough:g}" if enough < 1 else ""
         raise ValueError(
             f"{', '.join(bad)} cannot be read, more than data.max_corrupt_fraction={allowed:g} allows; "
-            f"mend or remove these files{or_allow}"
+            f"repair or remove these files{or_allow}"
         )
     if any(fractions.values()):
         some = ", ".join(count for role, count in counts.items() if fractions[role])
-        show(f"\nThe data will do: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows.")
+        show(f"\nThe data are usable: {some} cannot be read, which data.max_corrupt_fraction={allowed:g} allows.")
     else:
         looked_at = f"every one of {sum(r['images'] for r in reports.values()):,} images can be read"
-        others = f"Of what was looked at, {looked_at}; what is left out was not."
+        others = f"Of the images that are used, {looked_at}; what is left out was not checked."
         show(f"\n{others if left_out else f'The data are fine: {looked_at}.'}")
     return reports
 
@@ -119,7 +119,7 @@ def _table(reports: dict[str, Report], splits: dict[str, str]) -> str:
         rows.append(["classes", *(f"{sum(map(bool, report['classes'].values())):,}" for report in reports.values())])
         for name, extreme in (("smallest class", min), ("largest class", max)):
             rows.append([name, *(f"{extreme(report['classes'].values()):,}" for report in reports.values())])
-        rows.append(["without class", *(f"{report['unlabelled']:,}" for report in reports.values())])
+        rows.append(["without label", *(f"{report['unlabelled']:,}" for report in reports.values())])
     for side in ("height", "width"):
         for index, what in enumerate(("min", "median", "max")):
             spreads = [report[side] for report in reports.values()]

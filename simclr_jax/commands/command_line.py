@@ -65,7 +65,7 @@ def parse(argv: Sequence[str], known: ConfigDict | None, *, what: str, config: s
 def check_rest(rest: Sequence[str], known: ConfigDict | None) -> None:
     """Raises ValueError where something was typed that is no flag; ``rest`` begins with the program."""
     for argument in rest[1:]:
-        raise ValueError(f"{argument!r} is no flag; {_meant(argument, known) or 'flags begin with --, see --help'}")
+        raise ValueError(f"{argument!r} is not a flag; {_meant(argument, known) or 'flags begin with --, see --help'}")
 
 
 def config(known: ConfigDict) -> ConfigDict:
@@ -88,12 +88,21 @@ def config(known: ConfigDict) -> ConfigDict:
     return found
 
 
+def written(name: str) -> tuple[str, str]:
+    """Returns how a flag is typed, "--workdir=RUN", and what it means; its help is "RUN: what it means"."""
+    flag = flags.FLAGS[name]
+    if flag.boolean:
+        return f"--[no]{name}", flag.help
+    value, _, meaning = flag.help.partition(";\n")[0].partition(": ")  # absl adds a line to flags that may be repeated
+    return f"--{name}={value}", meaning
+
+
 def version() -> str:
     """Returns what --version answers."""
     return f"simclr_jax {simclr_jax.__version__}, jax {metadata.version('jax')}"
 
 
-_NO_CONFIG = "--config=NAME is missing; --config=quickstart needs no data"
+_NO_CONFIG = "--config=NAME is required: a shipped config or your own FILE.py; --config=quickstart needs no data"
 
 
 def _with_files(argv: Sequence[str]) -> list[str]:
@@ -146,7 +155,7 @@ def _refuse_flag(name: str, argv: Sequence[str], known: ConfigDict | None) -> No
         wrong = next((other for other in others if "--config=" in _meant(other, known)), None)
         if not wrong:
             raise ValueError(_NO_CONFIG)
-        raise ValueError(f"{wrong!r} is no flag; {_meant(wrong, known)}")
+        raise ValueError(f"{wrong!r} is not a flag; {_meant(wrong, known)}")
     argument = next((argument for argument in argv[1:] if _name(argument) == name), f"--{name}")
     raise ValueError(f"--{name} is not a flag; {_meant(argument, known) or 'see --help'}")
 
@@ -185,17 +194,16 @@ def _check_text(name: str, text: str, example: Any) -> None:
 def _help(known: ConfigDict | None, what: str, config: str | None) -> str:
     """Returns what --help answers: the program's words, its flags, and the keys of its config with their comments."""
     lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
-    lines += [f"  --config: {what}"] if known is not None else []
+    lines += [f"  --config={what}"] if known is not None else []
     for name in _own_flags():
-        flag = flags.FLAGS[name]
-        shown = f"[no]{name}" if flag.boolean else name
-        default = "" if flag.default in (None, False, []) else f" Default: {flag.default}."
-        lines.append(f"  --{shown}: {flag.help}{default}")
-    lines.append("  --version: Says which version this is.")
+        default = flags.FLAGS[name].default
+        lines.append(": ".join(["  " + written(name)[0], written(name)[1]]))
+        lines[-1] += "" if default in (None, False, True, []) else f" (default: {default})"
+    lines.append("  --version: print the version")
     if known is not None:
         file = pathlib.Path(config or config_files.FOLDER / "default.py")
         comments = _comments(file)
-        lines += ["", f"keys, with their values in the config {file.stem}:"]
+        lines += ["", f"config keys, with their values in the config {file.stem}:"]
         for key, value in flatten(known).items():
             setting = f"  --config.{key}={value}"
             lines.append(f"{setting:52}  {comments.get(key, '')}".rstrip())

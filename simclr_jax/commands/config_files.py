@@ -38,7 +38,7 @@ def meant(given: str) -> str:
     near = difflib.get_close_matches(given, files, n=1) or of_name
     if near:
         return f"did you mean --config={near[0]}?"
-    return f"shipped are {', '.join(names())}; a file of your own ends in .py"
+    return f"the shipped configs are {', '.join(names())}; your own config is a file whose name ends in .py"
 
 
 def load(given: str) -> ConfigDict:

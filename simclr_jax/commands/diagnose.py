@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, A
     moved = distance(*(of["params"] for of in variables.values()))
     said = collapse.verdict(found["pretrained"], temperature, step=network.step, moved=moved)
     if not network.depth:
-        said.append("This run has no head: its z is h, normalised.")
+        said.append("This run has no projection head: its z is h, normalised.")
     of = f"step {network.step:,} on {images:,} {config.split} images of {printable(probed.source)}"
     result = {
         **_plain(found["pretrained"]),
@@ -74,7 +74,10 @@ def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, A
         "temperature": temperature,
         "moved": moved,
     }
-    text = f"\nhow h and z lie at {of}, two views each\n{table(found)}\n\n" + "\n".join(said)
+    text = (
+        f"\nhow spread out representation h and projection z are at {of}, two views each\n{table(found)}\n\n"
+        + "\n".join(said)
+    )
     result = results.keep(probed, path, result, text)
     cosines = found["pretrained"]["positive"], found["pretrained"]["negative"]
     results.draw(probed, "similarities.png", lambda picture: plots.similarities(picture, *cosines, title=of))
@@ -114,7 +117,7 @@ def _encode(probed: ProbedRun, pretraining: ConfigDict, variables: dict[str, Any
     size = min(config.batch_size, len(split))
     if size < 2:
         raise ValueError(
-            f"{probed.source} has {len(split)} {config.split} images; two are compared: take other ones, "
+            f"{probed.source} has {len(split)} {config.split} images, and at least two are needed; take another split: "
             f"--config.split={'train' if config.split != 'train' else 'validation'}"
         )
     pairs = feed.view_pairs(

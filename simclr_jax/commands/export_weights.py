@@ -45,17 +45,17 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
     """
     path = run_folder.folder(out)
     if not path.name:
-        raise ValueError(f"--out={out} names no file")
+        raise ValueError(f"--out={out} is not the name of a file")
     if not path.parent.is_dir():
-        raise ValueError(f"--out={out}: there is no folder {path.parent}; make it, or name another")
+        raise ValueError(f"--out={out}: the folder {path.parent} does not exist; create it or give another")
     described = card.FORMATS[kind]
     if path.suffix != described.suffix:
         right = path.with_suffix(described.suffix)
-        raise ValueError(f"--out={out}: {described.title}, is known by the end of its name; give --out={right}")
+        raise ValueError(f"--out={out} has the wrong suffix for {described.title}; give --out={right}")
     places = [path, path.with_name(f"{path.name}.md")]
     for place in places:
         if place.exists():
-            raise ValueError(f"{place} exists already; name a new file, or remove it")
+            raise ValueError(f"{place} already exists; give a new file name or remove it")
     trained = open_run(run)
     network = dataclasses.replace(trained.model.encoder.network, remat=False)  # which is of the backward pass alone
     encoder = trained.model.encoder.clone(network=network)
@@ -66,8 +66,9 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
             pytorch.save(str(file), variables, network, image_size=trained.image_size)
         elif size > _MOST_BYTES:
             raise ValueError(
-                f"the weights take {size / 2**20:,.0f} MiB, and such a file holds at most {_MOST_BYTES / 2**20:,.0f}; "
-                "export torch knows no such bound"
+                f"the weights take {size / 2**20:,.0f} MiB, and a file of this kind holds at most "
+                f"{_MOST_BYTES / 2**20:,.0f}; "
+                "export torch has no such limit"
             )
         elif kind == "onnx":
             onnx.save(str(file), encoder, variables, image_size=trained.image_size)
@@ -76,7 +77,7 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
             stablehlo.save(str(file), encoder, variables, image_size=trained.image_size)
         subject = _subject(trained, encoder, variables, file=file, name=path.name, kind=kind, license=license)
         card_file.write_text(card.render(subject))
-    say(f"the encoder of {run} at step {trained.step:,}, written to {out}; its card, {out}.md, says how to load it")
+    say(f"the encoder of {run} at step {trained.step:,}, saved as {out}; its model card, {out}.md, says how to load it")
 
 
 @contextlib.contextmanager
@@ -100,7 +101,7 @@ def _whole(out: str, places: list[epath.Path]) -> Iterator[list[epath.Path]]:
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             reason = error.strerror or error
-            raise ValueError(f"--out={out} cannot be written: {reason}; mend that, or name another place") from error
+            raise ValueError(f"--out={out} cannot be written: {reason}; fix that, or give another place") from error
         raise
 
 
@@ -112,7 +113,7 @@ def _try(path: str, encoder: ResNet, variables: dict[str, Any], side: int) -> No
         images = rng.uniform(size=(count, side, side, 3)).astype(np.float32)
         found = onnx.run(path, images)
         if found is None:
-            say("onnxruntime is not installed, so that the file was not tried: pip install 'simclr_jax[onnx]'")
+            say("onnxruntime is not installed, so the file was not tested; to test it: pip install 'simclr_jax[onnx]'")
             return
         with jax.default_matmul_precision("highest"):  # GPUs and TPUs compute less exactly otherwise
             wanted = jax.jit(exact.apply, static_argnames="train")(variables, images, train=False)
@@ -120,10 +121,10 @@ def _try(path: str, encoder: ResNet, variables: dict[str, Any], side: int) -> No
         far = float(np.abs(found - wanted).max() / largest)
         if not far <= _CLOSE:
             raise ValueError(
-                f"onnxruntime computes other features from the file, {far:.1e} of the largest away, than the encoder; "
-                f"up to {_CLOSE:g} is usual. The file was removed"
+                f"the file's features in onnxruntime differ from the encoder's by {far:.1e} of the largest; "
+                f"up to {_CLOSE:g} is usual; the file was removed"
             )
-    say(f"tried with onnxruntime: features agree to {far:.1e} of the largest")
+    say(f"tested with onnxruntime: features agree to {far:.1e} of the largest")
 
 
 def _subject(
@@ -141,7 +142,7 @@ def _subject(
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     counts = {of: sum(x.size for x in jax.tree.leaves(tree)) for of, tree in variables.items()}
-    exact = "float32" + f", where this library computes in {network.dtype}" * (network.dtype != "float32")
+    exact = "float32" + f", while this library computes in {network.dtype}" * (network.dtype != "float32")
     described = {
         "encoder": f"{network.encoder}, width {network.width}" + ", CIFAR stem" * network.cifar_stem,
         **{name: str(getattr(network, name)) for name in ("sk_ratio", "se_ratio") if getattr(network, name)},
@@ -178,7 +179,9 @@ def main() -> None:
 
     parser = launch.Parser("simclr-jax export")
     parser.add_argument("kind", choices=list(FORMATS), metavar="|".join(FORMATS))
-    parser.add_argument("run", metavar="RUN", help="or RUN/checkpoints/STEP")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; FILE.md will be its card")
-    parser.add_argument("--license", metavar="TEXT", help="of the weights, for the card")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run, or RUN/checkpoints/STEP")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="the file to write; its model card becomes FILE.md"
+    )
+    parser.add_argument("--license", metavar="TEXT", help="licence of the weights, for the model card")
     launch.run(run, **vars(parser.parse_args()))

@@ -11,25 +11,25 @@ from simclr_jax.runtime.console import say
 
 
 def run(config: ConfigDict, workdir: str, out: str) -> None:
-    """Writes the features of every image of a run, or of another source, as .npy shards that map into memory.
+    """Saves the features of all images of a run, or of another source, as .npy shards that can be memory-mapped.
 
     Args:
       config: as configs/features.py.
       workdir: RUN.
-      out: a folder that does not exist yet; receives train, validation and test as `evaluate.feature_files` describes.
+      out: a new folder for train, validation and test, with the files described in `evaluate.feature_files`.
 
     Raises:
-      ValueError: the folder exists, there are no images; or as `ProbedRun`. Nothing is left of it then.
+      ValueError: the folder exists or there are no images; or as for `ProbedRun`. The folder is then not created.
     """
     folder = epath.Path(out).expanduser()
     if folder.exists():
-        raise ValueError(f"--out={out} exists; give a folder that does not")
+        raise ValueError(f"--out={out} already exists; give a new folder")
     disk.check_writable(folder.parent)
     probed = ProbedRun(config, workdir, labelled=False)
     counts = {role: len(probed.splits.load(role)) for role in probed.splits.roles}
     roles = [role for role, count in counts.items() if count]
     for role in counts.keys() - roles:
-        say(f"{printable(probed.source)} has no {role} images: left out")
+        say(f"{printable(probed.source)} has no {role} images: skipped")
     new = disk.beside(folder)
     try:
         for role in roles:
@@ -40,8 +40,12 @@ def run(config: ConfigDict, workdir: str, out: str) -> None:
             new.rmtree()
     for role in roles:
         made = feature_files.read(folder / role)
-        say(f"{folder / role}: {probed.layer_name} of {len(made):,} images, {made.dim} values each")
-    of = "names.json has the files" if (folder / roles[0] / "names.json").exists() else "ids.npy has the positions"
+        say(f"{folder / role}: {probed.layer_name} of {len(made):,} images, {made.dim} numbers each")
+    of = (
+        "names.json holds the file names"
+        if (folder / roles[0] / "names.json").exists()
+        else "ids.npy holds the positions"
+    )
     say(
         f"read them with numpy.load({str(folder / roles[0] / 'features-00000.npy')!r}, mmap_mode='r'); {of} of the rows"
     )
@@ -54,5 +58,5 @@ def main() -> None:
     from simclr_jax.commands import launch
     from simclr_jax.configs import features
 
-    flags.DEFINE_string("out", None, "The folder to write; it must not exist.")
+    flags.DEFINE_string("out", None, "FOLDER: a new folder for the features")
     launch.launch_on_run(run, features, ["out"])

@@ -21,19 +21,19 @@ FEW_LABELS, EPOCHS_OF_FEW, EPOCHS = 0.01, 60, 30  # of the papers: v1 appendix B
 
 
 def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
-    """Fine-tunes a run's network, and the same network from scratch; writes RUN/eval/finetune.json and prints a table.
+    """Fine-tunes a run's network and trains the same one from scratch; writes RUN/eval/finetune.json, prints a table.
 
     Args:
       config: as configs/finetune.py.
-      workdir: RUN. Its checkpoint and config are all that is used of it.
-      out: a folder that receives eval/ instead, for a RUN that cannot be written.
+      workdir: RUN, the folder of a pretraining run; only its checkpoint and config are used.
+      out: another folder for eval/, if RUN is read-only.
 
     Returns:
-      What the JSON file holds; accuracies are fractions.
+      The content of the JSON file; accuracies are fractions.
 
     Raises:
-      ValueError: no run, no checkpoint, no labels, no such layer, part, split or image, or a class without images.
-      loop.NonFinite: a loss that is not finite. No result has been written in either case.
+      ValueError: there is no run, checkpoint or label, no such layer, part, split or image, or a class has no images.
+      loop.NonFinite: the loss became NaN or infinite. In both cases no result was written.
     """
     name = "finetune" + ("" if config.trainable == "all" else f"_{config.trainable}")
     return _run(config, workdir, out, name, "fine-tuning", config.trainable, config.from_scratch, "from_scratch")
@@ -100,8 +100,8 @@ def _run(
             rates = ", ".join(f"{trainer.scaled(rate):g}" for rate in config.learning_rates)
             say(
                 f"{len(train):,} training images, batch {trainer.batch_size}, {epochs} epochs of "
-                f"{trainer.steps_per_epoch:,} steps; {config.optimizer}, learning rate {rates} falling to 0; "
-                f"learns: {trainable}"
+                f"{trainer.steps_per_epoch:,} steps; {config.optimizer}, learning rate {rates}, decaying to 0; "
+                f"trained part: {trainable}"
             )
         starts = {"pretrained": network.variables} | ({other: network.untrained(seed)} if compared else {})
         best = {}
@@ -135,7 +135,7 @@ def _check(config: ConfigDict) -> None:
     if not 0 < config.label_fraction <= 1:
         raise ValueError(f"config.label_fraction={config.label_fraction} must be above 0 and at most 1 (all labels)")
     if config.ids and config.label_fraction != 1:
-        raise ValueError("config.ids and config.label_fraction both choose images; give one of them")
+        raise ValueError("config.ids and config.label_fraction both select images; give only one of them")
     if not 0 < config.min_area <= 1:
         raise ValueError(f"config.min_area={config.min_area} must be above 0 and at most 1, the whole image")
     optimizers.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
@@ -147,7 +147,8 @@ def _labelled(probed: probed_run.ProbedRun) -> list[Any]:
     config, splits = probed.config, {role: probed.splits.load(role) for role in sources.ROLES}
     if not isinstance(splits["train"], Split) and (config.ids or config.label_fraction < 1):
         raise ValueError(
-            f"{probed.source} is read as a stream, of which no subset can be chosen; name a set that is one, as "
+            f"{probed.source} is read as a stream, so no subset of it can be chosen; use a data set that is the "
+            "subset, such as "
             "--config.data.source=tfds:imagenet2012_subset/1pct"
         )
     if config.ids:

@@ -42,12 +42,12 @@ def google(path: str, out: str, config: ConfigDict, ema: bool = False) -> None:
     _write(out, weights.step, weights.variables, _with(config, weights.network, weights.image_size), notes)
     say(f"{path}\n  {notes['from']}, step {weights.step:,}\n  {what}, for images of {weights.image_size} pixels")
     for kind, names in weights.left_out.items():
-        say(f"  left out, {kind}: {len(names)}, such as {names[0]}")
+        say(f"  left out, {kind}: {len(names)} variables, such as {names[0]}")
     if weights.classifier:
         np.savez(run_folder.folder(out) / "classifier.npz", **weights.classifier)
         inputs, classes = weights.classifier["kernel"].shape
-        say(f"  classifier.npz: kernel and bias of its supervised head, {inputs} to {classes} classes")
-    say(f"written to {out}")
+        say(f"  classifier.npz: kernel and bias of its supervised classifier, {inputs} inputs, {classes} classes")
+    say(f"saved in {out}")
 
 
 def torch(
@@ -76,17 +76,17 @@ def torch(
     notes = {"from": "PyTorch state dict", "path": path, "network": what, "left_out": weights.left_out}
     variables = {kind: {"encoder": tree} for kind, tree in weights.variables.items()}
     _write(out, 0, variables, _with(config, network, image_size), notes)
-    say(f"{path}\n  {what}, behind the prefix {weights.prefix!r}, for images of {image_size} pixels")
+    say(f"{path}\n  {what}, under the prefix {weights.prefix!r}, for images of {image_size} pixels")
     say(f"  max-pool {network.pool}, images normalised by {network.normalize}, BatchNorm's epsilon 1e-5")
     if weights.left_out:
-        say(f"  left out, no part of the encoder: {len(weights.left_out)}, such as {weights.left_out[0]}")
-    say(f"written to {out}")
+        say(f"  left out, not part of the encoder: {len(weights.left_out)} tensors, such as {weights.left_out[0]}")
+    say(f"saved in {out}")
 
 
 def _check_free(out: str) -> None:
     path = run_folder.folder(out)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"--out={out} exists already; give a new folder, or remove it")
+        raise ValueError(f"--out={out} already exists; give a new folder or remove it")
 
 
 def _with(config: ConfigDict, network: Network, image_size: int) -> dict[str, Any]:
@@ -122,16 +122,18 @@ def main() -> None:
     parser = launch.Parser("simclr-jax import")
     formats = parser.add_subparsers(required=True, metavar="google or torch")
     of_google = formats.add_parser("google", help="a checkpoint of Google's SimCLR code")
-    of_google.add_argument("path", metavar="CHECKPOINT", help="prefix of its files, their folder, or a SavedModel")
-    of_google.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    of_google.add_argument(
+        "path", metavar="CHECKPOINT", help="path prefix of the checkpoint's files, their folder, or a SavedModel"
+    )
+    of_google.add_argument("--ema", action="store_true", help="use the moving average of the weights")
     of_google.set_defaults(driver=google)
     of_torch = formats.add_parser("torch", help="a PyTorch state dict with torchvision's names")
     of_torch.add_argument("path", metavar="FILE.safetensors")
-    of_torch.add_argument("--normalize", help="what its images were normalised by: none, imagenet or cifar10")
-    of_torch.add_argument("--pool", help="padding of its max-pool: symmetric, as PyTorch's networks, or same")
-    of_torch.add_argument("--prefix", help="of the encoder's names, where the file holds several")
+    of_torch.add_argument("--normalize", help="how its training images were normalised: none, imagenet or cifar10")
+    of_torch.add_argument("--pool", help="padding of its max-pool: symmetric, as in PyTorch's networks, or same")
+    of_torch.add_argument("--prefix", help="prefix of the encoder's tensor names, if the file holds several encoders")
     of_torch.set_defaults(driver=torch)
     for command in (of_google, of_torch):
-        command.add_argument("--out", required=True, metavar="RUN", help="the folder to write")
+        command.add_argument("--out", required=True, metavar="RUN", help="a new folder for the imported run")
     arguments = vars(parser.parse_args())
     launch.run(arguments.pop("driver"), config=default.get_config(), **arguments)

@@ -23,7 +23,7 @@ def launch(
     *,
     known: ConfigDict | None,
     arguments: Sequence[str],
-    what: str = "NAME, a shipped config, or FILE.py of yours. Any key: --config.section.key=value",
+    what: str = "NAME: a shipped config or your own FILE.py (run as Python); any key: --config.section.key=value",
     config: str | None = None,
     several: Sequence[str] = (),
     instead: dict[str, tuple[Callable[..., object], Sequence[str]]] | None = None,
@@ -70,7 +70,7 @@ def launch(
                 print(stopped, file=sys.stderr)
                 sys.exit(preemption.STOPPED)
             except KeyboardInterrupt:
-                print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+                print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
                 sys.exit(_INTERRUPTED)
 
     app.run(drive, flags_parser=parse)
@@ -94,11 +94,11 @@ def _chosen(
         if flags.FLAGS[name].value:
             return functools.partial(driver, *given, **{flag: flags.FLAGS[flag].value for flag in own})
         if stray := next((flag for flag in own if flags.FLAGS[flag].present), None):
-            raise ValueError(f"--{stray} goes with --{name} alone; add --{name}, or leave it out")
+            raise ValueError(f"--{stray} only works with --{name}; add --{name}, or leave out --{stray}")
     values = {name: flags.FLAGS[name].value for name in arguments}
     for name, value in values.items():
         if value in (None, ""):
-            raise ValueError(f"--{name} is missing: {flags.FLAGS[name].help}")
+            raise ValueError(" is required: ".join(command_line.written(name)))
     return functools.partial(main, *given, **values)
 
 
@@ -108,7 +108,9 @@ def _processes(several: Sequence[str]) -> launcher.Processes | None:
     if several or not found:
         return found
     if found.count:
-        raise ValueError(f"this command runs in one process, and {found.launcher} started {found.count}; start one")
+        raise ValueError(
+            f"this command runs in one process, but {found.launcher} started {found.count}; start only one"
+        )
     return None
 
 
@@ -116,11 +118,11 @@ def _less_memory(known: ConfigDict | None, instead: dict[str, Any]) -> str:
     """Returns what takes less memory, in words."""
     if "plan" in instead:
         return (
-            "the same command with --plan says what a step takes and finds settings that fit, such as "
+            "add --plan to the command to see what a step needs and find settings that fit, such as "
             "--config.model.remat=True, train.microbatch_size or a smaller train.batch_size"
         )
     has_batch = known is not None and "batch_size" in known
-    return "take a smaller --config.batch_size" if has_batch else "use a machine that has more"
+    return "use a smaller --config.batch_size" if has_batch else "use a machine with more memory"
 
 
 def launch_on_run(
@@ -135,14 +137,14 @@ def launch_on_run(
       out: whether the driver also takes ``out``, the folder that it writes to instead of RUN, or None.
     """
     if out:
-        flags.DEFINE_string("out", None, "A folder for results and features, for a RUN that cannot be written.")
+        flags.DEFINE_string("out", None, "FOLDER: where to save results and features if the run's folder is read-only")
 
     def driver(*given: Any, **named: Any) -> None:
         keep_compiled()
         run(*given, **named, **({"out": flags.FLAGS.out} if out else {}))
 
-    flags.DEFINE_string("workdir", None, "RUN, the folder of a pretraining run.")
-    what = "FILE.py in the place of the values below. Any of them: --config.key=value"
+    flags.DEFINE_string("workdir", None, "RUN: the folder of a pretraining run")
+    what = "FILE.py: a config file (run as Python) instead of the values below; any key: --config.key=value"
     launch(driver, known=config.get_config(), arguments=["workdir", *arguments], what=what, config=config.__file__)
 
 
@@ -186,7 +188,7 @@ class Parser(argparse.ArgumentParser):
 def _console(quiet: bool, verbose: bool, log: str) -> console.Console:
     """Returns how much is shown; raises ValueError where two flags contradict each other."""
     if quiet and verbose:
-        raise ValueError("--quiet and --verbose contradict each other; leave one of them out")
+        raise ValueError("--quiet and --verbose contradict each other; use only one of them")
     level = console.Level.RESULTS if quiet else console.Level.DETAILS if verbose else console.Level.MESSAGES
     return console.Console(level, as_json=log == "json")
 
@@ -202,6 +204,6 @@ def _log(*, verbose: bool) -> None:
         getLogger(name).setLevel("CRITICAL")
 
 
-_QUIET = "Show results and errors alone."
-_VERBOSE = "Show more: which tensors are left out of decay, and the traceback of an error."
-_LOG = "json: one JSON object a line on stdout, for schedulers and other programs."
+_QUIET = "show only results and errors"
+_VERBOSE = "show more, such as the tensors without weight decay and the traceback of an error"
+_LOG = "the output format; json prints one JSON object per line, for schedulers and other programs"

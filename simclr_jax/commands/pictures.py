@@ -64,13 +64,16 @@ def run(config: ConfigDict, workdir: str, out: str | None = None) -> list[str]:
     )
     drawn, some = [], len(probed.splits.load(role)) > 0
     if not some:
-        say(f"{printable(probed.source)} has no {role} images: curves alone; --config.data.source=… names another")
+        say(
+            f"{printable(probed.source)} has no {role} images, so only curves are drawn; choose other data: "
+            "--config.data.source=…"
+        )
     if some and config.tsne_images:
         drawn += _draw_maps(probed, role, tsne_png)
     if some and config.queries:
         drawn += _draw_neighbours(probed, role, neighbours_png)
     drawn += _draw_curves(probed, curves_png)
-    say(f"written to {', '.join(drawn)}" if drawn else "nothing was drawn")
+    say(f"saved as {', '.join(drawn)}" if drawn else "nothing was drawn")
     return drawn
 
 
@@ -104,10 +107,10 @@ def _draw_maps(probed: ProbedRun, role: str, path: epath.Path) -> list[str]:
     }
     total = len(features[0])
     if total < LEAST_FOR_TSNE or total <= config.perplexity:
-        say(f"{total} {role} images are too few for t-SNE with perplexity {config.perplexity:g}: left out")
+        say(f"{total} {role} images are too few for t-SNE with perplexity {config.perplexity:g}: skipped")
         return []
     if not network.depth:
-        say("this run has no head: t-SNE of h alone")
+        say("this run has no projection head: t-SNE of representation h only")
     shown = _some(total, config.tsne_images, config.seed)
     labels = features[0].labels[shown]
     if not (labels >= 0).any():
@@ -145,7 +148,7 @@ def _draw_neighbours(probed: ProbedRun, role: str, path: epath.Path) -> list[str
         )
         for i, image, those, values in zip(shown, probed.images(role, asked.ids), nearest, cosines, strict=True)
     ]
-    title = f"{role.capitalize()} images and the training images nearest to them in {probed.layer_name}, by cosine; "
+    title = f"{role.capitalize()} images and the training images most similar to them in {probed.layer_name} (cosine); "
     sheets.neighbours(path, rows, title=f"{title}{printable(probed.source)}, step {probed.network.step:,}")
     return [str(path)]
 
@@ -180,7 +183,7 @@ def _draw_curves(probed: ProbedRun, path: epath.Path) -> list[str]:
         if lines:
             panels.append(plots.Panel(label, lines))
     if not panels:
-        say(f"{probed.network.run} has no metrics.jsonl with rows in it: no curves")
+        say(f"{probed.network.run} has no rows in metrics.jsonl: no curves drawn")
         return []
     plots.curves(
         path, panels, x_label="epoch", title=f"{printable(run_folder.folder(probed.network.run).name)}: pretraining"

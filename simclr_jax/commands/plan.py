@@ -44,12 +44,12 @@ def run(config: ConfigDict, target: Sequence[str] = (), price: float | None = No
     if target:
         return _elsewhere(config, [targets.find(name) for name in dict.fromkeys(target)], price)
     if price is not None:
-        raise ValueError(f"--price={price:g} is of a device of a target: add --target=h100x8 or another one")
+        raise ValueError(f"--price={price:g} only works with --target: add --target=h100x8 or another machine")
     trainer = Trainer.from_config(config, blank=True)
     limit = trainer.device_memory
-    show(f"plan of {config.data.source} on {devices.describe()}; the step is compiled, and tried where it fits\n")
+    show(f"plan for {config.data.source} on {devices.describe()}; the step is compiled, and timed if it fits\n")
     numbers = _numbers(trainer)
-    with console.waiting("compiling the step"):
+    with console.waiting("compiling a training step"):
         memory, step = cost.measure(trainer)
     show(_table(trainer, numbers, memory, {}))
     if advice := devices.quicker_type(config.model.dtype):
@@ -65,11 +65,11 @@ def run(config: ConfigDict, target: Sequence[str] = (), price: float | None = No
 def _elsewhere(config: ConfigDict, found: list[targets.Target], price: float | None) -> dict[str, Any]:
     """Plans for machines that are not here."""
     if price is not None and not 0 < price < math.inf:
-        raise ValueError(f"--price={price:g} must be a number above 0: what a device costs for an hour")
+        raise ValueError(f"--price={price:g} must be a number above 0: the price of one device for one hour")
     trainers = [_trainer_on(config, target) for target in found]
     for target in found:
         target.devices()  # a compiler that is missing is told before another one has worked for minutes
-    show(f"plan of {config.data.source}, compiled for {', '.join(target.name for target in found)}; nothing runs\n")
+    show(f"plan for {config.data.source}, compiled for {', '.join(target.name for target in found)}; nothing is run\n")
     plans = {}
     for index, trainer in enumerate(trainers):
         plan = _plan_on(trainer, price, alone=len(found) == 1)
@@ -79,7 +79,7 @@ def _elsewhere(config: ConfigDict, found: list[targets.Target], price: float | N
     if len(found) > 1:
         show("\n" + _NO_FASTER)
         if not all(plan["fits"] for plan in plans.values()):
-            show("with one --target that does not fit, --plan finds settings that do")
+            show("give a single --target that does not fit, and --plan looks for settings that do")
     return plans
 
 
@@ -87,14 +87,18 @@ def _trainer_on(config: ConfigDict, target: targets.Target) -> Trainer:
     try:
         return Trainer.from_config(config, blank=True, target=target)
     except ValueError as error:
-        more = "" if config.data.images else "; where the images are not here, --config.data.images=N says how many"
+        more = (
+            ""
+            if config.data.images
+            else "; if the images are not on this machine, say how many there are: --config.data.images=N"
+        )
         raise ValueError(f"--target={target.name}: {error}{more * (config.data.source in str(error))}") from error
 
 
 def _plan_on(trainer: Trainer, price: float | None, *, alone: bool) -> dict[str, Any]:
     """Returns the plan of one target, and prints it where it is alone."""
     numbers = _numbers(trainer)
-    with console.waiting(f"compiling for {trainer.target.name}, which takes minutes"):
+    with console.waiting(f"compiling for {trainer.target.name}, which may take minutes"):
         memory, step = cost.measure(trainer)
     fits = memory is not None and memory.peak <= trainer.device_memory
     plan = numbers | {"memory": memory and dataclasses.asdict(memory), "limit": trainer.device_memory, "fits": fits}
@@ -135,13 +139,13 @@ def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> fl
     """Says how long the run will take, from some steps; where one would be long, how long at least, and takes none."""
     steps = trainer.schedule.total_steps
     if processes.process()[1] > 1:  # all would have to agree to try it
-        show("\ntime: not tried, as there are several processes; a run tells it after ten steps")
+        show("\ntime: not measured, because there are several processes; a run estimates it after ten steps")
         return None
     least = flops_per_step / (trainer.devices * _flops_per_second(trainer.config.model.dtype))
     if least > LONGEST_STEP:
         show(
-            f"\ntime: {duration(steps * least)} or more, {duration(least)} a step, if all of it ran at the speed of a "
-            "product of matrices; too long a step to try here"
+            f"\ntime: {duration(steps * least)} or more, {duration(least)} per step even at the speed of a plain "
+            "matrix product; such a step takes too long to measure here"
         )
         return None
     try:
@@ -149,11 +153,15 @@ def _try(trainer: Trainer, step: jax.stages.Compiled, flops_per_step: int) -> fl
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        show("\ntime: not known, as the device has no memory to try the step: does another program use it?")
+        show(
+            "\ntime: not measured, because the device has too little free memory to run the step; does another "
+            "program use it?"
+        )
         return None
     show(
-        f"\ntime: about {duration(steps * seconds)}, {seconds:.3g} s a step, from {cost.TRIED_STEPS} steps on blank "
-        "images; reading images, making views on the host, validation and checkpoints are not counted"
+        f"\ntime: about {duration(steps * seconds)}, {seconds:.3g} s per step, measured over {cost.TRIED_STEPS} "
+        "steps on blank "
+        "images; not counted are reading images, views made on the host, validation and checkpoints"
     )
     return seconds
 
@@ -171,7 +179,7 @@ def _flops_per_second(dtype: str) -> float:
 
 def _find(trainer: Trainer) -> dict[str, Any] | None:
     """Compiles settings that take less and less, and says which is the first that fits."""
-    show(f"\n{'settings tried':64}{'peak':>12}")
+    show(f"\n{'settings':64}{'peak':>12}")
     for changes in _candidates(trainer):
         overrides = " ".join(f"--config.{key}={value}" for key, value in changes.items())
         with console.waiting(f"compiling with {overrides}"):
@@ -181,11 +189,9 @@ def _find(trainer: Trainer) -> dict[str, Any] | None:
         if fits:
             show(f"\nadd to the command: {overrides}")
             if changes.get("train.microbatch_size") and trainer.config.model.norm == "batch":
-                show(
-                    "BatchNorm's statistics are then those of a micro-batch; with --config.model.norm=group it is exact"
-                )
+                show("BatchNorm then uses the statistics of each micro-batch; --config.model.norm=group avoids this")
             return changes
-    show("\nnothing that was tried fits: take a smaller train.batch_size, encoder or augment.image_size")
+    show("\nnone of these settings fits: use a smaller train.batch_size, model.encoder or augment.image_size")
     return None
 
 
@@ -215,37 +221,35 @@ def _table(trainer: Trainer, numbers: dict[str, Any], memory: cost.Memory | None
     head = numbers.get("head_parameters", 0)
     on_disk = numbers["checkpoint_bytes"]
     side, source = config.augment.image_size, config.data.source
-    blank = f"{config.data.images:,} blank images of {side} pixels stand in for those of {source}"
+    blank = f"{config.data.images:,} blank images of {side} pixels, in place of those of {source}"
     lines = {
         **({"images": blank} if config.data.images else {}),
         "model": f"{config.model.encoder}, {numbers['encoder_parameters']:,} parameters; head {head:,}",
         "batch": f"{schedule.batch_size:,} images, {schedule.microbatches} pass{'es' * (schedule.microbatches > 1)}"
         f"; remat {'on' if config.model.remat else 'off'}",
-        "FLOPs a step": f"{numbers['flops_per_step']:.3g}, in one pass over all images",
+        "FLOPs per step": f"{numbers['flops_per_step']:.3g}, without recomputation",
         "steps": f"{schedule.total_steps:,}: {config.train.epochs} epochs of {schedule.steps_per_epoch:,}",
-        "images seen": f"{numbers['images_seen']:,}, two views of each",
-        "checkpoints": f"{_size(on_disk)} each; with {kept} kept, {_size(kept * on_disk)} on disk",
+        "images seen": f"{numbers['images_seen']:,}, with two views of each",
+        "checkpoints": f"{_size(on_disk)} each; {_size(kept * on_disk)} on disk for the {kept} that are kept",
         **more,
     }
     rows = [f"{name:16}{text}" for name, text in lines.items()]
     if memory is None:
-        return "\n".join([*rows, "memory          the step cannot even be compiled: does not fit"])
+        return "\n".join([*rows, "memory          the step is too large to be compiled: does not fit"])
     limit, target = trainer.device_memory, trainer.target
     taken = (
-        f", the {100 * limit / target.chip.memory:.0f} % that jax takes"
-        if target and limit < target.chip.memory
-        else ""
+        f", the {100 * limit / target.chip.memory:.0f} % that jax uses" if target and limit < target.chip.memory else ""
     )
     split = {name: getattr(memory, name) for name in ("state", "activations", "loss", "input")}
     verdict = "fits" if memory.peak <= limit else "does not fit"
-    rows += ["", f"{'memory of a device':22}{'':10}"]
+    rows += ["", f"{'memory per device':22}{'':10}"]
     rows += [f"  {name:16}{_size(size):>14}{100 * size / memory.peak:7.1f} %" for name, size in split.items()]
     return "\n".join([*rows, f"  {'peak':16}{_size(memory.peak):>14}   of {_size(limit)}{taken}: {verdict}"])
 
 
 _NO_FASTER = (
-    "The least time is what the data sheets allow for FLOPs, for bytes that kernels move and for messages, whichever "
-    "is longest:\na bound, which no step is faster than. Real ones are slower, and more than steps takes time in a run."
+    "The shortest time is the longest of what the data sheets allow for FLOPs, memory traffic and messages:\n"
+    "a lower bound. Real steps are slower, and a run also spends time on other things than steps."
 )
 
 
@@ -256,12 +260,12 @@ def _cost_lines(trainer: Trainer, plan: dict[str, Any], price: float | None) -> 
     messages = [
         f"{message['count']:,} {kind} of {_size(message['bytes'])}" for kind, message in plan["messages"].items()
     ]
-    money = "" if price is None else f", {plan['least_cost']:,.2f} at {price:g} a device-hour"
+    money = "" if price is None else f", {plan['least_cost']:,.2f} at {price:g} per device-hour"
     return {
         "target": f"{target}, {trainer.schedule.batch_size // trainer.devices:,} images each",
-        "a device does": f"{plan['kernels']:,} kernels a step, which move {_size(plan['bytes_moved'])}",
-        "a device sends": ", ".join(messages) + " a step" if messages else "nothing",
-        "at least": f"{1000 * least['step']:.3g} ms a step ({parts}); {duration(least['run'])} for the run{money}",
+        "device runs": f"{plan['kernels']:,} kernels per step, which read and write {_size(plan['bytes_moved'])}",
+        "device sends": ", ".join(messages) + " per step" if messages else "nothing",
+        "at least": f"{1000 * least['step']:.3g} ms per step ({parts}); {duration(least['run'])} for the run{money}",
     }
 
 
@@ -279,8 +283,8 @@ def _columns(trainer: Trainer, plan: dict[str, Any], price: float | None) -> lis
         row |= {"kernels": f"{plan['kernels']:,}", "moved": _size(plan["bytes_moved"])}
         row["messages"] = f"{sum(message['count'] for message in messages):,}"
         row["sent"] = _size(sum(message["bytes"] for message in messages))
-        row |= {"least step": f"{1000 * least['step']:.3g} ms", "least run": duration(least["run"])}
-        row |= {} if price is None else {"least cost": f"{plan['least_cost']:,.2f}"}
+        row |= {"shortest step": f"{1000 * least['step']:.3g} ms", "shortest run": duration(least["run"])}
+        row |= {} if price is None else {"lowest cost": f"{plan['least_cost']:,.2f}"}
     lines = dict(zip(row, row, strict=True)) | {"target": f"{'target':10}"}, row
     return ["  ".join(f"{text:>{_WIDTHS.get(name, 13)}}" for name, text in line.items()) for line in lines]
 

@@ -34,11 +34,11 @@ def run(
     loggers: Sequence[AnyLogger] = (),
     stop: preemption.StopRequest | preemption.Interrupt | None = None,
 ) -> Trainer:
-    """Pretrains in a workdir, or goes on pretraining there from its newest whole checkpoint.
+    """Pretrains a run, or resumes it from its newest intact checkpoint.
 
     Args:
       config: as configs/default.py.
-      workdir: RUN; receives config, checkpoints and metrics.
+      workdir: RUN, the folder for config, checkpoints and metrics.
       profile: how many steps to trace into RUN/profile.
       loggers: take the rows of metrics.jsonl, beside those that config.log.to names; each is a
         `simclr_jax.runtime.loggers.Logger`, or a function of (step, values). Of several processes, in the first alone.
@@ -48,11 +48,11 @@ def run(
       What the run was wired from.
 
     Raises:
-      ValueError: the config, the data, the workdir, its checkpoints or a logger do not fit, nothing has been compiled
-        or written then; or a checkpoint cannot be written.
-      OSError: the disk does not give the run's checkpoints, or what it is to start from; nothing has been written.
-      loop.NonFinite: the loss, its gradient or a parameter stopped being finite.
-      preemption.Stopped: the process was told to stop, and everything is saved.
+      ValueError: the config, the data, the workdir, its checkpoints and the loggers do not fit together, and nothing
+        was compiled or written; or a checkpoint cannot be saved.
+      OSError: the run's checkpoints, or the weights to start from, cannot be read from disk; nothing was written.
+      loop.NonFinite: the loss, its gradient or a parameter became NaN or infinite.
+      preemption.Stopped: the process was told to stop and has saved a checkpoint.
     """
     check_loggers(config.log.to, loggers, writes=processes.is_first())
     trainer = Trainer.from_config(config, bits=run_folder.read_bits(workdir))
@@ -87,12 +87,15 @@ def run(
                 written = run_folder.read_config(workdir)
                 differences = config_differences(written, config.to_dict(), same_data=True)
             except ValueError as error:
-                raise ValueError(f"{error}; --workdir must lie on a disk that all processes share") from error
+                raise ValueError(f"{error}; --workdir must be on a disk that all processes share") from error
             if differences:
-                raise ValueError(f"process 0 has another config ({'; '.join(differences)}); start all with one command")
+                raise ValueError(
+                    f"process 0 has another config ({'; '.join(differences)}); start all processes with the "
+                    "same command"
+                )
         _describe(trainer, train_state.params, first_step)
         if start:
-            say(f"its weights are those of step {start.step:,} of {start.run}")
+            say(f"starting from the weights of {start.run} at step {start.step:,}")
 
         lengths = {"total_steps": schedule.total_steps, "views_per_step": 2 * schedule.batch_size}
         writer = metrics.NoWriter()
@@ -106,7 +109,7 @@ def run(
             log = loop.MetricsLog(trainer, writer, checkpoints)
             batches = feed.training(first_step, schedule.total_steps)
             if first_step < schedule.total_steps:
-                say("compiling the first step …")
+                say("compiling the training step …")
             last_step, _ = loop.train(
                 trainer.map_train_step(),
                 train_state,
@@ -122,7 +125,9 @@ def run(
             )
             log.say_what_was_missed()
             if last_step < schedule.total_steps:
-                raise preemption.Stopped(f"stopped at step {last_step:,} with its checkpoint; the same command goes on")
+                raise preemption.Stopped(
+                    f"stopped at step {last_step:,} with a checkpoint; the same command resumes it"
+                )
         finally:
             with contextlib.ExitStack() as closing:  # from the last to the first
                 closing.callback(writer.close)  # a server may take its time, when the checkpoint is safe
@@ -146,7 +151,7 @@ def _network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | N
         network = network or open_run(checkpoint.split(place)[0], step)
         differences = network_differences(network.config, trainer.config)
         if differences:
-            raise ValueError(f"its network is another ({'; '.join(differences)}); give these keys its values")
+            raise ValueError(f"its network is different ({'; '.join(differences)}); set these keys to its values")
         state.check_variables(network.variables, model=trainer.model, run=place)
     except ValueError as error:
         raise ValueError(f"config.train.start_from={place}: {error}") from error
@@ -159,7 +164,7 @@ def _check_same_data(data: dict[str, Any]) -> None:
     of_first = tuple(map(processes.agree, mine))
     if mine != of_first:
         raise ValueError(
-            f"process {processes.process()[0]} reads other images than process 0 ({mine[0]:,} of them here, "
+            f"process {processes.process()[0]} reads different images than process 0 ({mine[0]:,} here, "
             f"{of_first[0]:,} there); give all processes the same files"
         )
 
@@ -169,7 +174,10 @@ def _check_config(workdir: str, config: ConfigDict, data: dict[str, Any]) -> int
     if checkpoint.latest_step(workdir) is None:
         return None
     if run_folder.imported(workdir).exists():
-        raise ValueError(f"{workdir} was imported and has no optimiser to go on with; give another --workdir")
+        raise ValueError(
+            f"{workdir} was imported and has no optimiser state, so its training cannot be resumed; give "
+            "another --workdir"
+        )
     old, new, before = run_folder.read_config(workdir), config.to_dict(), run_folder.read_data(workdir)
     kinds = {str(flatten(stored).get("data.source")).partition(":")[0] for stored in (old, new)}
     same_data = before == data and len(kinds) == 1
@@ -177,14 +185,14 @@ def _check_config(workdir: str, config: ConfigDict, data: dict[str, Any]) -> int
     more_epochs_than = epochs_extended_from(old, new, same_data=same_data)
     if differences and not more_epochs_than:
         raise ValueError(
-            f"{workdir} holds a run with another config ({'; '.join(differences)}); "
-            "use its config to go on with it, or another --workdir"
+            f"{workdir} holds a run with a different config ({'; '.join(differences)}); "
+            "use its config to resume it, or give another --workdir"
         )
     if before is not None and (changed := contents.changes(before, data)):
         raise ValueError(
-            f"{workdir} was begun on other data ({'; '.join(changed)}): its steps would mean other images; "
-            "bring its data back to go on with it, or give another --workdir, with "
-            f"--config.train.start_from={shlex.quote(workdir)} to begin from its weights"
+            f"{workdir} was trained on different data ({'; '.join(changed)}), so it cannot be resumed exactly; "
+            "restore its data to resume it, or give another --workdir with "
+            f"--config.train.start_from={shlex.quote(workdir)} to start from its weights"
         )
     return more_epochs_than
 
@@ -195,12 +203,12 @@ def _extend(workdir: str, trainer: Trainer, epochs: int, step: int) -> None:
     finished = epochs * trainer.schedule.steps_per_epoch
     if step != finished:
         raise ValueError(
-            f"{workdir} is at step {step:,} of {finished:,}: finish its {epochs} epochs before you make them {wanted}"
+            f"{workdir} is at step {step:,} of {finished:,}: finish its {epochs} epochs before extending it to {wanted}"
         )
     rate = float(trainer.learning_rate(step))
     say(
-        f"{epochs} epochs are done and become {wanted}: the learning rate, at 0 now, goes up to {rate:.4g} and falls "
-        f"along the cosine of {wanted} epochs. A run of {wanted} epochs from the start would have had it all along."
+        f"extending a finished run of {epochs} epochs to {wanted}: the learning rate rises from 0 to {rate:.4g} and "
+        f"follows the cosine of {wanted} epochs from there; a run of {wanted} epochs from the start differs from this"
     )
 
 
@@ -208,43 +216,46 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     """Prints what is about to happen, with the numbers that were derived from the config."""
     config, schedule = trainer.config, trainer.schedule
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
-    scaled = f"{config.optimizer.learning_rate:g} by {config.optimizer.scaling} scaling"
-    validation = trainer.splits.split_of("validation") or "held out of train"
+    scaled = {"linear": "linear scaling", "sqrt": "square-root scaling", "none": "no scaling"}[config.optimizer.scaling]
+    validation = trainer.splits.split_of("validation") or "held out of the training split"
     exact = {
-        "batch": "BatchNorm's statistics are those of each alone: with model.norm=group it would be exact",
-        "group": "their gradient is that of one pass",
+        "batch": "BatchNorm uses the statistics of each micro-batch; model.norm=group avoids this",
+        "group": "the gradient equals that of one pass",
     }
     micro_batches = f"{schedule.microbatches} micro-batches of {config.train.microbatch_size} images"
     of_source = trainer.splits.source.describe()
     lines = {
         "data": f"{config.data.source}: {len(trainer.train):,} training images, "
         f"{len(trainer.validation):,} validation images ({validation})",
-        "read as": of_source.understood,
+        "found": of_source.understood,
         **({"left out": of_source.left_out} if of_source.left_out else {}),
         **({"16-bit files": str(trainer.splits.white)} if trainer.splits.bits_of_white else {}),
         "devices": devices.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
-        f"{config.head.kind} head, {count.get('head', 0):,}; computes in {config.model.dtype}",
-        "batch": f"{schedule.batch_size} images, {2 * schedule.batch_size - 2} negatives an anchor, "
+        f"{config.head.kind} head, {count.get('head', 0):,}; computed in {config.model.dtype}",
+        "batch": f"{schedule.batch_size} images, {2 * schedule.batch_size - 2} negatives per view, "
         f"temperature {config.loss.temperature:g}",
         **({"passes": f"{micro_batches}; {exact[config.model.norm]}"} if schedule.microbatches > 1 else {}),
-        "steps": f"{schedule.total_steps:,}: {config.train.epochs} epochs of {schedule.steps_per_epoch:,}, "
+        "steps": f"{schedule.total_steps:,}: {config.train.epochs} epochs of {schedule.steps_per_epoch:,} steps, "
         f"{schedule.warmup_steps:,} of warm-up",
-        "optimizer": f"{config.optimizer.name}, peak learning rate {schedule.peak_learning_rate:g} "
-        f"({scaled} for batch {schedule.batch_size}), weight decay {config.optimizer.weight_decay:g}",
-        "online probe": "on, behind a stop_gradient" if trainer.probe else "off: no labels, or its learning rate is 0",
+        "optimizer": f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g} ({scaled}), "
+        f"peak {schedule.peak_learning_rate:g} for batch {schedule.batch_size}, "
+        f"weight decay {config.optimizer.weight_decay:g}",
+        "online probe": "on (does not affect training)"
+        if trainer.probe
+        else "off: no labels, or online_probe.learning_rate is 0",
     }
     for name, text in lines.items():
         say(f"{name + ':':14}{text}")
     excluded = optimizers.excluded_from_decay(params)
-    what = "decay and adaptation" if config.optimizer.name == "lars" else "weight decay"
-    say(f"{config.optimizer.name} leaves {len(excluded)} tensors out of {what}; --verbose names them")
+    what = "weight decay and rate adaptation" if config.optimizer.name == "lars" else "weight decay"
+    say(f"{config.optimizer.name} applies no {what} to {len(excluded)} tensors; --verbose lists them")
     detail(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
     if not first_step and (advice := devices.quicker_type(config.model.dtype)):  # a run that goes on keeps its type
         say(advice)
     if first_step:
-        what_now = "going on" if first_step < schedule.total_steps else "nothing is left to do"
-        say(f"step {first_step:,} of {schedule.total_steps:,} is in the workdir: {what_now}")
+        what_now = "resuming" if first_step < schedule.total_steps else "already finished, nothing to do"
+        say(f"found a checkpoint of step {first_step:,} of {schedule.total_steps:,}: {what_now}")
 
 
 def start_quickly(config: ConfigDict) -> None:
@@ -261,19 +272,22 @@ def main() -> None:
     from simclr_jax.configs import default
     from simclr_jax.runtime.targets import EXAMPLES
 
-    flags.DEFINE_string("workdir", None, "RUN, the folder for the config, checkpoints and metrics.")
-    only = "Only compile and try the step: say what the run takes, how long, and whether it fits. Writes nothing."
+    flags.DEFINE_string("workdir", None, "RUN: the folder for the config, checkpoints and metrics")
+    only = "only compile and time a step: show the memory and time a run needs and whether it fits; writes nothing"
     flags.DEFINE_bool("plan", False, only)
     targets = (
-        f"With --plan: machines to plan for that need not be here, such as {', '.join(EXAMPLES)}; several by commas."
+        "NAME: with --plan, plan for other machines, which need not be here, separated by commas; such as "
+        f"{', '.join(EXAMPLES)}"
     )
     flags.DEFINE_list("target", [], targets)
-    flags.DEFINE_float("price", None, "With --target: of a device for an hour, to tell the least that the run costs.")
-    steps = "How many steps to trace, for TensorBoard and Perfetto, into RUN/profile; see docs/profile.md."
+    flags.DEFINE_float(
+        "price", None, "PRICE: with --target, the price of one device for one hour, to show the lowest cost of the run"
+    )
+    steps = "N: save a trace of N steps in RUN/profile, for TensorBoard and Perfetto; see docs/profile.md"
     flags.DEFINE_integer("profile", None, steps, lower_bound=1)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several processes.")
-    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT: the address of process 0, if there are several processes")
+    flags.DEFINE_integer("num_processes", None, "N: the number of processes")
+    flags.DEFINE_integer("process_id", None, "N: the number of this process, counted from 0")
 
     def train(config: ConfigDict, workdir: str) -> None:
         launch.keep_compiled()
@@ -283,9 +297,9 @@ def main() -> None:
 
     def look_ahead(config: ConfigDict, target: list[str], price: float | None) -> None:
         if flags.FLAGS.profile:
-            raise ValueError("--profile traces the steps of a run, and --plan runs none; leave one of them out")
+            raise ValueError("--profile traces training steps, and --plan does not train; use only one of them")
         if flags.FLAGS["target"].present and not target:
-            raise ValueError(f"--target= names no machine; {', '.join(EXAMPLES)} are some")
+            raise ValueError(f"--target= names no machine; examples are {', '.join(EXAMPLES)}")
         if target:
             devices.compile_only()
         else:

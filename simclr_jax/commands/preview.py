@@ -45,12 +45,12 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     """
     path = epath.Path(out).expanduser()
     if not path.parent.is_dir():
-        raise ValueError(f"--out={out}: there is no such folder")
+        raise ValueError(f"--out={out}: its folder does not exist")
     if path.is_dir():
         sheet = shlex.quote(f"--out={path / 'preview.png'}")
-        raise ValueError(f"--out={out}: there is a folder of that name; name a file: {sheet}")
+        raise ValueError(f"--out={out} is a folder; give a file: {sheet}")
     if not 1 <= images <= MOST_IMAGES:
-        raise ValueError(f"--images={images} must be 1 to {MOST_IMAGES}: more fit on no sheet")
+        raise ValueError(f"--images={images} must be from 1 to {MOST_IMAGES}, as many as fit on a sheet")
     splits = open_splits(config)
     of_source = splits.source.describe()
     say(f"{config.data.source}: {of_source.understood}")
@@ -78,7 +78,7 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     shown = len(pictures) // COLUMNS
     head = f"{config.data.source}: {shown} of {len(train):,} training images, views made on the {where['placement']}"
     contact_sheet(out, pictures, columns=min(shown, 2) * COLUMNS, head=head)
-    say(f"written to {out}")
+    say(f"saved as {out}")
 
 
 def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int, str]]:
@@ -138,6 +138,6 @@ def main() -> None:
     from simclr_jax.commands import launch
     from simclr_jax.configs import default
 
-    flags.DEFINE_string("out", "preview.png", "The PNG file to write.")
-    flags.DEFINE_integer("images", 8, "How many images to show.", lower_bound=1)
+    flags.DEFINE_string("out", "preview.png", "FILE.png: the contact sheet to write")
+    flags.DEFINE_integer("images", 8, "N: how many images to show", lower_bound=1)
     launch.launch(run, known=default.get_config(), arguments=["out", "images"])

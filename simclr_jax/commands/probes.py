@@ -37,20 +37,20 @@ class Fitted(NamedTuple):
 
 
 def run(kind: str, config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, Any]:
-    """Probes a run's encoder and the same encoder untrained; writes RUN/eval/KIND.json and prints a table.
+    """Probes a run's encoder and, for comparison, an untrained one; writes RUN/eval/KIND.json and prints a table.
 
     Args:
       kind: "linear", "lbfgs" or "knn".
       config: as configs/KIND.py.
-      workdir: RUN. Its checkpoint and config are all that is used of it.
-      out: a folder that receives eval/KIND.json and the features instead, for a RUN that cannot be written.
+      workdir: RUN, the folder of a pretraining run; only its checkpoint and config are used.
+      out: another folder for eval/KIND.json and the features, if RUN is read-only.
 
     Returns:
-      What KIND.json holds; accuracies are fractions.
+      The content of KIND.json; accuracies are fractions.
 
     Raises:
-      ValueError: no run, no checkpoint, no labels, no such layer or split, a setting out of its bounds, or too few
-        training images for every k of kNN's grid; no result has been written then.
+      ValueError: there is no run, checkpoint, label, or no such layer or split, a setting is out of range, or there are
+        too few training images for every k of kNN; no result was written.
     """
     check(kind, config)
     probed = probed_run.ProbedRun(config, workdir, out=out)
@@ -80,12 +80,13 @@ def check(kind: str, config: ConfigDict) -> None:
     if kind == "knn":
         k = config.neighbours
         if not k or not all(type(number) is int and number >= 1 for number in k):
-            raise ValueError(f"config.neighbours={k} must hold at least one whole number, 1 or more each")
+            raise ValueError(f"config.neighbours={k} must hold at least one whole number, each 1 or more")
         probed_run.check_grid(config, "temperatures", LOWEST_TEMPERATURE)
         return
     if not 1e-12 <= config.l2_min <= config.l2_max <= 1e12:
         raise ValueError(
-            f"config.l2_min={config.l2_min} to l2_max={config.l2_max} must rise, from 1e-12 to 1e12 at most"
+            f"config.l2_min={config.l2_min} must not be above l2_max={config.l2_max}, and both must be from "
+            "1e-12 to 1e12"
         )
     probed_run.check_range(config, "l2_values", 1, MOST_STRENGTHS)
     probed_run.check_range(config, "iterations", 1, MOST_ITERATIONS)
@@ -130,7 +131,7 @@ def fit_lbfgs(config: ConfigDict, train: ByNetwork, validation: ByNetwork, num_c
         chosen = {"validation_top1": probe.validation_top1, "l2": probe.l2}
         fitted[network] = Fitted(chosen, lambda features, probe=probe: probe.logits(features.array()))
     for fits in unfinished:
-        say(f"{fits} had not converged after {config.iterations:,} iterations (config.iterations)")
+        say(f"{fits} did not converge in {config.iterations:,} iterations; raise --config.iterations")
     return fitted
 
 
@@ -142,10 +143,10 @@ def fit_knn(config: ConfigDict, train: ByNetwork, validation: ByNetwork, num_cla
     if not neighbours:
         raise ValueError(
             f"config.neighbours={left_out} of {images:,} training images: choose from 1 to {images:,}, "
-            "or train more images (data.limit)"
+            "or use more training images (data.limit)"
         )
     if left_out:
-        say(f"there are {images:,} training images: {left_out} neighbours are left out of the grid")
+        say(f"there are only {images:,} training images, so k={left_out} is not tried")
 
     def search(queries: Features, network: str, k: int, role: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns similarities and labels of the k nearest."""

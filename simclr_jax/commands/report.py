@@ -23,10 +23,10 @@ _MOST_STARTS = 10**6  # lines of a run's versions.jsonl
 HEADINGS = {
     "curves": "Training",
     "similarities": html.COLLAPSE,
-    "tsne": "What it learned",
-    "neighbours": "What it learned",
-    "views": "What it saw",
-    "confusion": "What is mistaken for what",
+    "tsne": "What the encoder learned",
+    "neighbours": "What the encoder learned",
+    "views": "What the encoder saw",
+    "confusion": "Confusion between classes",
 }
 
 
@@ -54,7 +54,7 @@ def run(
       The file.
     """
     if len(workdirs) > MOST_RUNS:
-        raise ValueError(f"{len(workdirs)} runs are too many for a page; give up to {MOST_RUNS}")
+        raise ValueError(f"{len(workdirs)} runs are too many for one page; give at most {MOST_RUNS}")
     for workdir in workdirs:
         run_folder.read_config(workdir)
     path, folder = _place(workdirs, out)
@@ -70,10 +70,10 @@ def run(
                 maker(workdir, folder)
             except (ValueError, ArithmeticError, OSError) as error:
                 failed[name] = " ".join(str(error).split())
-                say(f"{name} was not made: {failed[name]}")
+                say(f"{name} could not be made: {failed[name]}")
         runs.append(read(workdir, folder, failed))
     disk.replace_text(path, html.render(runs, version=simclr_jax.__version__, defaults=defaults))
-    say(f"written to {path}")
+    say(f"saved as {path}")
     return str(path)
 
 
@@ -84,9 +84,11 @@ def _place(workdirs: list[str], out: str | None) -> tuple[epath.Path, str | None
     elif out.endswith((".html", ".htm")):
         path, folder = epath.Path(out).expanduser(), None
         if not path.parent.is_dir():
-            raise ValueError(f"--out={out}: there is no such folder")
+            raise ValueError(f"--out={out}: its folder does not exist")
     elif len(workdirs) > 1:
-        raise ValueError(f"--out={out} is a folder, of one run; of several give a file, --out=NAME.html")
+        raise ValueError(
+            f"--out={out} is a folder, which works for one run only; for several give a file: --out=NAME.html"
+        )
     else:
         path, folder = run_folder.inside(out, "report.html"), out
     if path.is_dir():
@@ -115,7 +117,9 @@ def read(workdir: str, folder: str | None, failed: dict[str, str]) -> html.RunFi
         # A link would put any picture of this machine onto the page.
         own = run_folder.lies_inside(place, "eval", path.name)
         if not (own and disk.is_file(path, html.MOST_PICTURE_BYTES)):
-            notes.append(f"{path.stem} is {'no file, or too large for a page' if own else 'a link'}, and is left out")
+            notes.append(
+                f"{path.stem} is {'not a file, or too large for a page' if own else 'a link'}, and is left out"
+            )
             continue
         stem, _, end = path.stem.rpartition("_")
         title = html.PROBES.get(stem, stem.replace("_", " "))
@@ -130,7 +134,9 @@ def read(workdir: str, folder: str | None, failed: dict[str, str]) -> html.RunFi
 
     newest = checkpoint.latest_step(workdir)
     others = {name: result["step"] for name, result in found.items() if result.get("step", newest) != newest}
-    notes += [f"{name} is of step {step}; the newest checkpoint is of step {newest}" for name, step in others.items()]
+    notes += [
+        f"{name} was made from step {step}, but the newest checkpoint is step {newest}" for name, step in others.items()
+    ]
     for name, result in found.items():
         lines = result.get("left_out")
         notes += [f"{name}: {line}" for line in lines] if isinstance(lines, list) else []
@@ -180,9 +186,13 @@ def main() -> None:
 
     from simclr_jax.commands import launch
 
-    flags.DEFINE_multi_string("workdir", None, "RUN, the folder of a pretraining run; several are compared")
-    flags.DEFINE_string("out", None, "NAME.html, by default RUN/report.html; or a folder for all, if RUN is read-only.")
-    flags.DEFINE_bool("compute", True, "Make the probes and pictures that are missing.")
+    flags.DEFINE_multi_string("workdir", None, "RUN: the folder of a pretraining run; give several to compare them")
+    flags.DEFINE_string(
+        "out",
+        None,
+        "NAME.html: the page, RUN/report.html if not given; or a folder for all results if RUN is read-only",
+    )
+    flags.DEFINE_bool("compute", True, "make missing probes and pictures first")
 
     def report(workdir: list[str]) -> None:
         make, defaults = makers()

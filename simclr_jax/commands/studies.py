@@ -17,11 +17,11 @@ End = tuple[str, str]  # a variant's name and a measure's
 
 # What is measured of a run, with the words for it. All but colour_r2 are fractions of images.
 MEASURES = {
-    "top1_h": "top-1 of h, %",
-    "top1_z": "top-1 of z, %",
-    "histogram_top1": "pairs that colour histograms find, %",
-    "colour_r2": "mean colour that h tells, R² in %",
-    "contrastive_accuracy": "pairs that z finds, %",
+    "top1_h": "top-1 of representation h, %",
+    "top1_z": "top-1 of projection z, %",
+    "histogram_top1": "pairs matched by colour histograms, %",
+    "colour_r2": "mean colour predicted from h, R² in %",
+    "contrastive_accuracy": "pairs matched by z, %",
 }
 
 
@@ -96,15 +96,19 @@ def augmentation(base: Base) -> Study:
         [Variant("none of them", of()), *singles, *both[:2], strengths[0], both[2], strengths[1]],
         ("top1_h", "top1_z", "histogram_top1", "colour_r2", "contrastive_accuracy"),
         [
-            Claim("crop and colour distortion together beat either alone", (best, "top1_h"), _of("crop", "colour")),
-            Claim("no other pair is as good", (best, "top1_h"), _of("crop + blur", "colour + blur")),
+            Claim(
+                "crop and colour distortion together are better than either alone",
+                (best, "top1_h"),
+                _of("crop", "colour"),
+            ),
+            Claim("no other pair of augmentations is as good", (best, "top1_h"), _of("crop + blur", "colour + blur")),
             Claim("stronger colour distortion helps", (best, "top1_h"), _of("crop + colour × 0.25")),
             Claim(
-                "without colour distortion, colour histograms tell which crops belong together",
+                "without colour distortion, colour histograms show which crops belong together",
                 ("crop", "histogram_top1"),
                 ((best, "histogram_top1"),),
             ),
-            Claim("and h is left with colour", ("crop", "colour_r2"), ((best, "colour_r2"),)),
+            Claim("and representation h then encodes colour", ("crop", "colour_r2"), ((best, "colour_r2"),)),
         ],
     )
 
@@ -123,11 +127,11 @@ def head(base: Base) -> Study:
         variants,
         ("top1_h", "top1_z"),
         [
-            Claim("a non-linear head beats a linear one", (middle, "top1_h"), _of(linear)),
-            Claim("a linear head beats none", (linear, "top1_h"), _of("none")),
-            Claim("h is a better representation than z", (middle, "top1_h"), ((middle, "top1_z"),)),
+            Claim("a non-linear projection head is better than a linear one", (middle, "top1_h"), _of(linear)),
+            Claim("a linear projection head is better than none", (linear, "top1_h"), _of("none")),
+            Claim("representation h is better than projection z", (middle, "top1_h"), ((middle, "top1_z"),)),
         ],
-        x="dimension of z",
+        x="dimension of projection z",
     )
 
 
@@ -149,8 +153,8 @@ def batch(base: Base) -> Study:
     return Study(
         variants,
         ("top1_h", "contrastive_accuracy"),
-        [Claim("in few epochs larger batches do better", (large, "top1_h"), _of(small))],
-        x="images in a batch",
+        [Claim("in few epochs, larger batches are better", (large, "top1_h"), _of(small))],
+        x="batch size",
     )
 
 
@@ -162,8 +166,8 @@ def temperature(base: Base) -> Study:
         variants,
         ("top1_h", "contrastive_accuracy"),
         [
-            Claim("0.1 beats 1", ("0.1", "top1_h"), _of("1")),
-            Claim("0.1 beats 0.05", ("0.1", "top1_h"), _of("0.05")),
+            Claim("0.1 is better than 1", ("0.1", "top1_h"), _of("1")),
+            Claim("0.1 is better than 0.05", ("0.1", "top1_h"), _of("0.05")),
         ],
         x="temperature",
     )
@@ -179,7 +183,7 @@ def epochs(base: Base) -> Study:
         ("top1_h", "contrastive_accuracy"),
         [
             Claim("longer training helps", (middle, "top1_h"), _of(short)),
-            Claim("and longer still", (long, "top1_h"), _of(middle)),
+            Claim("and even longer training helps more", (long, "top1_h"), _of(middle)),
         ],
         x="epochs",
     )
@@ -205,7 +209,7 @@ def verdict(claim: Claim, found: Mapping[str, Mapping[str, list[float]]]) -> str
     """
     higher = found[claim.higher[0]][claim.higher[1]]
     if len(higher) == 1:
-        return "one seed cannot tell"
+        return "not testable with one seed"
     signs = []  # 1 where the claim's end is higher, -1 where it is lower, 0 where the test cannot tell
     for name, measure in claim.lower:
         lower, paired = found[name][measure], name == claim.higher[0]
@@ -218,7 +222,7 @@ def verdict(claim: Claim, found: Mapping[str, Mapping[str, list[float]]]) -> str
         signs.append(int(math.copysign(1, test.statistic)) if test.pvalue < SIGNIFICANCE else 0)
     if all(sign > 0 for sign in signs):
         return "as in the paper"
-    return "other than in the paper" if any(sign < 0 for sign in signs) else "not told apart here"
+    return "different from the paper" if any(sign < 0 for sign in signs) else "no significant difference here"
 
 
 def _of(*names: str) -> tuple[End, ...]:

@@ -35,8 +35,8 @@ class BitDepth:
     images: int = 0
 
     def __str__(self) -> str:
-        of = f", found in {self.images:,} of them" if self.images else ""
-        return f"{2**self.bits - 1:,} is white ({self.bits} bits){of}"
+        of = f", detected from {self.images:,} of them" if self.images else ""
+        return f"the value {2**self.bits - 1:,} is white ({self.bits} bits){of}"
 
 
 def find(split: Split, *, seed: int) -> BitDepth:

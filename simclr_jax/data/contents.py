@@ -41,14 +41,14 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     found = []
     for name in sorted({*before, *now}):
         if name not in before or name not in now:
-            found.append(f"{name} {'came' if name in now else 'went'}")
+            found.append(f"{name} was {'added' if name in now else 'removed'}")
             continue
         old, new = before[name], now[name]
         counts = [f"{old[key]:,} → {new[key]:,} {key}" for key in ("images", "classes") if old[key] != new[key]]
         if counts:
             found.append(f"{name}: {', '.join(counts)}")
         elif old["checksum"] != new["checksum"]:
-            found.append(f"{name}: as many images, but other files, classes or pixels")
+            found.append(f"{name}: as many images, but different files, classes or pixels")
     return found
 
 

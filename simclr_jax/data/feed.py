@@ -37,16 +37,18 @@ def check(split: Any, *, placement: str, cache: str, free_bytes: int) -> None:
     if cache == "host":
         return
     if placement == "host":
-        raise ValueError("data.cache=device needs augment.placement=device: views made on the host have to travel")
+        raise ValueError(
+            "data.cache=device needs augment.placement=device: views made on the host must be sent to the device"
+        )
     if split.kind != "pixels":
         raise ValueError(
-            "data.cache=device needs images of one size in memory, as npz:, textures and small tfds: sets have; "
+            "data.cache=device needs images of one size in memory, as in npz:, textures and small tfds: sets; "
             "these are encoded files: use data.cache=host"
         )
     if split.images.nbytes > free_bytes:
         raise ValueError(
             f"data.cache=device: the training images take {split.images.nbytes / 2**20:,.0f} MiB, and a device has "
-            f"{free_bytes / 2**20:,.0f} MiB for them; use data.cache=host, or data.limit"
+            f"{free_bytes / 2**20:,.0f} MiB free for them; use data.cache=host, or data.limit"
         )
 
 
@@ -281,8 +283,7 @@ def _pipeline() -> Any:
         from simclr_jax.data import pipeline, reading
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{error.name} is not installed: without it there are views of npz: and textures alone, "
-            "with augment.placement=device"
+            f"{error.name} is not installed: without it only npz: and textures work, with augment.placement=device"
         ) from error
     reading.set_up()
     return pipeline

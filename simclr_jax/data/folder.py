@@ -105,17 +105,17 @@ class Folder:
         text = layout.understood(counts, self.class_names, stored)
         bare = sum(len(classes.get("", ())) for classes in self._files.values())
         if self.class_names and bare:
-            text += f"; {bare:,} images without a label"
+            text += f"; {bare:,} images without label"
         if self._layout.top:
             text += f"; read from {'/'.join((str(self.root), *self._layout.top))}"
         if self._table:
             text += f"; labels from {self._table_note}"
         elif self._tables and not self.class_names:
             table = self._tables[0]
-            text += f"; {listed([table])} may hold some: {layout.flag('labels', _CSV + table)}"
+            text += f"; {listed([table])} may hold labels: {layout.flag('labels', _CSV + table)}"
         left_out = [
-            self.beside and f"beside the splits: {listed(self.beside)} images",
-            self.passed_over and f"no image by name or kind: {_kinds(self.passed_over)}",
+            self.beside and f"outside the splits: {listed(self.beside)} images",
+            self.passed_over and f"not images: {_kinds(self.passed_over)}",
             self.empty_folders and f"folders without images: {listed(self.empty_folders)}",
         ]
         return Description(text, "; ".join(filter(None, left_out)))
@@ -124,7 +124,9 @@ class Folder:
         """Gives the images the labels of a table."""
         path = next((p for p in (self.root / file, epath.Path(file).expanduser()) if p.is_file()), None)
         if path is None:
-            raise ValueError(f"data.labels=csv:{file}: there is no such file, neither in {self.root} nor here")
+            raise ValueError(
+                f"data.labels=csv:{file}: this file exists neither in {self.root} nor in the current folder"
+            )
         self._table = label_file.read(path)
         of_split = [
             (split, path) for split, classes in self._files.items() for paths in classes.values() for path in paths
@@ -143,7 +145,7 @@ class Folder:
         columns, unused = self._table.columns, self._table.unused
         self._table_note = f"{path}, columns {listed(columns)}" + (f", not {listed(unused)}" if unused else "")
         if missing:
-            self._table_note += f", {missing:,} rows of which name no image that is there"
+            self._table_note += f", {missing:,} of its rows name images that do not exist"
 
 
 def _place(root: epath.Path, found: walk.Found, read: layout.Layout) -> tuple[_Files, collections.Counter[str]]:
@@ -174,7 +176,7 @@ def _kinds(passed_over: Mapping[str, int]) -> str:
     kinds = {f"{suffix or 'no suffix'}": count for suffix, count in passed_over.items()}
     text = listed([f"{count:,} × {kind}" for kind, count in kinds.items()])
     other = [suffix for suffix in passed_over if suffix in walk.OTHER_IMAGES]
-    return text + (f" (convert {listed(other)} to JPEG or PNG to have them read)" if other else "")
+    return text + (f" (convert {listed(other)} to JPEG or PNG to use them)" if other else "")
 
 
 def _check_classes(path: str, files: _Files) -> None:
@@ -184,5 +186,7 @@ def _check_classes(path: str, files: _Files) -> None:
         unknown = sorted(set(classes) - set(trained) - {""})
         if trained and unknown:
             alike = [label for label in trained if label.casefold() in {other.casefold() for other in unknown}]
-            letters = f"; train has {listed(alike)}: write them alike" if alike else ""
-            raise ValueError(f"folder:{path}: {name} has classes that train does not have: {listed(unknown)}{letters}")
+            letters = f"; train has {listed(alike)}: use the same spelling" if alike else ""
+            raise ValueError(
+                f"folder:{path}: {name} has classes that the training split does not have: {listed(unknown)}{letters}"
+            )

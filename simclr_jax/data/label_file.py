@@ -37,7 +37,7 @@ class LabelFile:
 def read(path: epath.Path) -> LabelFile:
     """Reads a table, comma-separated; raises ValueError where it is none, or gives an image two labels."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} is no file but a folder, a pipe or a device, which may never end")
+        raise ValueError(f"{path} is not a file but a folder, a pipe or a device, which may never end")
     try:
         content = path.read_bytes()
         rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
@@ -49,19 +49,19 @@ def read(path: epath.Path) -> LabelFile:
         file, label = (1 - label, label) if file is None else (file, 1 - file)
     if file is None or label is None:
         raise ValueError(
-            f"{path} begins with {listed(header) or 'nothing'}: its first line must name a column of files and one of "
-            f"labels, as in file,label; {', '.join(FILE_COLUMNS)} and {', '.join(LABEL_COLUMNS)} are known"
+            f"{path} starts with {listed(header) or 'nothing'}: its first line must name a column of files and one of "
+            f"labels, such as file,label; known names are {', '.join(FILE_COLUMNS)} and {', '.join(LABEL_COLUMNS)}"
         )
     label_of: dict[str, str] = {}
     for number, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(header):
-            raise ValueError(f"row {number} of {path} has {len(row)} columns, and the first one {len(header)}")
+            raise ValueError(f"row {number} of {path} has {len(row)} columns, but the first row has {len(header)}")
         name, value = row[file].strip().replace("\\", "/").removeprefix("./"), row[label].strip()
         if label_of.setdefault(name, value) != value:
             both = listed([label_of[name], value])
-            raise ValueError(f"row {number} of {path} gives {listed([name])} another label: {both}; keep one")
+            raise ValueError(f"row {number} of {path} gives {listed([name])} a second label: {both}; keep one")
     unused = tuple(name for index, name in enumerate(header) if index not in (file, label))
     return LabelFile({k: v for k, v in label_of.items() if v}, (header[file], header[label]), unused, content)
 
@@ -98,14 +98,16 @@ def match(
             continue
         if len(found) > 1:
             some = listed([images[index] for index in found], 3)
-            raise ValueError(f"{path} names {listed([name])}, which may be {some}: give paths as seen from the folder")
+            raise ValueError(
+                f"{path} names {listed([name])}, which may be {some}: give paths relative to the source's folder"
+            )
         if labels[found[0]] not in ("", label):
             raise ValueError(f"{path} gives {listed([images[found[0]]])} two labels; keep one of its rows")
         labels[found[0]] = label
     if len(missing) > MOST_MISSING * len(table.label_of) or not table.label_of:
         raise ValueError(
-            f"{path}: {len(missing):,} of its {len(table.label_of):,} rows with a label name no image that is there "
-            f"({listed(missing, 3)}); take these rows out, or give the names or paths of the images"
+            f"{path}: {len(missing):,} of its {len(table.label_of):,} rows with a label name images that do not exist "
+            f"({listed(missing, 3)}); remove these rows, or give the names or paths of the images"
         )
     return labels, len(missing)
 

@@ -180,8 +180,8 @@ def _splits(tree: _Tree, top: Folders, labels: str, named: Sequence[str]) -> dic
             twice = [name for name in splits if splits[name] == split]
             words = {"train": "training"}.get(split, split)
             raise ValueError(
-                f"folder:{tree.root} has more than one folder of {words} images: {listed(twice)}; keep one, or name "
-                f"it: {flag(f'{split}_split', next(name for name in twice if name != split))}"
+                f"folder:{tree.root} has more than one folder of {words} images: {listed(twice)}; keep one, or choose "
+                f"one: {flag(f'{split}_split', next(name for name in twice if name != split))}"
             )
     if "train" in chosen.values():
         return splits
@@ -197,15 +197,16 @@ def _splits(tree: _Tree, top: Folders, labels: str, named: Sequence[str]) -> dic
     beside = (f" beside {listed(others)}" if others else "") + (f" and {loose:,} images in no folder" if loose else "")
     largest = max(others or splits, key=names.get)
     raise ValueError(
-        f"folder:{where} has {listed({name: names[name] for name in splits})}{beside}: splits or classes? If all are "
+        f"folder:{where} has {listed({name: names[name] for name in splits})}{beside}: are these splits or "
+        "classes? If all are "
         "classes, --config.data.labels=folders; if there are no labels, --config.data.labels=none"
         + (
-            f", which reads {listed(list(splits))} alone"
+            f", which reads only {listed(list(splits))}"
             if trains and len(splits) > 1
             else ", which trains on all of them"
         )
         + ("; if not, move" if trains else f"; to train on one, {flag('train_split', largest)}; or move")
-        + " what is no split elsewhere"
+        + " folders that are not splits elsewhere"
     )
 
 
@@ -263,15 +264,17 @@ def _check_classes(tree: _Tree, place: Mapping[Folders, tuple[str, str]], bases:
     letters = collections.Counter((split, name.casefold()) for split, name in pairs)
     alike = sorted({name for split, name in pairs if letters[split, name.casefold()] > 1})
     reasons = {
-        "some are called like splits": [name for name in classes if split_of(name)],
-        "some are called images without a class": [name for name in classes if _BARE & set(_words(name))],
-        "some are called by what they hold, not by what it shows": of_images,
-        "splits lie in classes, and belong outside": ["/".join(folders) for folders in nested if split_of(folders[-1])],
+        "some are named like splits": [name for name in classes if split_of(name)],
+        "some are named like images without a class": [name for name in classes if _BARE & set(_words(name))],
+        "some names describe what is stored, not what is shown": of_images,
+        "there are splits inside classes, and they belong outside": [
+            "/".join(folders) for folders in nested if split_of(folders[-1])
+        ],
         "they look like dates or a camera's folders": _most(classes, _DATE),
-        "they look like parts of one set": _most(classes, _PART),
-        "further folders lie in them": ["/".join(folders) for folders in nested],
-        "it is the only one": list(classes) * (len(classes) == 1),
-        "they differ in capitals alone": alike,
+        "they look like parts of one data set": _most(classes, _PART),
+        "they contain further folders": ["/".join(folders) for folders in nested],
+        "there is only one": list(classes) * (len(classes) == 1),
+        "they differ only in upper and lower case": alike,
     }
     for why, names in reasons.items():
         if not names:
@@ -279,11 +282,11 @@ def _check_classes(tree: _Tree, place: Mapping[Folders, tuple[str, str]], bases:
         other = of_images[:1] or list(classes) * (len(classes) == 1 and bool(nested))
         within = [folders for folders in inner if other and other[0] in folders]
         path = "/".join((tree.root, *(within[0] if within else ())))
-        aside = f"; to read {listed(other)} alone, {flag('source', f'folder:{path}')}" if within else ""
+        aside = f"; to read only {listed(other)}, {flag('source', f'folder:{path}')}" if within else ""
         raise ValueError(
-            f"folder:{tree.root}, {listed(splits)} images: the folders {listed(classes)} may be no classes: {why} "
+            f"folder:{tree.root}, {listed(splits)} images: the folders {listed(classes)} may not be classes: {why} "
             f"({listed(names, 3)}). If they are, --config.data.labels=folders; if not, --config.data.labels=none, or "
-            f"{flag('labels', f'csv:{table}')}, of columns file,label{aside}"
+            f"{flag('labels', f'csv:{table}')}, with columns file,label{aside}"
         )
 
 

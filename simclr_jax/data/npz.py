@@ -44,7 +44,7 @@ class Npz:
         if not self._path.is_file():
             raise ValueError(f"npz:{self._path} does not exist")
         if os.path.exists(self._path) and not os.path.isfile(self._path):  # epath takes pipes and devices for files
-            raise ValueError(f"npz:{self._path} is no file but a pipe or device, which may never end")
+            raise ValueError(f"npz:{self._path} is not a file but a pipe or device, which may never end")
         no_archive = f"npz:{self._path} is not a NumPy .npz archive; np.savez(path, x_train=…, y_train=…) makes one"
         try:
             with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
@@ -56,7 +56,7 @@ class Npz:
         names = [name.removesuffix(".npy") for name in members]
         twice = [name for name, count in collections.Counter(names).items() if count > 1]
         if twice:
-            raise ValueError(f"npz:{self._path} holds {_shown(twice[0])} more than once: which is meant cannot be told")
+            raise ValueError(f"npz:{self._path} holds {_shown(twice[0])} more than once; keep only one of them")
         self._images, targets = _by_split(names, "x_", splits, self._path), _by_split(names, "y_", splits, self._path)
         self.split_names = tuple(self._images)
         if not self.split_names:
@@ -64,7 +64,8 @@ class Npz:
             raise ValueError(f"{path} holds {some or 'nothing'}; images must be named x_train, x_test, …")
         if alone := [array for split, array in targets.items() if split not in self._images]:
             raise ValueError(
-                f"npz:{self._path} holds {_shown(alone[0])} and no x_{_shown(alone[0][2:])}: labels of what?"
+                f"npz:{self._path} holds {_shown(alone[0])} but no images x_{_shown(alone[0][2:])}; add them or "
+                "rename the labels"
             )
         self._others = [name for name in names if name not in {*self._images.values(), *targets.values()}]
         self._labels, self._targets = {}, targets
@@ -117,7 +118,7 @@ class Npz:
         bare = sum(int((labels < 0).sum()) for labels in self._labels.values())
         text = layout.understood(sizes, self.class_names, stored)
         text += f"; {bare:,} images without a label" if bare else ""
-        return Description(text, f"arrays that are not read: {layout.listed(self._others)}" if self._others else "")
+        return Description(text, f"arrays that are not used: {layout.listed(self._others)}" if self._others else "")
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape that an array's header declares, if as much follows it."""
@@ -142,14 +143,14 @@ class Npz:
             with archive.open(member) as array:
                 version = np.lib.format.read_magic(array)
                 if version not in _HEADERS:
-                    raise ValueError(f"version {version} of NumPy's format is for structures, not for numbers")
+                    raise ValueError(f"version {version} of NumPy's format holds structures, not plain numbers")
                 shape, _, dtype = _HEADERS[version](array)
                 follow = member.file_size - array.tell()
         if dtype.hasobject:
-            raise ValueError("it holds Python objects, which are stored as a pickle; allow_pickle stays False")
+            raise ValueError("it holds Python objects (a pickle), which are never loaded; save plain numbers instead")
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or size != follow:
-            raise ValueError(f"its header declares {dtype} {list(shape)}, {size:,} bytes, and {follow:,} follow")
+            raise ValueError(f"its header declares {dtype} {list(shape)}, {size:,} bytes, but {follow:,} follow")
         return shape, dtype
 
     @contextlib.contextmanager
@@ -170,9 +171,9 @@ def _by_split(names: Sequence[str], prefix: str, named: Sequence[str], path: epa
         split = name if name in named else layout.split_of(name) or name
         if split in found:
             others = [each for each in (name, found[split][len(prefix) :]) if each != split]
-            mend = f", or name one: {layout.flag(f'{split}_split', others[0])}" if others else ""
+            mend = f", or choose one: {layout.flag(f'{split}_split', others[0])}" if others else ""
             both = f"{_shown(found[split])} and {_shown(array)}"
-            raise ValueError(f"npz:{path} holds {both}, which are both {split}; keep one{mend}")
+            raise ValueError(f"npz:{path} holds {both}, which both mean {split}; keep one{mend}")
         found[split] = array
     return found
 

@@ -35,15 +35,19 @@ def check(folder: epath.Path, classes: Container[str]) -> None:
             for key, value in _texts(described):
                 if key in _CLASS and value not in classes:
                     raise ValueError(
-                        f"{path} names the class {_shown(value)}, whose program would be run; only sets made of "
-                        "tensorflow_datasets' own features are read: prepare it anew with these"
+                        f"{path} names the class {_shown(value)}, whose code would have to be run; only data "
+                        "sets made of "
+                        "tensorflow_datasets' own features are read: prepare it again with these"
                     )
                 if key in _NAMES_FILE:
-                    raise ValueError(f"{path} names the file {_shown(value)}; prepare the set anew, its names with it")
+                    raise ValueError(
+                        f"{path} names the file {_shown(value)}, which is not read; prepare the "
+                        "data set again, with its class names"
+                    )
     path = folder / ".config" / "metadata.json"
     config = _read(path).get("default_config_name") or "none"
     if not (isinstance(config, str) and re.fullmatch(r"[\w+.-]+", config) and config.strip(".")):
-        raise ValueError(f"{path} names the config {_shown(config)}, which is no name of a folder")
+        raise ValueError(f"{path} names the config {_shown(config)}, which is not the name of a folder")
 
 
 def _versions(folder: epath.Path) -> Iterator[epath.Path]:
@@ -60,7 +64,7 @@ def _check_files(version: epath.Path) -> None:
         with os.scandir(version) as entries:
             for entry in entries:
                 if not entry.is_file() and not entry.is_dir() and os.path.exists(entry):
-                    raise ValueError(f"{entry.path} is no file but a pipe or device, which may never end")
+                    raise ValueError(f"{entry.path} is not a file but a pipe or device, which may never end")
 
 
 def _read(path: epath.Path) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def _read(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     if os.path.exists(path) and not os.path.isfile(path):  # epath takes pipes and devices for files
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     if path.stat().length > MOST_BYTES:
         raise ValueError(f"{path} is too large, more than {MOST_BYTES:,} bytes")
     try:
@@ -76,7 +80,7 @@ def _read(path: epath.Path) -> dict[str, Any]:
     except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{path} does not hold a JSON object")
     return found
 
 

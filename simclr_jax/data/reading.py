@@ -65,7 +65,7 @@ def examine(split: Split, position: int) -> tuple[int, int] | str:
             try:
                 content = tf.io.read_file(path).numpy()
             except UNREADABLE as error:
-                link = "a link to nowhere: " if os.path.islink(path) and not os.path.exists(path) else ""
+                link = "a broken link: " if os.path.islink(path) and not os.path.exists(path) else ""
                 raise ValueError(link + reason(error).rsplit("; ", 1)[-1]) from error
         return decode.examine(content)
     except ValueError as error:

@@ -115,8 +115,9 @@ class Splits:
         named = [name for name in (self.train, self.validation, self.test) if name]
         if len(set(named)) < len(named):
             raise ValueError(
-                f"data.train_split, validation_split and test_split are {', '.join(named)}: the same images would "
-                'train and judge; leave one "" to hold images out of train for it'
+                f"data.train_split, validation_split and test_split are {', '.join(named)}: the same images "
+                "would be used for "
+                'training and evaluation; set one to "" to hold images out of the training split for it'
             )
 
     @property
@@ -163,7 +164,7 @@ class Splits:
         if name and role != "train":
             return self._read(name)
         if role not in self._training[1]:
-            raise ValueError("a source without labels has no test images; probe on one with labels")
+            raise ValueError("a source without labels has no test images; use one with labels")
         part = self._training[1][role]
         if role != "train":
             return part
@@ -210,7 +211,7 @@ class Splits:
         if not parts or not all(len(part) or not self.holdout_fraction for part in parts.values()):
             raise ValueError(
                 f"{len(whole)} training images are too few to hold out {self.holdout_fraction:g} of them for each of "
-                f"{', '.join(held)}; data.holdout_fraction=0 holds none out"
+                f"{', '.join(held)}; data.holdout_fraction=0 turns this off"
             )
         return parts
 
@@ -238,14 +239,18 @@ def open_source(
     kind, _, where = name.partition(":")
     for key, place in (("data.source", where), ("data.dir", directory)):
         if "://" in place:
-            raise ValueError(f"{key}: {place} is not on a disk; copy it to one, or mount it, and name the folder there")
+            raise ValueError(f"{key}: {place} is not on a disk; copy or mount it, and give the folder there")
     if labels and kind in ("textures", "npz", "tfds"):
-        raise ValueError(f'data.labels={labels} is for folder:PATH; {kind} has its labels itself, use ""')
+        raise ValueError(
+            f'data.labels={labels} only works with folder:PATH; {kind} contains its labels, so leave it ""'
+        )
     if kind == "textures" and not where:
         return Textures()
     if kind in ("npz", "folder") and where and not os.path.exists(path := os.path.abspath(os.path.expanduser(where))):
         fault = "is not a folder" if kind == "folder" else "does not exist"
-        raise ValueError(f"{name} {fault}: nothing is at {path}; --config.data.source={kind}:PATH says where it is now")
+        raise ValueError(
+            f"{name} {fault}: nothing at {path}; say where it is now with --config.data.source={kind}:PATH"
+        )
     if kind == "npz" and where:
         return npz.Npz(where, splits=splits)
     if kind == "folder" and where:
@@ -255,4 +260,4 @@ def open_source(
 
         reading.set_up()
         return tfds.Tfds(where, directory)
-    raise ValueError(f"data.source={name!r} is not a source; use textures, npz:PATH, folder:PATH or tfds:NAME")
+    raise ValueError(f"data.source={name!r} is not a data source; use textures, npz:PATH, folder:PATH or tfds:NAME")

@@ -30,7 +30,8 @@ def balanced(split: Split, fraction: float, *, seed: int) -> Split:
     if share == 0:
         least = len(classes) / len(split)
         raise ValueError(
-            f"config.label_fraction={fraction:g} of {len(split):,} images leaves none for each of {len(classes)} "
+            f"config.label_fraction={fraction:g} of {len(split):,} images is less than one image for each of "
+            f"{len(classes)} "
             f"classes; use at least {np.ceil(least * 1e6) / 1e6:g}"
         )
     by_id = np.argsort(split.ids, kind="stable")
@@ -56,7 +57,7 @@ def listed(split: Split, path: str) -> Split:
     position_of = {str(number): position for position, number in enumerate(split.ids.tolist())}
     of_files = split.names is not None
     kind, mend = (
-        ("name", "give one path a line, from the source's folder on") if of_files else ("id", "give one a line")
+        ("name", "give one path per line, relative to the source's folder") if of_files else ("id", "give one per line")
     )
     for position, name in enumerate(split.names.tolist() if of_files else ()):
         position_of[os.fsdecode(name)] = position
@@ -66,7 +67,7 @@ def listed(split: Split, path: str) -> Split:
         position = position_of.get(text)
         if text and position is None:
             if not of_files and not text.removeprefix("-").isdecimal():
-                raise ValueError(f"line {number} of {path} is no image id: {text[:40]!r}; {mend}")
+                raise ValueError(f"line {number} of {path} is not an image id: {text[:40]!r}; {mend}")
             unknown.append(text[:80])
         elif text and position in found:
             raise ValueError(f"line {number} of {path} lists {kind} {text} again, after line {found[position]}")

@@ -57,7 +57,9 @@ class Tfds:
             raise ValueError(f"tfds:{name} has no feature 'image'; it has: {found}")
         label = features.get("label")
         if isinstance(label, tensorflow_datasets.features.ClassLabel) and (label.num_classes or 0) > MOST_CLASSES:
-            raise ValueError(f"tfds:{name} declares {label.num_classes:,} classes; {MOST_CLASSES:,} are the most")
+            raise ValueError(
+                f"tfds:{name} declares {label.num_classes:,} classes; at most {MOST_CLASSES:,} are supported"
+            )
         self.split_names = tuple(builder.info.splits)
         self.class_names = tuple(label.names) if isinstance(label, tensorflow_datasets.features.ClassLabel) else ()
 
@@ -88,7 +90,9 @@ def _open(name: str, directory: str) -> tensorflow_datasets.core.DatasetBuilder:
     if not re.fullmatch(r"[^:/=]*(/(?!\.+(:|$))[^:/=]*)?(:[\d.*]+)?", name):
         # TFDS would fetch and run the programs of huggingface:… and the like, take NAME/data_dir=… for an argument and
         # leave the set's folder for NAME/..; a source's name may be anybody's.
-        raise ValueError(f"tfds:{name} is not read: only NAME, NAME/CONFIG and NAME:VERSION of TFDS's own sets are")
+        raise ValueError(
+            f"tfds:{name} is not supported: use NAME, NAME/CONFIG or NAME:VERSION of a data set that TFDS itself has"
+        )
     try:
         folder = str(naming.parse_builder_name_kwargs(name)[0])
         for place in file_utils.list_data_dirs(directory or None):
@@ -119,19 +123,21 @@ def _size(builder: tensorflow_datasets.core.DatasetBuilder, split: str) -> int:
     info, folder = builder.info.splits[split], os.path.normpath(builder.data_path)
     kind = builder.info.as_proto.file_format or "tfrecord"
     if kind not in ("tfrecord", "parquet"):
-        raise ValueError(f"{folder} holds {kind} files, which cannot be read in order; prepare it anew, as tfrecord")
+        raise ValueError(f"{folder} holds {kind} files, which cannot be read in order; prepare it again as tfrecord")
     paths = [os.path.normpath(path) for path in info.filepaths]
     for path in paths:
         if os.path.dirname(path) != folder:
-            raise ValueError(f"{folder}: its dataset_info.json names {path!r} for {split}, which lies elsewhere")
+            raise ValueError(
+                f"{folder}: its dataset_info.json names {path!r} for {split}, which is outside of that folder"
+            )
     try:
         size = sum(map(os.path.getsize, paths))
     except OSError as error:
-        raise ValueError(f"{split} of {folder} is not whole: {error}") from error
+        raise ValueError(f"{split} of {folder} is incomplete: {error}") from error
     least = LEAST_RECORD * info.num_examples if kind == "tfrecord" else 0
     if min(info.shard_lengths, default=0) < 0 or least > size:
-        told = f"its dataset_info.json tells of {info.num_examples:,} images, its files hold {size:,} bytes"
-        raise ValueError(f"{split} of {folder} is not whole: {told}")
+        told = f"its dataset_info.json lists {info.num_examples:,} images, but its files hold {size:,} bytes"
+        raise ValueError(f"{split} of {folder} is incomplete: {told}")
     return size
 
 

@@ -44,9 +44,9 @@ class Unreadable:
         """
         for position, name in found.items():
             if len(self._names) < self._named:
-                _log.warning("cannot be read, left out: %s", name)
+                _log.warning("unreadable image, replaced or skipped: %s", name)
             elif len(self._names) == self._named > 0:
-                _log.warning("more cannot be read and are not named here; simclr-jax check-data lists them")
+                _log.warning("further unreadable images are not listed here; simclr-jax check-data lists them all")
             self._names[position] = name
         if len(self._names) > self._max_fraction * self._size:
             raise ValueError(
@@ -60,7 +60,7 @@ class Unreadable:
         if not self._names:
             return positions
         if len(self._names) >= self._size:
-            raise ValueError(f"none of the {self._size} images can be read, so none can stand in for another")
+            raise ValueError(f"none of the {self._size} images can be read, so there is nothing to replace them by")
         replaced = positions.copy()
         for place, position in enumerate(positions.tolist()):
             if position in self._names:

@@ -20,7 +20,7 @@ OTHER_IMAGES = {  # of formats that are not decoded: they can be converted
     *(".tga", ".ico", ".psd", ".svg", ".dcm", ".exr", ".qoi", ".pfm"),
 }
 NO_FILE = "pipe, socket or device"  # reading one may never end
-HIDDEN = "name that begins with a dot"
+HIDDEN = "name starting with a dot"
 MOST_DEPTH = 64  # folders within folders
 MOST_LINKS = 2**16  # linked folders that are entered: links into one another make as many paths as they like
 
@@ -70,8 +70,8 @@ def walk(root: epath.Path) -> Found:
 def _enter(folder: epath.Path, inside: Folders, found: Found, above: tuple[str, ...]) -> None:
     """Takes in what lies in a folder; ``above`` holds the real paths of it and of those on the way to it."""
     if len(inside) > MOST_DEPTH or found.links > MOST_LINKS:
-        what = f"{MOST_LINKS:,} links to folders" if found.links > MOST_LINKS else f"{MOST_DEPTH} folders in each other"
-        raise ValueError(f"{folder}: there are more than {what}; images lie in PATH/SPLIT/CLASS")
+        what = f"{MOST_LINKS:,} links to folders" if found.links > MOST_LINKS else f"{MOST_DEPTH} nested folders"
+        raise ValueError(f"{folder} has more than {what}; put images in PATH/SPLIT/CLASS")
     names, others = _entries(folder)
     part: list[str] = []  # images up to the next folder
     for name in names:

@@ -18,12 +18,12 @@ Images = np.ndarray | Sequence[str | os.PathLike[str] | Image.Image | np.ndarray
 
 
 class Encoder:
-    """A frozen encoder: images in, features out.
+    """A frozen encoder: turns images into features, the representations h.
 
     Attributes:
       feature_dim: length of a feature vector.
-      image_size: side of the views it was pretrained on, pixels. Other sizes work, further away works worse.
-      bits: bit depth of white in image files of 16 bits that do not declare it, as in its pretraining.
+      image_size: side of the views used in pretraining, pixels. Other sizes work, but less well the more they differ.
+      bits: bit depth assumed for 16-bit image files that do not declare it, as in pretraining.
     """
 
     def __init__(self, encode: Encode, *, feature_dim: int, image_size: int, bits: int = 16, batch_size: int = 256):
@@ -40,18 +40,18 @@ class Encoder:
           images: [batch, height, width, 3], uint8, or float in [0, 1]; see `preprocess` for photos of any size.
 
         Raises:
-          ValueError: another shape, or floats outside [0, 1].
+          ValueError: the shape is different, or floats are outside [0, 1].
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images have the shape {list(images.shape)}; it must be [batch, height, width, 3]")
+            raise ValueError(f"images have shape {list(images.shape)}; it must be [batch, height, width, 3]")
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255
         else:
             low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
             if not np.issubdtype(images.dtype, np.floating) or not (low >= 0 and high <= 1):
                 given = f"images are {images.dtype} from {low:g} to {high:g}"
-                raise ValueError(f"{given}; they must be uint8, or float in [0, 1]")
+                raise ValueError(f"{given}; they must be uint8, or float between 0 and 1")
             images = images.astype(np.float32)
         # A few images are filled up to the next power of two: one photo is one pass, and few sizes are compiled.
         size = min(self._batch_size, 1 << max(0, len(images) - 1).bit_length())
@@ -59,21 +59,21 @@ class Encoder:
         return np.concatenate(parts) if parts else np.zeros((0, self.feature_dim), np.float32)
 
     def preprocess(self, images: "Images | str | os.PathLike[str] | Image.Image") -> np.ndarray:
-        """Makes of photos what the probes and the command ``features`` give to the network: upright, opaque, the
+        """Prepares photos as the probes and the command ``features`` do: rotated upright, transparency on white, the
         central square, resized (bicubic with antialias).
 
-        Files are read as there, to the same bits, and need TensorFlow. Arrays and Pillow's images do not: of a batch of
-        one size they are resized as ``npz:`` sets are, of others to 1e-4 of that.
+        For files the result is bit-identical, and TensorFlow is needed. Arrays and Pillow images need no TensorFlow; a
+        batch of one size is resized exactly as ``npz:`` data, other sizes agree to 1e-4.
 
         Args:
-          images: paths, images of Pillow or uint8 arrays [height, width, 3], of any sizes; one of these alone; or a
+          images: paths, Pillow images or uint8 arrays [height, width, 3], of any sizes; a single one of these; or a
             batch, uint8 [batch, height, width, 3].
 
         Returns:
-          float32 [batch, image_size, image_size, 3] in [0, 1], for a call of the encoder.
+          float32 [batch, image_size, image_size, 3] in [0, 1], the input of the encoder.
 
         Raises:
-          ValueError: a file that cannot be read, or something else than these.
+          ValueError: a file cannot be read, or ``images`` is something else.
 
         Example:
           >>> features = encoder(encoder.preprocess(["cat.jpg", "dog.png"]))
@@ -116,24 +116,24 @@ def _checked(images: np.ndarray, dimensions: int) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != dimensions or images.shape[-1] != 3 or 0 in images.shape[-3:-1]:
         wanted = "uint8 [height, width, 3]" + " or a batch, uint8 [batch, height, width, 3]"
         raise ValueError(
-            f"an array is {images.dtype} {list(images.shape)}; give paths, Pillow's images, or arrays that are {wanted}"
+            f"an array is {images.dtype} {list(images.shape)}; give paths, Pillow images, or arrays that are {wanted}"
         )
     return images
 
 
 def load_encoder(run_or_checkpoint: str, step: int | None = None) -> Encoder:
-    """Loads a pretrained encoder, frozen, with BatchNorm in evaluation mode.
+    """Loads the pretrained encoder of a run, frozen, with BatchNorm in evaluation mode.
 
     Args:
-      run_or_checkpoint: RUN, the workdir of a pretraining run, or RUN/checkpoints/STEP.
-      step: which checkpoint of RUN; None = the newest.
+      run_or_checkpoint: RUN, the folder of a pretraining run, or RUN/checkpoints/STEP.
+      step: step of the checkpoint to load; None = the newest.
 
     Returns:
       A function from images [batch, height, width, 3], uint8 or float in [0, 1], to NumPy features
-      h [batch, feature_dim]; its `Encoder.preprocess` makes such images of photos.
+      h [batch, feature_dim]; its `Encoder.preprocess` turns photos into such images.
 
     Raises:
-      ValueError: there is no run, no such checkpoint, or one of them cannot be read or does not fit the other.
+      ValueError: the run or the checkpoint does not exist, cannot be read, or they do not fit together.
 
     Example:
       >>> encoder = simclr_jax.load_encoder("runs/quickstart")

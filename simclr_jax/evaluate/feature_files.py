@@ -183,7 +183,7 @@ def _save(path: epath.Path, array: np.ndarray) -> None:
 def _own(path: epath.Path) -> epath.Path:
     """Returns a path that is a file; raises ValueError for a pipe or device: the run may be anybody's."""
     if not disk.is_file(path):
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     return path
 
 

@@ -30,7 +30,8 @@ def extract(
         for name, features in made.items():
             if bad := int((~np.isfinite(features).all(1)).sum()):
                 raise ValueError(
-                    f"{bad} of the first {done:,} images have features that are not finite, of the {name} encoder; "
+                    f"{bad} of the first {done:,} images have features of the {name} encoder that are not "
+                    "finite (NaN or infinite); "
                     "choose an earlier checkpoint: --config.step=…"
                 )
         yield batch, made

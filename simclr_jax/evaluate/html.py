@@ -35,8 +35,15 @@ PROGRAMS = {
     "diagnose": "simclr-jax diagnose",
     "pictures": "simclr-jax pictures",
 }
-COLLAPSE = "Is it collapsing?"
-HEADINGS = ("Training", COLLAPSE, "What it learned", "What it saw", "What is mistaken for what", "Pictures")
+COLLAPSE = "Has it collapsed?"
+HEADINGS = (
+    "Training",
+    COLLAPSE,
+    "What the encoder learned",
+    "What the encoder saw",
+    "Confusion between classes",
+    "Pictures",
+)
 MOST_PICTURE_BYTES = 2**24  # of one picture; the report would hold no more of them comfortably
 _HEADLINES = 8  # figures at the top of a run
 _LONGEST = 60  # characters of a class's name
@@ -154,7 +161,7 @@ def _probe(name: str, result: dict[str, Any], run: RunFiles, defaults: dict[str,
         "layer": layers.get(result.get("layer"), f"head layer {result.get('layer')}"),
         "source": result.get("source", run.config.get("data.source", NO_VALUE)),
         "settings": "; ".join(
-            f"{key} {value}" + (f" instead of {usual}" if usual not in ("", 0) else "")
+            f"{key} {value}" + (f" instead of the default {usual}" if usual not in ("", 0) else "")
             for key, (value, usual) in other.items()
             if key not in _TOLD
         ),
@@ -176,7 +183,7 @@ def _missing(run: RunFiles) -> dict[str, str]:
     wanted = {"diagnose": COLLAPSE, "pictures": "t-SNE, nearest neighbours, curves"}
     if "linear" not in run.failed:  # else there are no labels, or no images to judge by: said already
         wanted = PROBES | wanted
-    drawn = any(heading == "What it learned" for heading, _ in run.pictures)
+    drawn = any(heading == "What the encoder learned" for heading, _ in run.pictures)
     there = {*run.results, *run.failed, *(["pictures"] if drawn or "tsne" in run.failed else [])}
     return {
         title: command(name, run.name, _FEW_LABELS.get(name, {})) for name, title in wanted.items() if name not in there
@@ -218,7 +225,7 @@ def _shown(run: RunFiles, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]
             for heading, drawn in pictures.items()
             if drawn or (heading == COLLAPSE and verdict)
         },
-        "notes": [*(f"{name} was not made: {why}" for name, why in run.failed.items()), *run.notes],
+        "notes": [*(f"{name} could not be made: {why}" for name, why in run.failed.items()), *run.notes],
         "missing": _missing(run),
         "commands": [
             *(shlex.join(["python", *map(str, typed)]) for typed in starts[:1]),

@@ -36,9 +36,11 @@ def nearest(
       ValueError: k is below 1 or above ``len(bank)``, or the vectors are not of one length.
     """
     if not 1 <= k <= len(bank):
-        raise ValueError(f"k={k:,} neighbours of a bank of {len(bank):,} images: choose k from 1 to {len(bank):,}")
+        raise ValueError(f"k={k:,} neighbours, but the bank has {len(bank):,} images: choose k from 1 to {len(bank):,}")
     if queries.dim != bank.dim:
-        raise ValueError(f"queries have {queries.dim} numbers and the bank {bank.dim}; take both from one layer")
+        raise ValueError(
+            f"query features have {queries.dim} dimensions and the bank {bank.dim}; take both from the same layer"
+        )
     blocks = [np.asarray(_unit(block)) for block in queries.blocks(QUERY_ROWS)]
     best = [(np.full((len(block), k), -np.inf, np.float32), np.zeros((len(block), k), np.int32)) for block in blocks]
     start = 0

@@ -68,7 +68,7 @@ def fit(
     """
     strengths = sorted(l2, reverse=True)
     if not strengths:
-        raise ValueError("there is no L2 strength to fit: give at least one of l2")
+        raise ValueError("no L2 strength to fit: give at least one value in l2")
     for features, labels in (train, validation):
         check_examples(features, labels, num_classes)
     problem = _Problem(*train, num_classes)

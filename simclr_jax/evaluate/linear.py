@@ -67,7 +67,9 @@ def fit(
     """
     grid = list(itertools.product(learning_rates, weight_decays))
     if not grid:
-        raise ValueError("the probe's grid is empty: give at least one of learning_rates and of weight_decays")
+        raise ValueError(
+            "the probe's grid is empty: give at least one value in learning_rates and one in weight_decays"
+        )
     for features, labels in (train, validation):
         check_examples(features, labels, num_classes)
     mean = train[0].mean(0)
@@ -126,7 +128,8 @@ def check_examples(features: np.ndarray, labels: np.ndarray, num_classes: int) -
     """Raises ValueError for features that are not finite, and for labels that are not 0 to num_classes - 1."""
     if not np.isfinite(features).all():
         raise ValueError(
-            f"{(~np.isfinite(features).all(1)).sum()} of {len(features)} images have features that are not finite"
+            f"{(~np.isfinite(features).all(1)).sum()} of {len(features)} images have features that are not "
+            "finite (NaN or infinite)"
         )
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; the probe needs 0 to {num_classes - 1}")

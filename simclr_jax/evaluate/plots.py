@@ -89,7 +89,7 @@ def similarities(file: File, positive: np.ndarray, negative: np.ndarray, *, titl
         axis.stairs(share, bins, color=colour, linestyle=style, linewidth=1.4, label=label)
     axis.set_xlim(-1, 1)
     axis.set_ylim(bottom=0)
-    axis.set_xlabel("cosine similarity of z")
+    axis.set_xlabel("cosine similarity of projections z")
     axis.set_ylabel("share of pairs, %")
     axis.legend(**ABOVE)
     return save_png(figure, file)

@@ -78,7 +78,9 @@ class ProbedRun:
         self.folder = out or self.network.run
         depth = self.network.depth
         if not -1 <= config.layer <= depth or (config.layer == -1 and depth == 0):
-            names = "0 = h" + (f" to {depth} = z, or -1 = z" if depth else ": this run has no head")
+            names = "0 = representation h" + (
+                f" to {depth} = projection z, or -1 = z" if depth else ": this run has no projection head"
+            )
             raise ValueError(f"config.layer={config.layer} does not exist; this run has {names}")
         self.layer = config.layer % (depth + 1)
         self.layer_name = self.network.layer_name(self.layer)
@@ -92,7 +94,7 @@ class ProbedRun:
         self.class_names = source.class_names
         if labelled and not self.class_names:
             raise ValueError(
-                f"{data.source} has no labels; give the probe a source with labels: --config.data.source=…"
+                f"{data.source} has no labels, which a probe needs; use data with labels: --config.data.source=…"
             )
         # Of the run's own images those of before `run_folder.write_bits` too; of others what is found in them.
         kept = run_folder.read_bits(self.network.run, **({"before": 0} if config.data.source else {}))
@@ -102,8 +104,9 @@ class ProbedRun:
         for role in ("train", "validation") if labelled else ():
             if not len(self.splits.load(role)):
                 raise ValueError(
-                    f"no {role} images: the run held none out; --config.data.holdout_fraction=0.1 holds out a tenth of "
-                    "its training images, which it has seen without their labels"
+                    f"no {role} images: the run held none out; add --config.data.holdout_fraction=0.1 to hold "
+                    "out a tenth of "
+                    "its training images (the encoder has seen them, but not their labels)"
                 )
             if not self.splits.load(role).labelled:
                 raise ValueError(
@@ -120,11 +123,11 @@ class ProbedRun:
         if not changed:
             return splits
         leaks = (
-            "its hold-outs go by file name or pixels, so that none that it trained on is among them"
+            "images are held out by file name or pixels, so none of them were used in its training"
             if splits.identity == "name" and isinstance(splits.load("train"), Split)
-            else "its hold-outs go by position, so that images that it trained on may be among them"
+            else "images are held out by position, so some of them may have been used in its training"
         )
-        say(f"the data have changed since this run began: {'; '.join(changed)}; {leaks}")
+        say(f"the data have changed since this run started: {'; '.join(changed)}; {leaks}")
         # Which image stands for a class that chance holds nothing out of depends on the others: it may be another now.
         return dataclasses.replace(splits, every_class=False)
 
@@ -153,7 +156,7 @@ class ProbedRun:
         if first := next(iter(missing().values()), None):
             disk.check_writable(first.parent)
             first.parent.mkdir(parents=True, exist_ok=True)
-            with disk.turn(first, lambda: say(f"another probe computes the features of {role}: waiting for it")):
+            with disk.turn(first, lambda: say(f"waiting for another probe, which is computing the {role} features")):
                 if still := missing():
                     self.extract(role, layer, still)
         return {network: self._kept(role, layer, network)[1] for network in networks}
@@ -215,7 +218,7 @@ class ProbedRun:
             for writer in writers.values():
                 writer.abandon()
         if unreadable:
-            say(f"{len(unreadable)} of {len(split):,} {role} images could not be read and are left out")
+            say(f"{len(unreadable)} of {len(split):,} {role} images could not be read and are skipped")
 
     def images(self, role: str, ids: np.ndarray) -> np.ndarray:
         """Returns central views of the images with these ids, float32 [n, size, size, 3] in [0, 1]."""
@@ -268,8 +271,8 @@ def _remembered(run: str, data: ConfigDict) -> Iterator[None]:
     except ValueError as error:
         of = " ".join(f"{key}={data[key]}" for key in ("source", "dir") if data[key])
         raise ValueError(
-            f"{error}; {run}/config.json has {of} from its pretraining: --config.data.source=… and "
-            "--config.data.dir=… of this command go before it"
+            f"{error}; {run}/config.json has {of} of its pretraining; replace it with --config.data.source=… and "
+            "--config.data.dir=…"
         ) from error
 
 
@@ -306,15 +309,15 @@ def usable(
         bare = found < 0
         strange = ~bare & ~np.isin(found, labels["train"])
         masks[role], of = ~bare & ~strange, f"of {len(found):,} {role} images of {printable(source)}"
-        said = [f"{bare.sum():,} {of} have no label: left out"] if bare.any() else []
+        said = [f"{bare.sum():,} {of} have no label: skipped"] if bare.any() else []
         if strange.any():
             classes = np.unique(found[strange]).tolist()
             names = ", ".join([printable(class_names[label]) for label in classes[:_NAMED]])
             names += ", …" if len(classes) > _NAMED else ""
-            said.append(f"{strange.sum():,} {of} are of classes that train has no image of ({names}): left out")
+            said.append(f"{strange.sum():,} {of} are of classes that train has no images of ({names}): skipped")
         if not masks[role].any():
             mend = f"choose another split: --config.data.{role}_split=NAME"
-            raise ValueError(f"{'; '.join(said) or f'0 {of}'}, and none remains; {mend}")
+            raise ValueError(f"{'; '.join(said) or f'0 {of}'}, so none is left; {mend}")
         lines += said
     return masks, lines
 
@@ -336,7 +339,7 @@ def check_grid(config: ConfigDict, name: str, least: float) -> None:
     """Raises ValueError unless a config's tuple holds numbers to choose from, none below ``least``."""
     numbers = [x for x in config[name] if isinstance(x, int | float) and not isinstance(x, bool) and x >= least]
     if not numbers or len(numbers) < len(config[name]):
-        raise ValueError(f"config.{name}={config[name]} must hold at least one number, and none below {least:g}")
+        raise ValueError(f"config.{name}={config[name]} must hold at least one number, each {least:g} or more")
 
 
 def check_training(config: ConfigDict, *, least_epochs: int) -> None:

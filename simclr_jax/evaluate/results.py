@@ -26,7 +26,7 @@ def place(folder: str, name: str) -> epath.Path:
     anything is computed."""
     path = run_folder.inside(folder, "eval", f"{name}.json")
     if (path.parent.exists() and not path.parent.is_dir()) or path.is_dir():
-        raise ValueError(f"the result cannot be written to {path}: a file or folder of that name is in its way")
+        raise ValueError(f"the result cannot be written to {path}: a file or folder of that name already exists")
     disk.check_writable(path.parent)
     return path
 
@@ -124,7 +124,7 @@ def finish(
     counts = ", ".join(f"{count:,} {role}" for role, count in images.items())
     shown = {name.replace("_", " "): x for name, x in chosen.items() if not name.endswith("validation_top1")}
     settings = ", ".join(f"{name} {value:g}" for name, value in shown.items())
-    by_validation = f"chosen on validation ({scores.percent(chosen, 'validation_top1')}): {settings}"
+    by_validation = f"best on validation ({scores.percent(chosen, 'validation_top1')}): {settings}"
     said = f"\n{title} ({counts} images)\n{table(found)}\n{by_validation}\n\n{_class_table(per_class)}"
     result = keep(probed, path, result, said)
     name = f"{path.stem}_confusion.png"
@@ -161,7 +161,7 @@ def keep(probed: ProbedRun, path: epath.Path, result: dict[str, Any], said: str)
     finally:
         show(said)
     console.result(path.stem, result)
-    say(f"written to {path}")
+    say(f"saved as {path}")
     return json.loads(text)
 
 
@@ -171,9 +171,9 @@ def draw(probed: ProbedRun, name: str, drawing: Callable[[epath.Path], object]) 
         picture = run_folder.inside(probed.folder, "eval", name)
         drawing(picture)
     except Exception as error:  # of matplotlib, its fonts and the disk: any kind
-        say(f"{name} was not drawn: {type(error).__name__}: {scores.printable(error, 300)}")
+        say(f"{name} could not be drawn: {type(error).__name__}: {scores.printable(error, 300)}")
     else:
-        say(f"drawn: {picture}")
+        say(f"saved as {picture}")
 
 
 def table(found: dict[str, float]) -> str:
@@ -193,11 +193,11 @@ def _class_table(per_class: dict[str, dict[str, Any]]) -> str:
     shown = best_first if len(best_first) <= LISTED else best_first[: LISTED // 2] + best_first[-LISTED // 2 :]
     names = [scores.printable(name, LONGEST) for name, _ in shown]
     width = max(map(len, ("class", *names)))
-    head = f"{'class':{width}}  {'images':>7}  {'top-1':>8}  most often taken for"
+    head = f"{'class':{width}}  {'images':>7}  {'top-1':>8}  most often mistaken for"
     rows = (
         f"{name:{width}}  {of['images']:>7,}  {100 * of['top1']:6.1f} %  "
         f"{scores.printable('' if of['taken_for'] is None else of['taken_for'], LONGEST)}"
         for name, (_, of) in zip(names, shown, strict=True)
     )
     left_out = len(best_first) - len(shown)
-    return "\n".join([head, *rows, *([f"{left_out:,} classes between are in the JSON file"] if left_out else [])])
+    return "\n".join([head, *rows, *([f"{left_out:,} more classes are in the JSON file"] if left_out else [])])

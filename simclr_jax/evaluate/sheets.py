@@ -87,9 +87,9 @@ def confusion(path: epath.Path, matrix: np.ndarray, class_names: Sequence[str], 
     figure = Figure(figsize=(side + 1, side), dpi=_DPI, layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, label="share of the class", fraction=0.046)
+    figure.colorbar(image, label="share of the class's images", fraction=0.046)
     axis.set_title("\n".join(textwrap.wrap(title, 60)), fontsize=9)
-    axis.set_xlabel("taken for")
+    axis.set_xlabel("predicted class")
     axis.set_ylabel("class")
     if n <= _NAMED:
         names = [printable(name, _LONGEST) for name in class_names]

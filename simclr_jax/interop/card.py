@@ -62,34 +62,34 @@ FORMATS = {
     "torch": Format(
         "a PyTorch state dict with torchvision's names, in a safetensors file",
         ".safetensors",
-        "float32 [batch, 3, SIZE, SIZE], channels first; other sizes work, further away worse",
-        "done by torch_resnet.py, and not by torchvision's networks",
+        "float32 [batch, 3, SIZE, SIZE], channels first; other sizes work, but less well the more they differ",
+        "done by torch_resnet.py, but not by torchvision's networks",
         "torch safetensors numpy pillow",
         "import numpy as np\nimport torch\nfrom PIL import Image, ImageOps\n\n"
-        "import torch_resnet  # docs/torch_resnet.py of simclr_jax, copied beside this\n",
+        "import torch_resnet  # docs/torch_resnet.py of simclr_jax, copied next to this script\n",
         "encoder = torch_resnet.load(FILE)\nh = encoder(torch.from_numpy(images).permute(0, 3, 1, 2))\n",
-        "docs/weights/export_torch.md of simclr_jax says how torchvision's own networks take it.",
+        "To load it into torchvision's own networks, see docs/weights/export_torch.md of simclr_jax.",
     ),
     "onnx": Format(
         "an ONNX graph (opset 17), float32",
         ".onnx",
-        'input "images", float32 [batch, SIZE, SIZE, 3], channels last; any number of images, of this size alone',
+        'input "images", float32 [batch, SIZE, SIZE, 3], channels last; any number of images, but only of this size',
         "done inside the file",
         "onnxruntime numpy pillow",
         "import numpy as np\nimport onnxruntime\nfrom PIL import Image, ImageOps\n",
         'session = onnxruntime.InferenceSession(FILE)\n(h,) = session.run(["h"], {"images": images})\n',
-        "Runtimes with reduced precision, as TF32 on GPUs, give features that agree less closely.",
+        "Runtimes with reduced precision, such as TF32 on GPUs, agree less closely.",
     ),
     "stablehlo": Format(
         "a StableHLO program of jax.export, for CPU, CUDA and TPU",
         ".stablehlo",
-        "float32 [batch, SIZE, SIZE, 3], channels last; any number of images, of this size alone",
+        "float32 [batch, SIZE, SIZE, 3], channels last; any number of images, but only of this size",
         "done inside the file",
         "jax numpy pillow",
         "import numpy as np\nfrom jax import export\nfrom PIL import Image, ImageOps\n",
         'with open(FILE, "rb") as file:\n    encoder = export.deserialize(file.read())\nh = encoder.call(images)\n',
-        "It needs jax alone, as new as the jax that wrote it or newer by up to the months for which jax promises to "
-        "read it; for longer, keep the run.",
+        "It needs only jax: the version that wrote it, or a newer one within the period for which jax promises to "
+        "read older files. For longer storage, keep the run.",
     ),
 }
 
@@ -139,11 +139,11 @@ def render(of: Subject) -> str:
     """Returns the card, Markdown with tables."""
     kind = FORMATS[of.format]
     if of.imported is not None:
-        origin, weights = "with weights of another program", "the imported weights, and of their training images,"
+        origin, weights = "with imported weights", "the imported weights and of their training images"
         told = {"from": "from", "file": "path", "network": "network"}
         rows = _table("imported", {name: code(of.imported.get(key, "")) for name, key in told.items()})
-        recipe = f"Not by simclr_jax: the weights were imported, and their file does not tell the recipe.\n\n{rows}"
-        data = "Not known: the file that was imported does not tell."
+        recipe = f"Not by simclr_jax: the weights were imported, and their file does not contain the recipe.\n\n{rows}"
+        data = "Not known: the imported file does not say."
     else:
         origin, weights = "pretrained without labels by SimCLR", "the training images"
         rows = {}
@@ -155,17 +155,17 @@ def render(of: Subject) -> str:
         counts = (result.get("images") for _, result in of.probes if result.get("source") == source)
         counted = next((found["train"] for found in counts if isinstance(found, dict) and "train" in found), None)
         rows = {"source": code(source), "split": code(of.config.get("data.train_split", ""))}
-        rows["training images"] = "not recorded" if counted is None else f"{code(counted)}, as its probes counted them"
-        data = _table("data", rows | ({"at most": code(limit)} if limit else {}))
+        rows["training images"] = "not recorded" if counted is None else f"{code(counted)}, as counted by its probes"
+        data = _table("data", rows | ({"data.limit": code(limit)} if limit else {}))
     wanted = {
         "images": kind.layout.replace("SIZE", str(of.image_size)),
-        "values": "red, green, blue from 0 to 1; upright by Exif's orientation, what is transparent on white"
-        + (f"; of images of 16 bits {2**of.bits - 1:,} is white" if of.bits else ""),
+        "values": "red, green, blue from 0 to 1; rotated upright by Exif orientation, transparency on white"
+        + (f"; in 16-bit images {2**of.bits - 1:,} is white" if of.bits else ""),
         "crop": f"the central square, {EVALUATION_CROP} of the shorter side (all of it for images of up to "
         f"{SMALL_SIDE} × {SMALL_SIDE}), resized to {of.image_size} × {of.image_size} (bicubic, antialiased)",
         "normalisation": "none"
         if of.normalize == "none"
-        else f"by mean and deviation of {of.normalize}, {kind.normalized}",
+        else f"by the mean and standard deviation of {of.normalize}, {kind.normalized}",
         "gives": f"h, float32 [batch, {of.feature_dim}]",
     }
     # A program that makes h of a photo. Its fence is longer than any that it holds: the file's name may be anything.
@@ -173,10 +173,12 @@ def render(of: Subject) -> str:
     image = re.sub("|".join(names), lambda name: str(names[name[0]]), _IMAGE)
     script = f"{kind.imports}{image}\n{kind.load.replace('FILE', ascii(of.file))}"
     fence = "`" * max(3, 1 + _longest_fence(script))
-    license = "Not stated; `--license=TEXT` of the export states it." if of.license is None else f"{code(of.license)}."
+    license = (
+        "Not stated; give it to the export with `--license=TEXT`." if of.license is None else f"{code(of.license)}."
+    )
     parts = [
         f"# {code(of.file)}",
-        f"An image encoder, {origin}: {kind.title}. It turns images into representations h of {of.feature_dim:,} "
+        f"An image encoder, {origin}: {kind.title}. It turns each image into a representation h of {of.feature_dim:,} "
         f"numbers, with BatchNorm in evaluation mode. Written by {of.versions} on {of.date}.",
         _table("network", of.network | {"run": f"{code(of.run)}, step {of.step:,}"}),
         f"## How it was trained\n\n{recipe}",
@@ -184,7 +186,7 @@ def render(of: Subject) -> str:
         f"## Probes\n\n{_probes(of)}",
         f"## Preprocessing\n\n{_table('input and output', wanted)}",
         f"## How to load it\n\n```sh\npip install {kind.needs}\n```\n\n{fence}python\n{script}{fence}\n\n{kind.notes}",
-        f"## Licence\n\n{license} The licence of {weights} may bind this file too.",
+        f"## Licence\n\n{license} The licence of {weights} may also apply to this file.",
         f"## File\n\n{_table('file', {'name': code(of.file), 'bytes': f'{of.size:,}', 'SHA-256': code(of.sha256)})}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -222,11 +224,12 @@ def _table(head: str, rows: dict[str, str]) -> str:
 def _probes(of: Subject) -> str:
     found = [(title, result) for title, result in of.probes if _fraction(result.get("top1")) is not None]
     if not found:
-        return "Not probed: what the features are worth has not been measured."
+        return "Not probed: the quality of the features has not been measured."
     lines = [
-        "Top-1 accuracy on test images that the probe had not seen; *untrained* is the same network before training; "
-        "for fine-tuning, from scratch.\n",
-        "| probe | top-1 | untrained | chance | layer | step | images of |",
+        "Top-1 accuracy on test images that the probe was not trained on; *untrained* is the same network "
+        "before training or, "
+        "for fine-tuning, trained from scratch.\n",
+        "| probe | top-1 | untrained | chance | layer | step | data |",
         "|---|---|---|---|---|---|---|",
     ]
     for title, result in found:
@@ -239,7 +242,9 @@ def _probes(of: Subject) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     others = [code(title) for title, result in found if result.get("step") != of.step]
     if others:
-        lines.append(f"\n**Of another step than this file**, which is of step {of.step:,}: {', '.join(others)}.")
+        lines.append(
+            f"\n**Measured at another step than this file**, which is of step {of.step:,}: {', '.join(others)}."
+        )
     return "\n".join(lines)
 
 

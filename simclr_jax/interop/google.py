@@ -74,7 +74,7 @@ def load(path: str, *, ema: bool = False) -> Weights:
     layout, names = min(layouts, key=lambda pair: len(found.symmetric_difference(pair[1].values())))
     if 2 * len(found & set(names.values())) < len(names):
         some = ", ".join(sorted(file.entries)[:10])
-        raise ValueError(f"{file.what} is a TensorFlow checkpoint, but not of SimCLR: it holds {some}")
+        raise ValueError(f"{file.what} is a TensorFlow checkpoint, but not one of SimCLR: it holds {some}")
     names |= head
     network = _network(layout, names, file, layers)
     model = create_model(network)
@@ -89,12 +89,12 @@ def load(path: str, *, ema: bool = False) -> Weights:
     wanted = {names[path]: shape for path, shape in ours.items()} | classifier
     taken = {file.keys[name] for name in wanted if name in file.keys}
     surplus = sorted(called for key, called in file.entries.items() if key not in taken)
-    tensors.check(wanted, file.shapes, surplus=surplus, what=f"{file.what} is nearest to {describe(network)}")
+    tensors.check(wanted, file.shapes, surplus=surplus, what=f"{file.what} is most similar to {describe(network)}")
     # Training steps; 0 where it tells of none.
     key = next((key for key in everything.entries if re.match(r"global_step(/|$)", key)), None)
     step = int(everything.read(key).reshape(-1)[0]) if key and everything.sizes[key] == () else 0
     if not 0 <= step <= _MOST_STEPS:
-        raise ValueError(f"{file.what} is of step {step:,}, which is no number of steps")
+        raise ValueError(f"{file.what} is of step {step:,}, which is not a valid number of steps")
     return Weights(
         variables=tensors.nested({path: _read(file, names[path]) for path in ours}),
         classifier={name.rsplit("/", 1)[-1]: _read(file, name) for name in classifier},
@@ -111,7 +111,7 @@ def describe(network: Network) -> str:
     extras = [f"{name} {getattr(network, name):g}" for name in ("sk_ratio", "se_ratio") if getattr(network, name)]
     extras += ["CIFAR stem"] * network.cifar_stem
     layers = network.head.depth
-    head = f"a head of {layers} layers to {network.head.dim}" if layers else "no projection head"
+    head = f"a projection head of {layers} layers to {network.head.dim} dimensions" if layers else "no projection head"
     return ", ".join([network.encoder, f"width {network.width}", *extras, head])
 
 
@@ -124,7 +124,7 @@ def _sorted_out(file: File, ema: bool) -> tuple[File, dict[str, list[str]]]:
     }
     plain = {name: key for name, key in file.keys.items() if not name.startswith(_EMA) and key not in gone}
     if ema and not averages:
-        raise ValueError(f"{file.what} holds no moving average of its weights; leave out --ema")
+        raise ValueError(f"{file.what} has no moving average of its weights; leave out --ema")
     taken = plain | averages if ema else plain
     others = sorted({*plain.values(), *averages.values()} - set(taken.values()))
     left_out["weights without moving average" if ema else "moving average of the weights"] = others
@@ -142,7 +142,7 @@ def _network(layout: Layout, names: dict[str, str], file: File, layers: list[str
     channels = (shape(f"params/encoder/stem_norm{3 if layout.deep_stem else ''}/scale") or (base,))[-1]
     if channels % base or not 1 <= channels // base <= WIDEST:
         raise ValueError(
-            f"{file.what} is nearest to {layout.encoder}, but its stem has {channels} channels, "
+            f"{file.what} is most similar to {layout.encoder}, but its stem has {channels} channels, "
             f"not {base} times 1 to {WIDEST}"
         )
     stages = len(ENCODERS[layout.encoder].stage_sizes)
@@ -178,5 +178,5 @@ def _ratio(shape: tuple[int, ...], filters: int, channels: Callable[[int, float]
 def _read(file: File, name: str) -> np.ndarray:
     array = file.read(file.keys[name])
     if array.dtype != np.float32:
-        raise ValueError(f"{file.what}: {name} is {array.dtype} and not float32")
+        raise ValueError(f"{file.what}: {name} is {array.dtype} instead of float32")
     return array

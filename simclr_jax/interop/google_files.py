@@ -12,9 +12,9 @@ from simclr_jax.interop import google_names
 # What a file is that is no checkpoint, by its first bytes; nothing of it is run.
 _KINDS = {
     b"PK": ": it is an archive; unpack it, or if it is PyTorch's: simclr-jax import torch",
-    b"\x80": ": it is a pickle, which may run programs and is not read",
-    b"\x89HDF": ": it is an HDF5 file of Keras; restore it in TensorFlow and save it by tf.train.Checkpoint",
-    b"": ", which is a .index and a .data-00000-of-00001 file of one name",
+    b"\x80": ": it is a pickle, which may run code and is not read",
+    b"\x89HDF": ": it is a Keras HDF5 file; load it in TensorFlow and save it with tf.train.Checkpoint",
+    b"": ", which is a pair of files NAME.index and NAME.data-00000-of-00001",
 }
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # how TensorFlow 2 calls the entry that names all others
 
@@ -64,7 +64,7 @@ def open_checkpoint(path: str) -> File:
         claimed = sum(int(np.prod(shape, dtype=object)) * kinds[name].size for name, shape in sizes.items())
         if claimed > there:
             raise ValueError(
-                f"{prefix} is half-written: its variables take {claimed:,} bytes, its files hold {there:,}"
+                f"{prefix} is incomplete: its variables take {claimed:,} bytes, but its files hold {there:,}"
             )
         graph = reader.get_tensor(_GRAPH) if sizes.pop(_GRAPH, None) is not None else None
         keys, called = ({key: key for key in sizes}, {}) if graph is None else _of_objects(graph, prefix)
@@ -98,41 +98,43 @@ def _find(path: str) -> tuple[str, list[str]]:
         elif len(indices) == 1:
             prefix = os.path.join(path, indices[0])
         elif indices:
-            raise ValueError(f"{path} holds {len(indices)} checkpoints; name one: {', '.join(indices[:10])}")
+            raise ValueError(f"{path} holds {len(indices)} checkpoints; choose one: {', '.join(indices[:10])}")
         else:
             folders = [name for name in names if os.path.isdir(os.path.join(path, name))]
             if {"config.json", "checkpoints"} <= set(names):
-                what = ": it is a run of this library already"
+                what = ": it is already a run of this library"
             elif {"_CHECKPOINT_METADATA", "_METADATA"} & set(names):
-                what = ": it is an Orbax checkpoint, of another library on JAX"
+                what = ": it is an Orbax checkpoint of another JAX library"
             else:
-                what = f"; does one of its folders? {', '.join(folders[:10])}" if folders else ""
+                what = f"; perhaps one of its folders does: {', '.join(folders[:10])}" if folders else ""
             raise ValueError(f"{path} holds no TensorFlow checkpoint{what}")
     else:
         prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)
         if not os.path.exists(f"{prefix}.index"):
             if not os.path.exists(path):
                 raise ValueError(f"{path} does not exist, nor does {path}.index")
-            what = ": it is no file"
+            what = ": it is not a file"
             if os.path.isfile(path):
                 with open(path, "rb") as file:
                     head = file.read(8)
                 what = next(words for beginning, words in _KINDS.items() if head.startswith(beginning))
-            raise ValueError(f"{path} is no TensorFlow checkpoint{what}")
+            raise ValueError(f"{path} is not a TensorFlow checkpoint{what}")
     if os.path.isdir(prefix):  # of which TensorFlow would read the checkpoint that a file in it names, wherever it lies
-        raise ValueError(f"{prefix} is a folder beside {prefix}.index; move one of them elsewhere")
+        raise ValueError(f"{prefix} is a folder next to {prefix}.index; move one of them elsewhere")
     folder, name = os.path.split(prefix)
     parts = sorted(part for part in os.listdir(folder or ".") if part.startswith(f"{name}.data-"))
     counts = {part.rsplit("-", 1)[-1] for part in parts}  # "00002" of NAME.data-00000-of-00002
     if not os.path.isfile(f"{prefix}.index") or counts != {f"{len(parts):05}"}:
         there = ", ".join(parts[:10]) or "no data file"
-        raise ValueError(f"{prefix} is half a checkpoint: of its .index and .data files there are {there}; copy all")
+        raise ValueError(
+            f"{prefix} is only part of a checkpoint: of its .index and .data files there are {there}; copy all of them"
+        )
     return prefix, [os.path.join(folder, part) for part in parts]
 
 
 def _unreadable(prefix: str, error: Exception) -> ValueError:
     line = (getattr(error, "message", None) or str(error) or type(error).__name__).splitlines()[0]
-    return ValueError(f"{prefix} cannot be read, it is damaged or half-written: {line[:300]}")
+    return ValueError(f"{prefix} cannot be read; it is damaged or incomplete: {line[:300]}")
 
 
 def _of_objects(graph: bytes, what: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -149,7 +151,7 @@ def _of_objects(graph: bytes, what: str) -> tuple[dict[str, str], dict[str, str]
     root = children[0].get("model", 0) if nodes else 0
     if not nodes or "resnet_model" not in children[root]:
         known = ", ".join(sorted(children[0])[:10]) if nodes else "nothing"
-        raise ValueError(f"{what} is a TensorFlow checkpoint, but not of SimCLR: its objects are {known}")
+        raise ValueError(f"{what} is a TensorFlow checkpoint, but not one of SimCLR: its objects are {known}")
     found = {}
     for name in google_names.all_names(2):
         node = root

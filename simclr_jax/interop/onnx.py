@@ -18,7 +18,7 @@ from simclr_jax.models.norms import GROUP_SIZE
 INPUT, OUTPUT = "images", "h"
 _OPSET, _IR = 17, 8  # of 2022: every runtime of today reads them
 _EPSILON = 1e-5  # of the norms
-_NEEDED = "export onnx needs the package onnx, and onnxruntime to try the file: pip install 'simclr_jax[onnx]'"
+_NEEDED = "export onnx needs the package onnx, and onnxruntime to test the file: pip install 'simclr_jax[onnx]'"
 _STRIDES_D = (2, 1, 1)  # of the stem that goes with selective kernels
 
 
@@ -72,7 +72,7 @@ def save(path: str, encoder: ResNet, variables: dict[str, Any], *, image_size: i
             x = _block(graph, encoder, x, f"stage{stage}_block{index}", stride, project=index == 1)
     graph.add("Flatten", OUTPUT, graph.add("GlobalAveragePool", "mean", x))
     if graph.left:
-        raise ValueError(f"{len(graph.left)} variables have no place in the ONNX graph, such as {min(graph.left)}")
+        raise ValueError(f"{len(graph.left)} variables are not used by the ONNX graph, such as {min(graph.left)}")
     shapes = {INPUT: ["batch", image_size, image_size, 3], OUTPUT: ["batch", encoder.feature_dim]}
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])] for name in (INPUT, OUTPUT)]
     model = helper.make_model(

@@ -24,7 +24,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runni
 # The children of torchvision's ResNet, by what a Sequential that was made of them calls them, as lightly does.
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _CONVERT = (
-    'convert it where you trust it: python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
+    'if you trust it, convert it: python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
     "weights_only=True); s.save_file({k: v.clone() for k, v in d.get('state_dict', d).items()}, sys.argv[2])\" "
 )
 
@@ -66,7 +66,7 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
     if normalize is None:
         known = ", ".join(NORMALIZATIONS)
         raise ValueError(
-            f"{path} does not tell what its images were normalised by; say it: --normalize, one of {known}"
+            f"{path} does not say how its training images were normalised; give --normalize, one of {known}"
         )
     image_size = stated.get("image_size")
     if image_size is not None and not (type(image_size) is int and 1 <= image_size <= _LARGEST_SIDE):
@@ -81,7 +81,7 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
     places = {beginning: numbered for beginning, numbered in places if prefix in (None, beginning)}
     if len(places) != 1:
         some = ", ".join(sorted(shapes)[:10]) if not places else ", ".join(map(repr, sorted(places)[:10]))
-        several = f"{len(places)} encoders; choose one by --prefix"
+        several = f"{len(places)} encoders; choose one with --prefix"
         what = several if places else "no ResNet with torchvision's names; it has"
         raise ValueError(f"{path} holds {what}: {some}")
     ((prefix, numbered),) = places.items()
@@ -104,7 +104,7 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
         if leaf not in identity
     }
     tensors.check(
-        wanted, sizes, surplus=sorted(sizes.keys() - wanted.keys()), what=f"{path} is nearest to {network.encoder}"
+        wanted, sizes, surplus=sorted(sizes.keys() - wanted.keys()), what=f"{path} is most similar to {network.encoder}"
     )
     values = {leaf: arrays(found[names[leaf]]) for leaf in ours if leaf not in identity}
     values = {leaf: x.transpose(2, 3, 1, 0) if x.ndim == 4 else x for leaf, x in values.items()}
@@ -128,7 +128,7 @@ def save(path: str, variables: dict[str, Any], network: Network, *, image_size: 
     for name, plain in (("sk_ratio", 0.0), ("se_ratio", 0.0), ("norm", "batch")):
         value = getattr(network, name)
         if value != plain:
-            raise ValueError(f"model.{name}={value} is nothing that torchvision's ResNets have; only {plain} is")
+            raise ValueError(f"model.{name}={value} is not supported by torchvision's ResNets; only {plain} is")
     leaves = tensors.flat(variables)
     shapes = {leaf: x.shape for leaf, x in leaves.items()}
     identity = _identity(shapes)
@@ -153,7 +153,7 @@ def save(path: str, variables: dict[str, Any], network: Network, *, image_size: 
 def _open(path: str):
     """Returns {name: shape} of a file, what reads an array by name, and what `save` stated."""
     if not os.path.isfile(path):
-        raise ValueError(f"{path} is no file; name a .safetensors file")
+        raise ValueError(f"{path} is not a file; give a .safetensors file")
     try:
         file = safetensors.safe_open(path, framework="numpy")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -163,13 +163,13 @@ def _open(path: str):
         with open(path, "rb") as pickled:
             if pickled.read(2).startswith((b"PK", b"\x80")):  # asked only now: a safetensors file may begin so, too
                 how = _CONVERT + shlex.join([path, f"{path}.safetensors"])
-                raise ValueError(f"{path} is a pickle, which may run programs and is not read; {how}") from error
+                raise ValueError(f"{path} is a pickle, which may run code and is not read; {how}") from error
         told = str(error).splitlines()[0][:200]
-        raise ValueError(f"{path} is no safetensors file, or damaged: {told}") from error
+        raise ValueError(f"{path} is not a safetensors file, or is damaged: {told}") from error
 
     def read(name: str) -> np.ndarray:
         if kinds[name] != "F32":
-            raise ValueError(f"{path}: {name} is {kinds[name]} and not F32; save it in float32")
+            raise ValueError(f"{path}: {name} is {kinds[name]} instead of F32; save it in float32")
         return file.get_tensor(name)
 
     return shapes, read, stated if isinstance(stated, dict) else {}

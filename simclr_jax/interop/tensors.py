@@ -29,7 +29,7 @@ def check(
       what: the file and what it was taken for.
     """
     misshapen = [
-        f"{name} is {list(found[name])} and not {list(shape)}"
+        f"{name} is {list(found[name])} instead of {list(shape)}"
         for name, shape in wanted.items()
         if name in found and tuple(found[name]) != tuple(shape)
     ]

@@ -34,29 +34,29 @@ def nt_xent(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Normalised temperature-scaled cross-entropy between two views of a batch.
 
-    Each of the 2n vectors is an anchor that must find its other view among all vectors but itself. Everything
-    is computed in float32, products at the highest precision, whatever dtype comes in.
+    Each of the 2n vectors is an anchor whose positive is the other view of its image; all other vectors are negatives.
+    The computation is in float32, with matrix products at the highest precision, for any input dtype.
 
     Args:
-      z1: projections of the first views, `[n, d]`, any float dtype; they are l2-normalised here.
-      z2: projections of the second views, `[n, d]`; row i shows the same image as row i of `z1`.
+      z1: projections z of the first views, `[n, d]`, any float dtype; they are l2-normalised here.
+      z2: projections z of the second views, `[n, d]`; row i shows the same image as row i of `z1`.
       temperature: divides the cosine similarities.
-      axis_name: mapped axis whose devices share their vectors. Each device then scores its own 2n anchors against
-        the vectors of all devices, and the pmean of the loss, of the metrics and of the gradients is the value
-        of the global batch. None is the single-device program.
-      chunk_size: anchors that are scored at a time, so that at most `[chunk_size, 2N]` similarities exist at any
-        time of the forward or the backward pass. It changes memory and speed, not the result, and need not divide
-        n. None holds all similarities where they take up to `DENSE_BYTES`, and chooses a stripe else.
-      gather: "all": each device holds the vectors of all. "ring": it holds those of one other device at a time, which
-        the devices pass round; always in stripes.
+      axis_name: mapped axis whose devices share their vectors. Each device then compares its own 2n anchors with
+        the vectors of all devices, and the pmean of the loss, of the metrics and of the gradients is that
+        of the global batch. None: a single device.
+      chunk_size: number of anchors processed at a time, so that at most `[chunk_size, 2N]` similarities are in memory
+        in the forward and backward pass. It changes memory and speed, not the result, and need not divide n. None
+        chooses automatically: all similarities at once if they take at most `DENSE_BYTES`, otherwise stripes.
+      gather: "all": each device holds the vectors of all devices. "ring": it holds those of one other device at a
+        time, and the devices pass them around; always in stripes.
 
     Returns:
-      The mean loss over the 2n anchors (half of what Google's code reports) and a dict of two scalars without
-      gradient, over first-view anchors and second-view candidates only: `contrastive_accuracy`, how often the
-      most similar candidate is the match, and `contrastive_entropy`, of the softmax over candidates, in nats.
+      The mean loss over the 2n anchors (half the value that Google's code reports) and a dict of two scalars without
+      gradient, computed with first views as anchors and second views as candidates: `contrastive_accuracy`, how often
+      the most similar candidate is the positive, and `contrastive_entropy`, of the softmax over candidates, in nats.
 
     Raises:
-      ValueError: if the views are not two equal `[n, d]` shapes, or a number is not positive, or `gather` unknown.
+      ValueError: `z1` and `z2` do not have the same shape `[n, d]`, a number is not positive, or `gather` is unknown.
 
     Example:
       >>> loss, metrics = nt_xent(z1, z2, temperature=0.5)
@@ -66,12 +66,13 @@ def nt_xent(
     """
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError(
-            f"z1 {list(z1.shape)} and z2 {list(z2.shape)} must have one shape [batch, dim]; row i of both is image i"
+            f"z1 {list(z1.shape)} and z2 {list(z2.shape)} must have the same shape [batch, dim]; row i of both "
+            "shows image i"
         )
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be above 0; the paper uses 0.1 to 0.5")
     if chunk_size is not None and chunk_size <= 0:
-        raise ValueError(f"chunk_size {chunk_size} must be at least 1, up to {len(z1)}; None chooses by the batch")
+        raise ValueError(f"chunk_size {chunk_size} must be from 1 to {len(z1)}; None chooses automatically")
     if gather not in GATHERS:
         raise ValueError(f"gather {gather!r} must be {' or '.join(GATHERS)}")
     z1_nxD, z2_nxD = _l2_normalize(z1), _l2_normalize(z2)

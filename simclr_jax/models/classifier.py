@@ -60,7 +60,7 @@ def create_classifier(model: SimCLR, *, layer: int, classes: int, trainable: str
     starts = {"all": 0} | {part: index for index, part in enumerate(parts)}
     starts |= {part.removesuffix("_block1"): index for index, part in enumerate(parts) if part.endswith("_block1")}
     if trainable not in starts:
-        raise ValueError(f"trainable={trainable!r} is no part of this network; it has: {', '.join(starts)}")
+        raise ValueError(f"trainable={trainable!r} is not a part of this network; it has: {', '.join(starts)}")
     frozen = parts[: starts[trainable]]
     encoder = model.encoder.clone(frozen=tuple(part for part in frozen if part in model.encoder.parts))
     return Classifier(encoder, model.head, layer, classes, frozen)

@@ -95,30 +95,30 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r}, known: {', '.join(known)}{hint}")
+        raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(known)}{hint}")
 
 
 _RATIO = Bound(lambda value: 0 <= value <= 1, "0 (off) to 1; 0.0625 is usual")
-_SIZE = Bound(lambda value: value >= 1, "at least 1; kind 'none' turns the head off")
-_WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the plain network, 2 doubles its filters")
+_SIZE = Bound(lambda value: value >= 1, "at least 1; to train without a head use kind 'none'")
+_WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the standard network, 2 doubles its filters")
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The projection head; field `x` is the config key `head.x`.
+    """The projection head, from representation h to projection z; field `x` is the config key `head.x`.
 
     Attributes:
-      kind: "nonlinear", "linear" (one layer, whatever `layers` says) or "none" (the loss sees h itself).
-      layers: dense layers of a nonlinear head: 2 in the first paper, 3 in the second.
-      dim: length of z.
+      kind: "nonlinear", "linear" (one layer; `layers` is ignored) or "none" (the loss is computed on h itself).
+      layers: number of dense layers of a nonlinear head: 2 in the first paper, 3 in the second.
+      dim: dimension of z.
 
     Raises:
       ValueError: a value is out of its range.
     """
 
     kind: str = _key("nonlinear", known=HEAD_KINDS, called="head kind")
-    layers: int = _key(2, _SIZE, at_most(16, "the papers have 2 and 3"), called="head layers")
-    dim: int = _key(128, _SIZE, at_most(65_536, "the papers have 128"), called="head dim")
+    layers: int = _key(2, _SIZE, at_most(16, "the papers use 2 and 3"), called="head layers")
+    dim: int = _key(128, _SIZE, at_most(65_536, "the papers use 128"), called="head dim")
 
     def __post_init__(self) -> None:
         _check(self)
@@ -131,26 +131,26 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """An encoder and its head; field `x` is the config key `model.x`. Defaults are the paper's network for ImageNet.
+    """An encoder and its projection head; field `x` is the config key `model.x`. By default the paper's for ImageNet.
 
     Attributes:
       encoder: a key of `ENCODERS`.
-      width: multiplies the filters of every layer; the paper's "R50 (2x)" is width 2.
-      cifar_stem: True for images of up to 32 pixels: a 3×3 stem without stride or max-pool.
+      width: multiplies the number of filters of every layer; "R50 (2x)" in the paper is width 2.
+      cifar_stem: True = first layer 3×3 without stride or max-pool, for images of up to 32 pixels.
       sk_ratio: above 0 turns on selective kernels, with a stem of three 3×3 convolutions and average-pooled shortcuts;
-        the second paper's "SK" is 0.0625. Blocks of two convolutions get stem and shortcuts alone, as in SimCLR's code.
-      se_ratio: above 0 turns on squeeze and excitation, narrowed to this part of a block's filters.
-      pool: "same" pads the stem's max-pool as TensorFlow does and SimCLR's code, "symmetric" as PyTorch's networks.
-      normalize: a key of `NORMALIZATIONS`, by which weights of others may want their images; SimCLR's code does not.
-      norm: "batch" or "group", of encoder and head, see `norms`. The parameters have the same names, but only "batch"
-        has statistics.
-      dtype: "float32" or "bfloat16", of the computation. Parameters, BatchNorm statistics, h and z stay float32.
-      global_batch_norm: whether BatchNorm takes its statistics over all devices; who maps the step gives the axis.
-      remat: True keeps only what enters each residual block for the backward pass, which computes the rest again.
+        "SK" in the second paper is 0.0625. Blocks of two convolutions get only stem and shortcuts, as in Google's code.
+      se_ratio: above 0 turns on squeeze and excitation, with this share of a block's filters in the middle.
+      pool: padding of the first max-pool: "same" as in TensorFlow and Google's code, "symmetric" as in PyTorch.
+      normalize: a key of `NORMALIZATIONS`, by which images are normalised; imported weights may need it.
+      norm: "batch" or "group", for encoder and head, see `norms`. Parameters have the same names, but only "batch"
+        has running statistics.
+      dtype: of the computation: "float32" or "bfloat16". Parameters, BatchNorm statistics, h and z are always float32.
+      global_batch_norm: whether BatchNorm uses statistics over all devices, which needs the mapped axis `axis_name`.
+      remat: True = keep only the inputs of residual blocks for the backward pass and recompute the rest.
       head: see `Head`.
 
     Raises:
-      ValueError: a name is unknown, a number out of its range, or a group norm's channels do not divide.
+      ValueError: a name is unknown, a number is out of range, or channels are not divisible into a norm's groups.
 
     Reference:
       He et al. 2015, "Deep Residual Learning"; Chen et al. 2020, appendix B.9 for the CIFAR stem;
@@ -158,7 +158,7 @@ class Network:
     """
 
     encoder: str = _key("resnet50", known=ENCODERS)
-    width: int = _key(1, _WIDTH, at_most(WIDEST, "the papers' widest has 4"))
+    width: int = _key(1, _WIDTH, at_most(WIDEST, "the widest in the papers has 4"))
     cifar_stem: bool = False
     sk_ratio: float = _key(0.0, _RATIO, before=0.0)
     se_ratio: float = _key(0.0, _RATIO, before=0.0)

@@ -110,7 +110,7 @@ class ResNet(nn.Module):
     Attributes:
       architecture: of `ENCODERS`, or another one.
       network: how it is built; see there for each setting. Its head is not part of this module.
-      axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
+      axis_name: mapped axis over whose devices BatchNorm computes statistics; None = each device on its own.
       frozen: of `parts`: those whose BatchNorm uses its running statistics in training too.
     """
 
@@ -215,17 +215,17 @@ def create_encoder(name: str, *, axis_name: str | None = None, **keys: Any) -> R
     """Builds an encoder by name.
 
     Args:
-      name: a key of `ENCODERS`: "resnet18" to "resnet200", "resnet_tiny".
-      axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
-      **keys: of the encoder, as the config's section `model` has them: width=1, cifar_stem=False, sk_ratio=0.0,
+      name: a key of `ENCODERS`: "resnet18" to "resnet200", or "resnet_tiny".
+      axis_name: mapped axis over whose devices BatchNorm computes statistics; None = each device on its own.
+      **keys: keys of the config's section `model`: width=1, cifar_stem=False, sk_ratio=0.0,
         se_ratio=0.0, pool="same", normalize="none", norm="batch", dtype="float32", remat=False. See `Network`.
 
     Returns:
       A flax module: `variables = m.init(key, images, train=False)` and `m.apply(variables, images, train=False)`
-      gives h, float32 `[B, m.feature_dim]`, for images `[B, H, W, 3]`, float in [0, 1].
+      gives representations h, float32 `[B, m.feature_dim]`, for images `[B, H, W, 3]`, float in [0, 1].
 
     Raises:
-      ValueError: a name is unknown, a number out of its range, or a group norm's channels do not divide.
+      ValueError: a name is unknown, a number is out of range, or channels are not divisible into a norm's groups.
 
     Example:
       >>> encoder = create_encoder("resnet18", cifar_stem=True)

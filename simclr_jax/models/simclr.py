@@ -25,11 +25,11 @@ class SimCLR(nn.Module):
 
 
 def create_model(network: Network, *, axis_name: str | None = None) -> SimCLR:
-    """Returns the model that a network describes.
+    """Builds the model, encoder and projection head, that a `Network` describes.
 
     Args:
-      network: encoder and head.
-      axis_name: mapped axis over whose devices BatchNorm takes its statistics; None for each device alone.
+      network: the settings of encoder and projection head.
+      axis_name: mapped axis over whose devices BatchNorm computes statistics; None = each device on its own.
     """
     encoder = ResNet(network.architecture, network, axis_name)
     return SimCLR(encoder, ProjectionHead(network, axis_name))

@@ -26,7 +26,7 @@ _CHECKSUMS, _FORMS = "crc32", "forms"
 _MAX_RATIO = 64  # of arrays to their files, bytes; parameters are noise, and noise is not compressed
 _REASON = 200  # characters of another library's message
 _SHOWN = 3  # arrays that a message names
-_NOTHING_CHANGED = "nothing was changed; give the same command again once the disk answers"
+_NOTHING_CHANGED = "nothing was changed; repeat the command when the disk responds"
 
 
 class Unreadable(OSError):
@@ -68,14 +68,14 @@ def read(
             noted, forms = _checked_files(path)
             try:
                 if shapes is not None and forms not in (None, checksums.forms(shapes)):
-                    raise ValueError("its arrays are others")  # of which Orbax would leave threads behind
+                    raise ValueError("its arrays are different ones")  # of which Orbax would leave threads behind
                 values = _read_onto_devices(path, shapes) if on_devices else _read_as_numpy(path, names, shapes)
                 found = checksums.of_arrays(values)
                 wrong = checksums.differing(
                     found, noted if names is None else {name: noted.get(name) for name in found}
                 )
                 if wrong or (shapes is not None and checksums.form_differences(values, shapes)):
-                    raise ValueError("its arrays are others")
+                    raise ValueError("its arrays are different ones")
             except MemoryError:
                 raise
             except Exception as error:  # Orbax raises many kinds, of damage, of disks and of forms alike
@@ -106,7 +106,7 @@ def _read_as_numpy(path: epath.Path, names: tuple[str, ...] | None = None, shape
     claimed = sum(map(_size, jax.tree.leaves(stored)))
     on_disk = sum(disk.size(path / name) for name in checksums.files(path))
     if claimed > _MAX_RATIO * on_disk + 2**20:
-        raise checksums.Damaged(f"it claims arrays of {claimed:,} bytes in files of {on_disk:,}")
+        raise checksums.Damaged(f"it claims to hold arrays of {claimed:,} bytes in files of {on_disk:,}")
     wanted = stored if names is None else {name: stored[name] for name in names}
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
@@ -133,19 +133,19 @@ def _explain(
     except Exception as again:
         of_disk = isinstance(again, OSError) and not isinstance(again, FileNotFoundError)
         if files_are_whole or of_disk or "os_error_code=" in str(again):  # so tensorstore tells of an OSError
-            mend = "or with the versions that RUN/versions.jsonl tells"
+            mend = "or with the versions listed in RUN/versions.jsonl"
             raise Unreadable(f"{path} cannot be read: {reason(again)}; {_NOTHING_CHANGED}, {mend}") from again
         raise checksums.Damaged(reason(again)) from again
     if wrong:
-        raise checksums.Damaged(f"{len(wrong)} of {len(noted)} arrays are not what was written, {wrong[0]} the first")
+        raise checksums.Damaged(f"{len(wrong)} of {len(noted)} arrays differ from what was written, first {wrong[0]}")
     misfit = [f"{name} is missing" for name in names if name not in values]
     misfit += checksums.form_differences(values, shapes) if shapes is not None else []
     if misfit:
-        cause = " (a row for each class: classes or labels came or went)" if "probe" in misfit[0] else ""
+        cause = " (one row per class: classes or labels were added or removed)" if "probe" in misfit[0] else ""
         raise ValueError(
-            f"{path} is whole, but this is not its run's data or config: {len(misfit)} arrays differ, "
-            f"{', '.join(misfit[:_SHOWN])}{cause}; nothing was changed; give the data and the config that the run "
-            "began with, or another --workdir"
+            f"{path} is intact, but does not fit this data or config: {len(misfit)} arrays differ, "
+            f"{', '.join(misfit[:_SHOWN])}{cause}; nothing was changed; use the data and the config that the run "
+            "started with, or another --workdir"
         ) from error
     if isinstance(error, jax.errors.JaxRuntimeError):  # of the devices, as that their memory is full
         raise error

@@ -146,8 +146,8 @@ class Checkpoints:
     def _not_written(self, step: int, error: Exception) -> ValueError:
         self.failed = True
         return ValueError(
-            f"the checkpoint of step {step} cannot be written: {array_files.reason(error)}; last good checkpoint: "
-            f"{self.last_good or 'none yet'}; make room or mend the disk, and give the same command again"
+            f"the checkpoint of step {step} cannot be saved: {array_files.reason(error)}; last good checkpoint: "
+            f"{self.last_good or 'none yet'}; free space or fix the disk, and the same command resumes"
         )
 
     def _set_aside(self, step: int) -> epath.Path:
@@ -161,10 +161,10 @@ class Checkpoints:
 
     def _all_damaged(self, damages: dict[int, checksums.Damaged]) -> str:
         places = [place for place in (self._directory, self._directory.parent / "damaged") if _children(place)]
-        newest = f"{next(iter(damages.values()))}, the newest of {len(damages)}" if damages else "all were set aside"
+        newest = f"{next(iter(damages.values()))}, the newest of {len(damages)}" if damages else "all were moved aside"
         return (
-            f"{self._workdir} has no whole checkpoint any more ({newest}); nothing was changed; give another "
-            f"--workdir, or remove {' and '.join(map(str, places))} to start this run from its beginning"
+            f"{self._workdir} has no intact checkpoint left ({newest}); nothing was changed; give another "
+            f"--workdir, or remove {' and '.join(map(str, places))} to restart this run from the beginning"
         )
 
 
@@ -207,9 +207,11 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
     directory = _directory(run_or_checkpoint)
     there = _steps(directory)
     if not there:
-        raise ValueError(f"{run_or_checkpoint} holds no checkpoint yet")
+        raise ValueError(f"{run_or_checkpoint} has no checkpoint yet")
     if step is not None and step not in there:
-        raise ValueError(f"{run_or_checkpoint} holds no checkpoint of step {step}; it has {', '.join(map(str, there))}")
+        raise ValueError(
+            f"{run_or_checkpoint} has no checkpoint of step {step}; it has those of steps {', '.join(map(str, there))}"
+        )
     wanted = ("params", "batch_stats")
     if step is not None:
         return config, step, array_files.read(directory / str(step), names=wanted)
@@ -218,7 +220,7 @@ def load_variables(run_or_checkpoint: str, step: int | None = None) -> tuple[dic
     if found is None:
         raise damages[there[-1]]
     for damage in damages.values():
-        _log.warning("%s; passed over for step %d", damage, found[0])
+        _log.warning("%s; using step %d instead", damage, found[0])
     return config, *found
 
 

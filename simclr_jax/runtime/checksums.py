@@ -46,8 +46,10 @@ def form_differences(have: Any, want: Any) -> list[str]:
       have, want: trees of arrays, or of what has their dtype and shape; of what kind their containers are is the same.
     """
     have, want = forms(have), forms(want)
-    wrong = {name: f"is {have[name]} and not {want[name]}" for name in have.keys() & want if have[name] != want[name]}
-    wrong |= {name: f"is surplus, {have[name]}" for name in have.keys() - want}
+    wrong = {
+        name: f"is {have[name]} instead of {want[name]}" for name in have.keys() & want if have[name] != want[name]
+    }
+    wrong |= {name: f"is unexpected, {have[name]}" for name in have.keys() - want}
     wrong |= {name: f"is missing, {want[name]}" for name in want.keys() - have}
     return [f"{name} {wrong[name]}" for name in sorted(wrong, key=lambda name: ("opt_state" in name, name))]
 
@@ -93,7 +95,7 @@ def read_json(file: epath.Path) -> dict[str, Any]:
     except (FileNotFoundError, IsADirectoryError):
         raise Damaged(f"it has no {file.name}") from None
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"its {file.name} is no JSON") from error
+        raise Damaged(f"its {file.name} is not JSON") from error
     if not isinstance(found, dict):
         raise Damaged(f"its {file.name} holds {type(found).__name__}, not an object")
     return found

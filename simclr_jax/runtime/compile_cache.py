@@ -44,7 +44,7 @@ def keep() -> str:
     try:
         folder = open_folder()
     except (OSError, ValueError, NotImplementedError, RuntimeError) as error:  # without a home it is a RuntimeError
-        return f"compiled programs are not kept for the next start: {' '.join(str(error).split())}"
+        return f"compiled programs are not cached for the next start: {' '.join(str(error).split())}"
     for name, value in _SETTINGS.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
@@ -79,11 +79,11 @@ def _check_own(place: pathlib.Path) -> None:
     """Raises ValueError unless a path is a folder that this user alone can write to: what lies in it is run."""
     found = place.lstat()
     if not stat.S_ISDIR(found.st_mode):
-        raise ValueError(f"{place} is no folder of its own")
+        raise ValueError(f"{place} is not a real folder")
     if found.st_uid != os.geteuid():
-        raise ValueError(f"{place} is another user's, and compiled programs are code")
+        raise ValueError(f"{place} belongs to another user, who could put code there")
     if found.st_mode & _OTHERS_WRITE:
-        raise ValueError(f"others can write to {place}, and compiled programs are code: `chmod 700 {place}`")
+        raise ValueError(f"other users can write to {place} and could put code there; fix it with `chmod 700 {place}`")
 
 
 def _tidy(folder: pathlib.Path) -> None:

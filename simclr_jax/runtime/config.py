@@ -60,27 +60,27 @@ _BOUNDS: dict[str, tuple[Bound, ...]] = {
             lambda value: value in ("", "folders", "none") or value[:4] == "csv:" != value, "folders, none or csv:FILE"
         ),
     ),
-    "data.bits": (Bound(lambda value: value == 0 or 8 <= value <= 16, "0 (found in the images) or 8 to 16"),),
-    "data.images": (Bound(lambda value: value >= 0, "0 (the source tells) or a number of images"),),
+    "data.bits": (Bound(lambda value: value == 0 or 8 <= value <= 16, "0 (detect from the images) or 8 to 16"),),
+    "data.images": (Bound(lambda value: value >= 0, "0 (count the source's images) or a number of images"),),
     "data.cache": (one_of(("host", "device")),),
     "data.identity": (one_of(("name", "position")),),
     "data.max_corrupt_fraction": (Bound(lambda value: 0 <= value < 1, "0 (no image may be unreadable) to below 1"),),
     "augment.placement": (one_of(("host", "device")),),
     "augment.image_size": (
-        Bound(lambda value: value >= 1, "a number of pixels, 1 or more"),
-        at_most(4096, "one view takes 192 MiB then"),
+        Bound(lambda value: value >= 1, "a number of pixels, at least 1"),
+        at_most(4096, "one such view takes 192 MiB"),
     ),
     "loss.temperature": (Bound(lambda value: value >= 1e-4, "above 0, at least 1e-4; 0.1 to 0.5 is usual"),),
-    "loss.chunk_size": (Bound(lambda value: value >= 0, "0 (chosen by the batch) or more"),),
+    "loss.chunk_size": (Bound(lambda value: value >= 0, "0 (automatic) or more"),),
     "loss.gather": (one_of(("all", "ring")),),
     "optimizer.learning_rate": (_POSITIVE,),
     "optimizer.weight_decay": (_NOT_NEGATIVE,),
     "optimizer.warmup_epochs": (_NOT_NEGATIVE,),
     "train.batch_size": (
-        Bound(lambda value: value >= 2, "at least 2: the negatives are the other images"),
-        at_most(2**20, "the papers' largest is 8,192"),
+        Bound(lambda value: value >= 2, "at least 2: the negatives are the views of the other images"),
+        at_most(2**20, "the largest in the papers is 8,192"),
     ),
-    "train.epochs": (_POSITIVE, at_most(10**6, "the papers' most are 3,200")),
+    "train.epochs": (_POSITIVE, at_most(10**6, "the most in the papers is 3,200")),
     "train.microbatch_size": (Bound(lambda value: value >= 0, "0 (the whole batch at once) or more"),),
     "train.on_nonfinite": (one_of(("stop", "skip")),),
     "train.max_skipped": (_NOT_NEGATIVE,),
@@ -210,7 +210,7 @@ def check_keys(config: ConfigDict, known: ConfigDict) -> None:
     for key in want:
         if key not in have:
             raise ValueError(
-                f"config.{key} is missing; start from `from simclr_jax.configs import default`: it has every key"
+                f"config.{key} is missing; start from `from simclr_jax.configs import default`: it defines every key"
             )
     for key, value in have.items():
         check_type(key, value, want[key])
@@ -231,12 +231,12 @@ def check_value(key: str, value: Any) -> None:
     if isinstance(value, str):
         good, rule = (
             len(value) <= LONGEST_TEXT and "\0" not in value,
-            f"up to {LONGEST_TEXT:,} characters, none of them NUL",
+            f"at most {LONGEST_TEXT:,} characters, without NUL",
         )
     elif isinstance(value, tuple | list):
         good, rule = len(value) <= MOST_VALUES, f"up to {MOST_VALUES} values"
     elif not isinstance(value, int | float):
-        good, rule = False, "a number, a text or several of them"
+        good, rule = False, "a number, a text or a list of them"
     elif isinstance(value, int):
         good, rule = abs(value) <= LARGEST_WHOLE, f"up to {LARGEST_WHOLE:,}"
     else:
@@ -326,5 +326,5 @@ def _section(stored: Any, name: str) -> dict[str, Any]:
     """Returns a section of what a file holds, or all of it for ""."""
     values = stored.get(name) if name and isinstance(stored, dict) else stored
     if not isinstance(values, dict):
-        raise ValueError(f"config.{name} is missing" if name else "it is no JSON object")
+        raise ValueError(f"config.{name} is missing" if name else "it is not a JSON object")
     return values

@@ -33,10 +33,10 @@ def check_platform() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # without its plugin, cuda is an assertion
-        reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "no plugin of jax for it is installed"
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "no jax plugin for it is installed"
         raise ValueError(
-            f"{name}={os.environ[name]} is set, and jax finds no such device here ({reason}); "
-            f"`unset {name}`, and jax takes what there is"
+            f"{name}={os.environ[name]} is set, but jax finds no such device here ({reason}); "
+            f"run `unset {name}` to use what there is"
         ) from error
 
 
@@ -65,7 +65,7 @@ def quicker_type(dtype: str) -> str:
     """Returns a line that names the type which is quicker here, or "": CPUs compute bfloat16 by way of float32."""
     if dtype != "bfloat16" or jax.default_backend() != "cpu":
         return ""
-    return "on CPUs float32 is quicker than bfloat16, 1.7 times where it was measured: --config.model.dtype=float32"
+    return "on CPUs float32 is faster than bfloat16 (1.7 times when measured): --config.model.dtype=float32"
 
 
 def describe() -> str:

@@ -30,8 +30,8 @@ def check_on_disk(path: str) -> None:
     """Raises ValueError for s3://, gs:// and their like, which would become a local folder called "s3:"."""
     if is_url(path):
         raise ValueError(
-            f"{path}: object stores and URLs are neither read nor written here; name a folder of a local, network or "
-            "mounted disk, and copy what lies there from or to the store"
+            f"{path}: object stores and URLs are not supported; give a folder on a local, network or "
+            "mounted disk, and copy the files from or to the store yourself"
         )
 
 
@@ -39,7 +39,9 @@ def check_writable(path: epath.Path) -> None:
     """Raises ValueError where a folder, which may not be there yet, is on a read-only disk or another user's."""
     place = next((place for place in (path, *path.parents) if place.exists()), path)
     if not os.access(place, os.W_OK):
-        raise ValueError(f"{path} cannot be written: {place} is read-only; say where results go: --out=FOLDER")
+        raise ValueError(
+            f"{path} cannot be written: {place} is read-only; give another place for results: --out=FOLDER"
+        )
 
 
 def is_folder(path: epath.Path) -> bool:

@@ -24,7 +24,7 @@ SILENCE = 60.0  # seconds without any, after which a process counts as gone
 GRACE = 5.0  # seconds in which a process may end by itself, once another has said that it ends by an error
 _ADMISSION = 30.0  # seconds for the connections at the start, when all processes are known to be there
 
-AGAIN = "start the same command again on all hosts; it goes on from the last checkpoint"
+AGAIN = "start the same command again on all hosts; it resumes from the last checkpoint"
 
 
 class Server:
@@ -168,18 +168,18 @@ class Heartbeat:
                 silent, messages = time.monotonic() - link.heard, link.listen()
                 if messages is None:
                     del self._links[index]
-                    return f"{link.name} is gone, last heard of {silent:.1f} s before", 0.0
+                    return f"{link.name} is gone, last heard from {silent:.1f} s ago", 0.0
                 for message in messages:
                     if "gone" in message:
                         return tuple(message["gone"])
                     if message.get("left"):
-                        return f"{link.name} ended by an error: {message['left']}", self._grace
+                        return f"{link.name} ended with an error: {message['left']}", self._grace
                     if "left" in message:  # it has finished; what comes after, even a closed connection, is no fault
                         self._finished.append(self._links.pop(index))
             for link in self._links.values():
                 # A host without power or network closes nothing: only its silence tells.
                 if time.monotonic() - link.heard > self._silence:
-                    return f"{link.name} has not been heard of for {self._silence:g} s", 0.0
+                    return f"{link.name} has not been heard from for {self._silence:g} s", 0.0
         return None
 
     def _listen_on(self, seconds: float = math.inf) -> None:

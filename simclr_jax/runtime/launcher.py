@@ -54,7 +54,8 @@ def find(
             variable = _KNOWS_PROCESS_0[launched.launcher]
             if variable not in environment:  # as with Open MPI 5
                 raise ValueError(
-                    f"{launched.launcher} started {launched.count} processes and does not say where process 0 is; "
+                    f"{launched.launcher} started {launched.count} processes but does not tell which host runs "
+                    "process 0; "
                     "give --coordinator=HOST:PORT, the host of process 0 and any free port there"
                 )
         return launched

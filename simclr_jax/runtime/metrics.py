@@ -70,9 +70,9 @@ class MetricsWriter:
         seconds = statistics.median(b - a for a, b in itertools.pairwise(self._done))
         left, first = self._total_steps - step, self._done[0] - self._start
         return (
-            f"the first step, which compiles, took {duration(first)}; the next {_TIMED_STEPS} ran at "
-            f"{self._views_per_step / seconds:,.0f} views/s: about {duration(left * seconds)} to go, "
-            "validation and checkpoints not counted"
+            f"the first step, with compilation, took {duration(first)}; the next {_TIMED_STEPS} ran at "
+            f"{self._views_per_step / seconds:,.0f} views/s: about {duration(left * seconds)} left, "
+            "not counting validation and checkpoints"
         )
 
     def _rate(self, since: tuple[int, float], step: int, now: float) -> float | None:
@@ -134,7 +134,7 @@ def _rows_up_to(path: epath.Path, step: int) -> list[str]:
         except (ValueError, TypeError, KeyError):
             found = None
         if found is None and number < len(lines):
-            say(f"line {number} of {path} cannot be read and is left out")
+            say(f"line {number} of {path} cannot be read and is skipped")
         if found is not None and found <= step:
             kept.append(line)
     return kept

@@ -69,12 +69,12 @@ class StopRequest:
                 continue
             name = signal.Signals(number[0]).name
             if self.requested and name == "SIGINT":
-                _leave("left at once; the same command goes on from the last checkpoint", _AT_ONCE)
+                _leave("stopped at once; the same command resumes from the last checkpoint", _AT_ONCE)
             elif not self.requested and not self._steps_run:
-                _leave(f"{name}: stopped before the first step; the same command starts it again", STOPPED)
+                _leave(f"{name}: stopped before the first step; the same command starts again", STOPPED)
             elif not self.requested:
                 self.requested = True
-                _tell(f"{name}: writing a checkpoint after this step; Ctrl-C leaves at once")
+                _tell(f"{name}: saving a checkpoint after this step; Ctrl-C stops at once")
         os.close(pipe)
 
 

@@ -100,7 +100,7 @@ class ProcessGroup:
             self._exits.enter_context(contextlib.redirect_stdout(nowhere))
         if jax.local_device_count() * jax.process_count() != jax.device_count():
             raise ValueError(
-                f"process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} devices of "
+                f"process {jax.process_index()} has {jax.local_device_count()} of the {jax.device_count()} devices of "
                 f"{jax.process_count()} processes; give every process the same number"
             )
 
@@ -123,7 +123,7 @@ def _who_is_missing(processes: launcher.Processes, patience: float) -> str:
             socket.create_connection((host, int(port)), timeout=5.0).close()
         except OSError as error:
             return f"{waited}; no process 0 answers at {processes.coordinator}: {error.strerror or error}"
-    return f"{waited}, and not all of them came"
+    return f"{waited}, and not all of them started"
 
 
 def _start_heartbeat(processes: launcher.Processes) -> heartbeat.Heartbeat:
@@ -140,7 +140,7 @@ def _start_heartbeat(processes: launcher.Processes) -> heartbeat.Heartbeat:
         )
     except OSError as error:
         links = {}
-        _log.warning("%s: that a process is gone will be noticed by jax alone, later", error)
+        _log.warning("%s: only jax will notice, later, if a process is gone", error)
     return heartbeat.Heartbeat(links)
 
 

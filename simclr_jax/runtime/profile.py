@@ -19,9 +19,9 @@ def check(count: int, *, first_step: int, total_steps: int) -> None:
     """Raises ValueError where fewer than ``count`` steps follow the first of this process, which compiles."""
     left = total_steps - first_step - 1
     if count > max(left, 0):
-        most = f"; the most is --profile={left}" if left > 0 else ": leave it out"
+        most = f"; use at most --profile={left}" if left > 0 else ": leave it out"
         raise ValueError(
-            f"--profile={count}: of {total_steps:,} steps {first_step:,} are done, and the next one compiles{most}"
+            f"--profile={count}: {first_step:,} of {total_steps:,} steps are done, and the next one compiles{most}"
         )
 
 
@@ -92,4 +92,7 @@ class Profile:
 
 
 def _say_without(error: Exception) -> None:
-    say(f"no trace is written: {' '.join(str(error).split()) or type(error).__name__}; the run goes on without it")
+    say(
+        f"the trace could not be saved: {' '.join(str(error).split()) or type(error).__name__}; training "
+        "continues without it"
+    )

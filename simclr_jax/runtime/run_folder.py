@@ -58,7 +58,7 @@ def inside(workdir: str, *names: str) -> epath.Path:
     """
     path = folder(workdir).joinpath(*names)
     if not lies_inside(workdir, *names):
-        raise ValueError(f"{path} is, or lies behind, a link to {os.path.realpath(path)}; remove the link")
+        raise ValueError(f"{path} is, or is inside, a link to {os.path.realpath(path)}; remove the link")
     return path
 
 
@@ -91,8 +91,8 @@ def check_places(workdir: str, source: str, directory: str) -> None:
         if path and any(where.values()):
             flags = shlex.join([f"--config.data.{name}={value}" for name, value in given.items() if value])
             raise ValueError(
-                f"data.{key} of {workdir} leads {next(words for words, so in where.items() if so)}, to {path[:200]!r}; "
-                f"where you trust whoever made it, name it yourself: {flags}"
+                f"data.{key} of {workdir} points {next(words for words, so in where.items() if so)}: {path[:200]!r}; "
+                f"if you trust whoever made the run, give it yourself: {flags}"
             )
 
 
@@ -116,14 +116,16 @@ def hold(workdir: str) -> Iterator[None]:
         for child in path.iterdir():
             place = os.path.realpath(child)
             if not place.startswith(inside):
-                raise ValueError(f"{child} leads out of the workdir, to {place}: let the workdir itself lie there")
+                raise ValueError(
+                    f"{child} is a link out of the workdir, to {place}; put the whole workdir there instead"
+                )
         lock = contextlib.nullcontext()
         with contextlib.suppress(NotImplementedError):  # a network disk without locks
             # The operating system lets go of it when the process ends, however it ends.
             lock = filelock.FileLock(str(path / ".lock"), timeout=0).acquire()
     except filelock.Timeout:
         raise ValueError(
-            f"{workdir} is in use: {_last_start(path)}; wait for its end, or give another --workdir"
+            f"{workdir} is in use: {_last_start(path)}; wait until it ends, or give another --workdir"
         ) from None
     except ValueError:
         raise
@@ -137,8 +139,8 @@ def _last_start(path: epath.Path) -> str:
     """Who has it, as far as its newest start tells."""
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError, TypeError):
         start = json.loads(disk.text_if_there(path / "versions.jsonl").splitlines()[-1])
-        return f"process {start['pid']} on {start['host']} trains there since {start['time']}"
-    return "another process trains there"
+        return f"process {start['pid']} on {start['host']} has been training there since {start['time']}"
+    return "another process is training there"
 
 
 @contextlib.contextmanager
@@ -148,7 +150,7 @@ def told_where(path: epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be written: {error.strerror}; make room or mend the disk, and the same command goes on "
+            f"{path} cannot be written: {error.strerror}; free space or fix the disk, and the same command resumes "
             "from the last good checkpoint"
         ) from error
 
@@ -180,7 +182,7 @@ def read_data(workdir: str) -> dict[str, Any] | None:
         for held in data.values()
     ):
         raise ValueError(
-            f"{path} does not say what a data set holds; remove it, and the data are taken to be those of the run"
+            f"{path} does not describe a data set; remove it, and the present data are taken to be those of the run"
         )
     return data
 
@@ -203,7 +205,7 @@ def read_bits(workdir: str, *, before: int = _BITS_BEFORE) -> int:
     with contextlib.suppress(ValueError):
         bits = _read_object(path).get("bits")
     if type(bits) is not int or not (bits == 0 or 8 <= bits <= 16):
-        raise ValueError(f'{path} does not say which value is white; write {{"bits": 8}} to {{"bits": 16}} there')
+        raise ValueError(f'{path} does not state the bit depth; write {{"bits": 8}} to {{"bits": 16}} there')
     return bits
 
 
@@ -217,10 +219,10 @@ def _mend(run: epath.Path) -> str:
     """What makes the config of a folder that has none."""
     if (run / "checkpoints").is_dir():
         return (
-            "the command that made its checkpoints writes the same file when it is given another folder: stop it at "
-            f"its first step and copy config.json from there to {shlex.quote(str(run))}/"
+            "to get it back, run the command that made the checkpoints with another --workdir, stop it at "
+            f"the first step and copy config.json from there to {shlex.quote(str(run))}/"
         )
-    return shlex.join(["simclr-jax", "pretrain", "--config=NAME", f"--workdir={run}"]) + " makes one"
+    return shlex.join(["simclr-jax", "pretrain", "--config=NAME", f"--workdir={run}"]) + " creates a run"
 
 
 def write_config(workdir: str, config: dict[str, Any]) -> None:
@@ -261,18 +263,18 @@ def _is_there(path: epath.Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}; try again when the disk answers") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror}; try again when the disk responds") from error
     return True
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:
     """Returns the JSON object of a small file, which may be anybody's."""
     if not disk.is_file(path, _MAX_CONFIG):
-        raise ValueError(f"{path} is not what a run writes: no file, or one of more than {_MAX_CONFIG:,} bytes")
+        raise ValueError(f"{path} is not what a run writes: not a file, or one of more than {_MAX_CONFIG:,} bytes")
     try:
         found = json.loads(path.read_text())
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}; try again when the disk answers") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror}; try again when the disk responds") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):

@@ -173,7 +173,7 @@ def find(name: str) -> Target:
         hosts, per_host = int(gpus[1] or 1), int(gpus[3] or 1)
         if not (1 <= hosts <= _MOST_HOSTS and 1 <= per_host <= _MOST_A_HOST):
             raise ValueError(
-                f"--target={name}: a target has 1 to {_MOST_HOSTS} hosts and 1 to {_MOST_A_HOST} GPUs a host"
+                f"--target={name}: a target has 1 to {_MOST_HOSTS} hosts with 1 to {_MOST_A_HOST} GPUs each"
             )
         return Target(name, _GPUS[gpus[2]], hosts, per_host)
     tpus = re.fullmatch(r"(v\w+)-(\d+)", name)
@@ -188,8 +188,9 @@ def find(name: str) -> Target:
     near = difflib.get_close_matches(name, [example for example in EXAMPLES if example != name], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(
-        f"--target={name} is not known: GPUs are {', '.join(_GPUS)}, as h100x8 eight in a host, as 4xh100x8 four such "
-        f"hosts; TPUs are {', '.join(_TPUS)} with a size, as v5e-256{hint}"
+        f"--target={name} is unknown: GPUs are {', '.join(_GPUS)}, with h100x8 for eight in a host and 4xh100x8 "
+        "for four "
+        f"such hosts; TPUs are {', '.join(_TPUS)} with a size, such as v5e-256{hint}"
     )
 
 
@@ -227,7 +228,7 @@ def _check_compiler(platform: str) -> None:
         raise ValueError(f"--target needs {what}, which is not installed: pip install 'simclr_jax[{extra}]'")
     if not good:
         raise ValueError(
-            f"--target: {what} is of version {found}, and jax {version} needs {needs}: "
+            f"--target: {what} has version {found}, but jax {version} needs {needs}: "
             f"pip install --upgrade 'simclr_jax[{extra}]' 'jax=={version}'"
         )
 

@@ -47,20 +47,21 @@ HARDLY_MOVED = 0.01  # of their norm, that parameters have moved by in all: this
 LARGEST_UPDATE = 0.1  # of their norm, in a step; recipes that learn have 0.001 to 0.03
 
 _WORDS = {
-    "collapsed": "the run has collapsed: for {lasted:,} steps all images have had nearly the same z, or z along one "
+    "collapsed": "the run has collapsed: for {lasted:,} steps all images have had nearly the same projection z, "
+    "or z along one "
     "line: uniformity {uniformity:.3f} (0 is complete collapse), effective rank of z {rank_z:.1f}",
-    "diverged": "the run has diverged: the validation loss is {loss:.3f}, was {lowest:.3f} at its lowest, and "
-    "{chance_loss:.3f} is that of a network to which all images are alike; a step changes the parameters by "
+    "diverged": "the run has diverged: the validation loss is {loss:.3f}, up from {lowest:.3f} at its lowest; "
+    "chance level is {chance_loss:.3f}; a step changes the parameters by "
     "{update:.2g} % of their norm",
     "hardly moves": "the run is not learning yet: in {step:,} steps the parameters have moved by {moved:.2g} % of "
     "their norm at most; nothing has collapsed",
     "at chance": "the run is not learning yet: for {lasted:,} steps the validation loss has not fallen and is at "
-    "{loss:.3f}, and {chance_loss:.3f} is that of a network to which all images are alike; z is spread, nothing has "
+    "{loss:.3f}, with chance level at {chance_loss:.3f}; projection z is spread out, so nothing has "
     "collapsed",
-    "too short": "the run has ended before it learned: {step:,} steps, {warmup:,} of them warm-up, are few; the "
-    "validation loss is {loss:.3f}, and {chance_loss:.3f} is that of a network to which all images are alike",
+    "too short": "the run has ended before it learned: {step:,} steps, {warmup:,} of them warm-up, are too few; the "
+    "validation loss is {loss:.3f}, with chance level at {chance_loss:.3f}",
 }
-_MORE = "in another --workdir; simclr-jax diagnose --workdir=RUN says more"
+_MORE = "in another --workdir; simclr-jax diagnose --workdir=RUN shows more"
 _LOWER = "a lower optimizer.learning_rate or a longer optimizer.warmup_epochs"
 _MENDS = {
     "collapsed": _LOWER,
@@ -235,25 +236,27 @@ def verdict(found: Mapping[str, Any], temperature: float, *, step: int, moved: f
     said = [
         {
             "hardly moved": f"NOT LEARNING YET: in {step:,} steps the parameters have moved by {100 * moved:.2g} % of "
-            "their norm, so that all this is of the start: more steps or a higher optimizer.learning_rate.",
-            "early": f"TOO EARLY TO TELL: {step:,} steps are few, and before some {SETTLING} BatchNorm's running "
-            "statistics alone make z of all images nearly the same.",
-            "collapsed": "COLLAPSED: all images have nearly the same z, or z along one line.",
-            "at chance": "AT CHANCE: the loss is not, or hardly, below that of a network to which all images are "
-            "alike. Early in a run that is usual, later not.",
-            None: "Not collapsed, and not at chance.",
+            "their norm, so the figures are those of the start: train longer or raise optimizer.learning_rate.",
+            "early": f"TOO EARLY TO TELL: {step:,} steps are few, and before about {SETTLING} steps BatchNorm's "
+            "running "
+            "statistics alone make the projections z of all images nearly equal.",
+            "collapsed": "COLLAPSED: all images have nearly the same projection z, or z along one line.",
+            "at chance": "AT CHANCE LEVEL: the loss is hardly, if at all, below that of a network that cannot "
+            "tell images "
+            "apart. This is normal early in a run, but not later.",
+            None: "Not collapsed, and better than chance.",
         }[of_fault],
         f"{used} (effective rank).",
-        f"Two views of an image have a mean cosine of {found['positive'].mean():.2f}, two images "
-        f"{found['negative'].mean():.2f}; the other view is nearer than another image in "
+        f"The mean cosine similarity is {found['positive'].mean():.2f} between two views of an image and "
+        f"{found['negative'].mean():.2f} between two images; the other view is closer than another image in "
         f"{100 * found['nearer']:.1f} % of the cases (50 % is chance).",
-        f"The loss is {found['loss']:.3f}; {found['chance_loss']:.3f} is chance.",
+        f"The loss is {found['loss']:.3f}; {found['chance_loss']:.3f} is chance level.",
     ]
     for name in ("h", "z"):
         if still := int((found[name]["std"] < STILL * found[name]["std"].max()).sum()):
-            said.append(f"{still} dimensions of {name} are the same for all images, or nearly.")
+            said.append(f"{still} dimensions of {name} are (nearly) constant over all images.")
     if views < max(dims.values()):
-        said.append(f"{views} views are fewer than the dimensions, and ranks cannot be higher: take more images.")
+        said.append(f"{views} views are fewer than the dimensions, which limits the ranks: use more images.")
     return said
 
 
@@ -299,7 +302,7 @@ class Alarm:
         self._said = True
         of_run = {"lasted": step - self._since, "step": step, "warmup": self._warmup, "lowest": self._lowest}
         of_run |= {"moved": 100 * self._moved, "update": 100 * self._update}
-        return f"WARNING: {_WORDS[found].format(**values, **of_run)}; start anew with {_MENDS[found]}, {_MORE}"
+        return f"WARNING: {_WORDS[found].format(**values, **of_run)}; start again with {_MENDS[found]}, {_MORE}"
 
     def _find(self, step: int, values: dict[str, float]) -> str | None:
         """Returns the fault that a validation shows, a key of the words."""

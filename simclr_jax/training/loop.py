@@ -126,7 +126,7 @@ class MetricsLog:
                     found += f"; {in_a_row:.0f} in a row, more than train.max_skipped={allowed}"
                 raise NonFinite(found, self._mend(may_skip=in_a_row is None))
             self._dropped += 1
-            say(f"{found}: its update is dropped")
+            say(f"{found}; its update is skipped")
         self._writer.advance(step, values["loss"])
         schedule = self._trainer.schedule
         if step % self._trainer.config.log.every_steps == 0 or step in (1, schedule.total_steps):
@@ -139,12 +139,12 @@ class MetricsLog:
         slower = f"--config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}"
         if last_good:
             start_from = shlex.quote(f"--config.train.start_from={last_good}")
-            anew = f"with --workdir=NEW {slower} {start_from} (or an older one beside it) starts another run from there"
+            anew = f"with --workdir=NEW {slower} {start_from} (or an older checkpoint) starts a new run from there"
         elif config.train.start_from:
-            anew = f"with {slower} and an older checkpoint as --config.train.start_from starts it anew"
+            anew = f"with {slower} and an older checkpoint as --config.train.start_from starts again"
         else:
-            anew = f"with {slower} starts it anew"
-        skip = "with --config.train.on_nonfinite=skip drops such updates, and " if may_skip else ""
+            anew = f"with {slower} starts again"
+        skip = "with --config.train.on_nonfinite=skip resumes and skips such updates, and " if may_skip else ""
         return f"last good checkpoint: {last_good or 'none yet'}; the same command {skip}{anew}"
 
     def on_epoch(self, step: int, state: Any) -> None:
@@ -167,7 +167,9 @@ class MetricsLog:
         if "validation_online_top1" in values:
             shown.append(f"online {100 * values['validation_online_top1']:5.1f} %")
         if "validation_rank_z" in values:
-            shown.append(f"rank of h {values['validation_rank_h']:.1f}, of z {values['validation_rank_z']:.1f}")
+            shown.append(
+                f"effective rank of h {values['validation_rank_h']:.1f}, of z {values['validation_rank_z']:.1f}"
+            )
         say("  ".join(shown))
         if warning := self._alarm.see(step, held_out):
             say(warning)
@@ -179,7 +181,7 @@ class MetricsLog:
     def say_what_was_missed(self) -> None:
         """Says what the run went without: updates that were dropped, images that could not be read."""
         if self._dropped:
-            say(f"{self._dropped:,} updates were dropped: they were not finite")
+            say(f"{self._dropped:,} updates were skipped because they were not finite (NaN or infinite)")
         unreadable, images = len(self._trainer.feed.unreadable), len(self._trainer.train)
         if unreadable:
-            say(f"{unreadable:,} of {images:,} training images could not be read; others stood in")
+            say(f"{unreadable:,} of {images:,} training images could not be read and were replaced by others")

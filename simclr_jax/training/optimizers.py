@@ -27,16 +27,16 @@ def lars(
     momentum: float = 0.9,
     trust_coefficient: float = 1e-3,
 ) -> optax.GradientTransformation:
-    """LARS as SimCLR uses it: leaves not named "kernel" skip both weight decay and layer-wise adaptation.
+    """LARS as used by SimCLR: parameters other than kernels get neither weight decay nor a layer-wise learning rate.
 
-    The kernel of a classifier decays and is not adapted, as in Google's code: it begins at zero. The decay joins the
-    gradient before the trust ratio, and rate times ratio enters the momentum buffer.
+    A classifier's kernel gets weight decay but no layer-wise rate, as in Google's code, because it starts at zero. The
+    decay is added to the gradient before the trust ratio is computed; the momentum buffer holds scaled updates.
 
     Args:
       learning_rate: a number, or a function of the step.
-      weight_decay: multiple of a kernel that joins its gradient.
-      momentum: decay of the (heavy-ball, not Nesterov) momentum.
-      trust_coefficient: wanted ratio of update norm to kernel norm at learning rate 1.
+      weight_decay: multiple of a kernel that is added to its gradient.
+      momentum: decay of the heavy-ball (not Nesterov) momentum.
+      trust_coefficient: ratio of update norm to kernel norm at learning rate 1.
 
     Returns:
       An optax transformation; its `update` needs the parameters.
@@ -72,13 +72,13 @@ def _scale_by_trust_ratio(trust_coefficient: float, adapts: Callable) -> optax.G
 
 
 def sgd(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum 0.9; only kernels decay, and the decay joins the gradient."""
+    """SGD with Nesterov momentum 0.9; weight decay, added to the gradient, applies to kernels only."""
     decay = optax.add_decayed_weights(weight_decay, mask=_leaves(_is_kernel))
     return optax.chain(decay, optax.sgd(learning_rate, momentum=0.9, nesterov=True))
 
 
 def adamw(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """AdamW with optax's moments (0.9, 0.999); only kernels decay, by learning rate times `weight_decay`."""
+    """AdamW with optax's moments (0.9, 0.999); weight decay, times the learning rate, applies to kernels only."""
     return optax.adamw(learning_rate, weight_decay=weight_decay, mask=_leaves(_is_kernel))
 
 
@@ -93,18 +93,18 @@ def create_optimizer(
 
 
 def warmup_cosine(peak_lr: float, *, warmup_steps: int, total_steps: int) -> Schedule:
-    """Linear warmup from 0 to `peak_lr`, then half a cosine to 0 without restarts.
+    """Linear warm-up from 0 to `peak_lr`, then cosine decay to 0 without restarts.
 
     Args:
       peak_lr: learning rate at step `warmup_steps`.
-      warmup_steps: steps of warmup; 0 starts at the peak.
-      total_steps: step at which, and after which, the rate is 0.
+      warmup_steps: number of warm-up steps; 0 starts at the peak.
+      total_steps: the step from which on the learning rate is 0.
 
     Returns:
       A function of the step (a number or a traced array) that returns a float32 scalar.
 
     Raises:
-      ValueError: if the warmup is negative or leaves no step for the decay.
+      ValueError: the warm-up is negative or leaves no step for the decay.
 
     Reference:
       Chen et al. 2020, section 2.2; Loshchilov & Hutter 2016, "SGDR".
@@ -112,7 +112,7 @@ def warmup_cosine(peak_lr: float, *, warmup_steps: int, total_steps: int) -> Sch
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"warmup_steps {warmup_steps} must be at least 0 and below total_steps {total_steps}; "
-            "shorten the warmup or train for longer"
+            "shorten the warmup or train longer"
         )
 
     def schedule(step):
@@ -136,7 +136,7 @@ def scaled_learning_rate(base: float, *, batch_size: int, scaling: str) -> float
     """Peak learning rate for a batch of `batch_size` images.
 
     Args:
-      base: the rate a recipe names.
+      base: the learning rate before scaling.
       batch_size: images over all devices.
       scaling: "linear" (base·B/256), "sqrt" (base·√B, better below 1,024 images or for few epochs) or "none".
 
@@ -176,5 +176,5 @@ def _known(what, name, table):
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r}, known: {', '.join(table)}{hint}")
+        raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(table)}{hint}")
     return table[name]

@@ -47,7 +47,7 @@ def check(config: ConfigDict) -> None:
     warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
     if warmup >= epochs:
         raise ValueError(
-            f"config.optimizer.warmup_epochs={warmup:g} must be below config.train.epochs={epochs}; a tenth of them is "
+            f"config.optimizer.warmup_epochs={warmup:g} must be below config.train.epochs={epochs}; a tenth of it is "
             f"usual: --config.optimizer.warmup_epochs={epochs / 10:g}"
         )
     recipe_of(config)
@@ -87,17 +87,15 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
     largest = batch // num_devices
     if config.loss.chunk_size > largest:
         raise ValueError(
-            f"loss.chunk_size={config.loss.chunk_size} is larger than the {largest} images of a device; "
-            f"use {largest} or less, or 0 to let the batch choose"
+            f"loss.chunk_size={config.loss.chunk_size} is larger than the {largest} images of one device; "
+            f"use {largest} or less, or 0 to choose automatically"
         )
     unit = micro if num_validation >= micro else num_devices  # fewer images than a micro-batch pass at once
     validation_batch = min(batch, num_validation // unit * unit)
     steps_per_epoch = num_train // batch
     if steps_per_epoch * config.train.epochs > LARGEST_WHOLE:
         most = LARGEST_WHOLE // steps_per_epoch
-        raise ValueError(
-            f"config.train.epochs={config.train.epochs} is too long to count its steps; use {most} or less"
-        )
+        raise ValueError(f"config.train.epochs={config.train.epochs} has too many steps to count; use {most} or less")
     optimizer = config.optimizer
     return Schedule(
         batch_size=batch,
@@ -120,6 +118,6 @@ def check_chunk(config: ConfigDict, *, free_bytes: int) -> None:
     if chunk * row > free_bytes:
         taken, free = (f"{size / 2**20:,.0f} MiB" for size in (chunk * row, free_bytes))
         raise ValueError(
-            f"loss.chunk_size={chunk}: its similarities to all vectors take {taken}, and a device has {free} for them; "
-            f"use {max(1, free_bytes // row)} or less, or 0 to let the batch choose"
+            f"loss.chunk_size={chunk}: the similarities of a chunk take {taken}, but a device has {free} free; "
+            f"use {max(1, free_bytes // row)} or less, or 0 to choose automatically"
         )

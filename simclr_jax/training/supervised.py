@@ -80,9 +80,7 @@ class SupervisedTrainer:
         self._evaluated_at_once = batch_size
         self.batch_size = min(batch_size, len(train) // num_devices * num_devices)
         if not self.batch_size:
-            raise ValueError(
-                f"{len(train)} training images are fewer than the {num_devices} devices that share a batch"
-            )
+            raise ValueError(f"{len(train)} training images are too few for {num_devices} devices")
         self.steps_per_epoch = len(train) // self.batch_size
         self.total_steps = epochs * self.steps_per_epoch
         self._logits_step = devices.map_step(supervised.logits_step, model=model)
@@ -127,7 +125,7 @@ class SupervisedTrainer:
                 raise loop.NonFinite(
                     f"step {number:,} with learning rate {learning_rate:g} is not finite (loss {metrics['loss']:.3g}, "
                     "or a parameter that it changes)",
-                    f'try the same command with --config.learning_rates="({learning_rate / 10:g},)"',
+                    f'add --config.learning_rates="({learning_rate / 10:g},)"',
                 )
             newest.update(metrics)
             bar.update()

@@ -65,8 +65,8 @@ class Trainer:
         train, validation = splits.load("train"), splits.load("validation")
         if config.data.bits and train.kind == "pixels":
             raise ValueError(
-                f"config.data.bits={config.data.bits} is of image files of 16 bits, and the pixels of "
-                f"{config.data.source} have 8: leave it 0"
+                f"config.data.bits={config.data.bits} only applies to 16-bit image files, but the pixels of "
+                f"{config.data.source} have 8 bits: leave it 0"
             )
         lengths = _schedule(config, train, validation, target)
         free = target.memory // 2 if target else devices.free_bytes()
@@ -201,8 +201,8 @@ def open_splits(config: ConfigDict, *, bits: int = 0) -> sources.Splits:
     schedule.check(config)
     if config.data.images:
         raise ValueError(
-            f"config.data.images={config.data.images} says how many images --plan takes {config.data.source} to have "
-            "where it is not here; to read them leave it 0"
+            f"config.data.images={config.data.images} is only for --plan, when {config.data.source} is not on this "
+            "machine; leave it 0 to train"
         )
     source = sources.open_source(config.data.source, **source_arguments(config.data))
     return sources.Splits(source, **split_arguments(config.data, config.seed), bits=config.data.bits or bits)

@@ -132,5 +132,5 @@ def test_numbers_with_a_sign_are_refused():
     signed = tiff(deep(8, 1), photometric=1)
     with_format = saved(Image.fromarray(np.int32(GRAY)), "TIFF")
     assert decode.examine(signed) == (HEIGHT, WIDTH)
-    with pytest.raises(ValueError, match=r"^pixels of 32 bits have no defined white, save it .* without a sign"):
+    with pytest.raises(ValueError, match=r"^32-bit pixels have no defined white; save it .* unsigned"):
         decode.examine(with_format)

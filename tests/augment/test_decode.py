@@ -259,10 +259,10 @@ def can(function, *arguments):
 JPEG, PNG, GIF = encode(PIXELS, "JPEG"), encode(PIXELS, "PNG"), encode(PIXELS, "GIF")
 FAULTS = {
     "empty": (b"", "^empty$"),
-    "one byte": (b"x", "^no image, begins with b'x', 1 bytes$"),
-    "text": (b"<!DOCTYPE html>\n<html>\n", "^no image, begins with b'<!DOCTYPE html>.n', 23 bytes$"),
-    "zeros": (bytes(3000), r"^no image, begins with b'\\x00.*', 3,000 bytes$"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "^no image, begins with b'%!PS"),
+    "one byte": (b"x", "^not an image, starts with b'x', 1 bytes$"),
+    "text": (b"<!DOCTYPE html>\n<html>\n", "^not an image, starts with b'<!DOCTYPE html>.n', 23 bytes$"),
+    "zeros": (bytes(3000), r"^not an image, starts with b'\\x00.*', 3,000 bytes$"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "^not an image, starts with b'%!PS"),
     "start of a JPEG": (JPEG[:3], "^JPEG cut short, 3 bytes$"),
     "half a JPEG": (JPEG[: len(JPEG) // 2], rf"^JPEG cut short, {len(JPEG) // 2:,} bytes$"),
     "JPEG without its end": (JPEG[:-2], "^JPEG cut short"),
@@ -275,8 +275,8 @@ FAULTS = {
     "half a WebP": (encode(PIXELS, "WEBP")[:200], "decoder.*, 200 bytes$"),
     "start of a BMP": (b"BM", "^no image"),
     "start of a TIFF": (encode(PIXELS, "TIFF")[:20], "^no image"),
-    "TIFF of floats": (saved(Image.fromarray(np.float32(ALPHA)), "TIFF"), "^pixels of 32 bits have no defined white"),
-    "TIFF of 32 bits": (saved(Image.fromarray(np.int32(ALPHA)), "TIFF"), "^pixels of 32 bits have no defined white"),
+    "TIFF of floats": (saved(Image.fromarray(np.float32(ALPHA)), "TIFF"), "^32-bit pixels have no defined white"),
+    "TIFF of 32 bits": (saved(Image.fromarray(np.int32(ALPHA)), "TIFF"), "^32-bit pixels have no defined white"),
 }
 
 

@@ -85,7 +85,7 @@ def test_every_run_is_done_once(config, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     nothing = Pretraining()
     assert start(config, folder, nothing) == found and not nothing.seen
-    assert "4 runs, 4 of them done" in capsys.readouterr().out
+    assert "4 runs, 4 of them already done" in capsys.readouterr().out
     mean, deviation = np.mean(found["none"]["top1_h"]), np.std(found["none"]["top1_h"], ddof=1)
     (line,) = [line for line in (folder / "two.md").read_text().splitlines() if line.startswith("| none")]
     assert f"{100 * mean:.1f} ± {100 * deviation:.1f}" in line
@@ -99,9 +99,7 @@ def test_a_loss_that_is_not_finite_has_the_mend_of_the_study_and_not_of_its_run(
         def __call__(self, config, run):
             raise loop.NonFinite("step 3 is not finite", "the same command with --workdir=NEW")
 
-    with pytest.raises(
-        ArithmeticError, match="/runs/.*: step 3 is not finite; the study goes on with (--.*), which"
-    ) as told:
+    with pytest.raises(ArithmeticError, match="/runs/.*: step 3 is not finite; add (--.*) to drop") as told:
         start(config, tmp_path / "ablations", NeverFinite(), seeds=1)
     assert "--workdir" not in str(told.value) and "--config.train.on_nonfinite=skip" in str(told.value)
     config.train.on_nonfinite = "skip"
@@ -120,7 +118,7 @@ def test_a_folder_of_another_config_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("study", "changes", "said"),
     [
-        ("tow", {}, "--study=tow is not a study; there are: augmentation, head"),
+        ("tow", {}, "--study=tow does not exist; the studies are: augmentation, head"),
         ("batch", {"train.batch_size": 16}, "128 images, 2 epochs: train.batch_size=128 is larger than the 40"),
         ("epochs", {"train.epochs": 1, "optimizer.warmup_epochs": 0.5}, "1 epochs and 1 epochs are the same run"),
         ("epochs", {"optimizer.warmup_epochs": 3.0}, "2 epochs: config.optimizer.warmup_epochs=3 must be below"),
@@ -150,7 +148,7 @@ def test_other_files_and_torn_rows_are_left_alone(config, tmp_path):
     start(config, folder, Pretraining(), seeds=1)
     with (folder / "rows.jsonl").open("a") as file:
         file.write('{"run": "base,seed=1"}\n')
-    with pytest.raises(ValueError, match="line 3 of .*rows.jsonl is no run's row"):
+    with pytest.raises(ValueError, match="line 3 of .*rows.jsonl is not the result of a run"):
         start(config, folder, Pretraining())
 
 

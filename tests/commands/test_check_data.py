@@ -90,33 +90,37 @@ def test_what_is_bad_or_odd_is_named(folder, capsys):
     assert {name.split(": ")[0] for name in found["train"]["unreadable"]} == {
         str(folder / path) for path in bad if path.startswith("train")
     }
-    assert found["validation"]["unreadable"] == [f"{folder}/val/ant/22.jpg: no image, begins with b'<html>', 6 bytes"]
+    assert found["validation"]["unreadable"] == [
+        f"{folder}/val/ant/22.jpg: not an image, starts with b'<html>', 6 bytes"
+    ]
     assert found["train"]["classes"] == {"ant": 12, "bee": 6, "wasp": 0} and found["train"]["unlabelled"] == 1
     assert row(text, "unreadable") == ["3", "1", "0"] and row(text, "classes") == ["2", "2", "0"]
-    assert row(text, "without class") == ["1", "0", "0"] and row(text, "smallest class") == ["0", "0", "0"]
+    assert row(text, "without label") == ["1", "0", "0"] and row(text, "smallest class") == ["0", "0", "0"]
     assert row(text, "height max") == ["21", "5", "-"] and row(text, "largest class")[0] == "12"
     for path in bad:
         assert text.count(f"  {folder}/{path}: ") == 1
     assert "folders without images: test, train/cricket" in text
-    assert "no image by name or kind: 2 × .heic, 1 × " in text and "1 × no suffix" in text and "1 × .txt" in text
-    assert "left out: beside the splits: extra (1) images; " in text
-    assert "The data will do: 3 of 22 train images, 1 of 3 validation images cannot be read" in text
+    assert "not images: 2 × .heic, 1 × " in text and "1 × no suffix" in text and "1 × .txt" in text
+    assert "left out: outside the splits: extra (1) images; " in text
+    assert "The data are usable: 3 of 22 train images, 1 of 3 validation images cannot be read" in text
 
 
 def test_the_data_are_not_called_fine_where_some_were_not_looked_at(tmp_path, folder, capsys):
     plant(folder, {"train/ant/x.heic": b"", "extra/1.png": picture(3, 3)})
     _, text = check(f"folder:{folder}", capsys)
     assert "fine" not in text and "1 × .heic (convert .heic to JPEG or PNG" in text and "extra (1)" in text
-    assert text.endswith("Of what was looked at, every one of 20 images can be read; what is left out was not.\n")
+    assert text.endswith(
+        "Of the images that are used, every one of 20 images can be read; what is left out was not checked.\n"
+    )
     np.savez(tmp_path / "x.npz", x_train=noise(30), x_val=noise(3), x_extra=noise(6), mean=np.zeros(3))
     found, text = check(f"npz:{tmp_path}/x.npz", capsys)
     assert found["validation"]["images"] == 3 and "fine" not in text
-    assert "left out: arrays that are not read: mean; splits that are not used: extra\n" in text
+    assert "left out: arrays that are not used: mean; unused splits: extra\n" in text
 
 
 def test_an_unclear_layout_ends_before_anything_is_read(tmp_path, capsys):
     plant(tmp_path, {f"{year}/{i}.png": picture(8, 8) for year in (2023, 2024) for i in range(10)})
-    with pytest.raises(ValueError, match=r"2023 \(10\), 2024 \(10\) may be no classes: they look like dates") as error:
+    with pytest.raises(ValueError, match=r"2023 \(10\), 2024 \(10\) may not be classes: they look like dates") as error:
         check(f"folder:{tmp_path}", capsys)
     assert_one_line(error)
     found, _ = check(f"folder:{tmp_path}", capsys, **{"data.labels": "none"})
@@ -134,7 +138,7 @@ def test_too_many_bad_images_are_an_error_after_all_is_said(folder, capsys):
         check_data.run(config_of(f"folder:{folder}", **{"data.max_corrupt_fraction": 0.4999}))
     assert_one_line(error)
     assert "2 of 4 validation images cannot be read, more than data.max_corrupt_fraction=0.4999" in str(error.value)
-    assert "mend or remove" in str(error.value) and "train" not in str(error.value)
+    assert "repair or remove" in str(error.value) and "train" not in str(error.value)
     mend = str(error.value).split("--config.")[1].split("=")
     text = capsys.readouterr().out
     assert "9.png: empty" in text and "8.png: " in text and "fine" not in text

@@ -42,10 +42,10 @@ def answer(*arguments, monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("", "--config=NAME is missing; --config=quickstart needs no data"),
+        ("", "--config=NAME is required: a shipped config or your own FILE.py; --config=quickstart needs no data"),
         (
             "--config.train.epochs=3",
-            "--config=NAME is missing; --config=quickstart needs no data",
+            "--config=NAME is required: a shipped config or your own FILE.py; --config=quickstart needs no data",
         ),
         ("--confg=configs/quickstart.py", "--confg is not a flag; did you mean --config=configs/quickstart.py?"),
         (
@@ -54,15 +54,19 @@ def answer(*arguments, monkeypatch):
         ),
         (
             "–config=configs/quickstart.py --config.seed=1",
-            "'–config=configs/quickstart.py' is no flag; did you mean --config=configs/quickstart.py?",
+            "'–config=configs/quickstart.py' is not a flag; did you mean --config=configs/quickstart.py?",
         ),
-        ("configs/quickstart.py", "'configs/quickstart.py' is no flag; did you mean --config=configs/quickstart.py?"),
+        (
+            "configs/quickstart.py",
+            "'configs/quickstart.py' is not a flag; did you mean --config=configs/quickstart.py?",
+        ),
         ("--config=quickstrt", "--config=quickstrt does not exist; did you mean --config=quickstart?"),
         ("--config nowhere/cifar10.py", "--config=nowhere/cifar10.py does not exist; did you mean --config=cifar10?"),
         (
             "--config=zzz",
-            "--config=zzz does not exist; shipped are ablation, ablation_cifar10, cifar10, cifar10_resnet50, "
-            "imagefolder, imagenet, imagenet_v2, quickstart, stl10; a file of your own ends in .py",
+            "--config=zzz does not exist; the shipped configs are ablation, ablation_cifar10, cifar10, "
+            "cifar10_resnet50, "
+            "imagefolder, imagenet, imagenet_v2, quickstart, stl10; your own config is a file whose name ends in .py",
         ),
         ("--config configs/quickstart.py.", "did you mean --config=configs/quickstart.py?"),
         (f"{QUICKSTART} --wrkdir=x", "--wrkdir is not a flag; did you mean --workdir=x?"),
@@ -70,8 +74,8 @@ def answer(*arguments, monkeypatch):
         (f"{QUICKSTART} --lr=0.1", "--lr is not a flag; did you mean --config.optimizer.learning_rate=0.1?"),
         (f"{QUICKSTART} --train.epochs=5", "did you mean --config.train.epochs=5?"),
         (f"{QUICKSTART} --batch-size=64", "did you mean --config.train.batch_size=64?"),
-        (f"{QUICKSTART} train.epochs=5", "'train.epochs=5' is no flag; did you mean --config.train.epochs=5?"),
-        (f"{QUICKSTART} stray", "'stray' is no flag; flags begin with --, see --help"),
+        (f"{QUICKSTART} train.epochs=5", "'train.epochs=5' is not a flag; did you mean --config.train.epochs=5?"),
+        (f"{QUICKSTART} stray", "'stray' is not a flag; flags begin with --, see --help"),
         (
             f"{QUICKSTART} --config.train.lr=1",
             "config.train.lr is not a key; did you mean config.optimizer.learning_rate?",

@@ -100,8 +100,8 @@ COMMAND.main()
 @pytest.mark.parametrize(
     ("command", "flags", "mend"),
     [
-        ("pretrain", [*QUICKSTART, "--verbose"], "the same command with --plan says what a step takes"),
-        ("diagnose", ["--workdir=run"], "take a smaller --config.batch_size"),
+        ("pretrain", [*QUICKSTART, "--verbose"], "add --plan to the command to see what a step needs"),
+        ("diagnose", ["--workdir=run"], "use a smaller --config.batch_size"),
     ],
 )
 def test_out_of_memory_names_what_to_try(command, flags, mend):
@@ -123,7 +123,7 @@ def test_out_of_memory_names_what_to_try(command, flags, mend):
 def test_a_platform_that_is_not_here_is_named_with_its_variable(variable, command, tmp_path):
     result = execute(*command.split(), cwd=tmp_path, **{variable: "no-such"})
     assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith(f"error: {variable}=no-such is set, and jax finds no such device here (")
+    assert result.stderr.startswith(f"error: {variable}=no-such is set, but jax finds no such device here (")
     assert f"`unset {variable}`" in result.stderr
     assert not list(tmp_path.iterdir())
 
@@ -140,7 +140,9 @@ def test_a_run_without_its_config_gets_it_back_as_the_message_says(tmp_path, mon
     (run / "config.json").unlink()
     with pytest.raises(ValueError) as error:
         pretrain.run(config, str(run))
-    assert "writes the same file when it is given another folder: stop it at its first step" in str(error.value)
+    assert "run the command that made the checkpoints with another --workdir, stop it at the first step" in str(
+        error.value
+    )
     assert str(error.value).endswith(f"copy config.json from there to '{run}'/") and "\n" not in str(error.value)
 
     def stopped(*_, **__):

@@ -109,7 +109,7 @@ def test_parts_are_named_and_an_unknown_one_names_them():
     assert classifier("stage1").frozen == ("stem",) and classifier("all").frozen == ()
     assert classifier("classifier").frozen == ("stem", "stage1_block1", "stage2_block1", "stage3_block1", "head")
     with pytest.raises(
-        ValueError, match=r"trainable='stage4' is no part of this network; it has: all, stem, stage1_"
+        ValueError, match=r"trainable='stage4' is not a part of this network; it has: all, stem, stage1_"
     ) as error:
         classifier("stage4")
     assert_one_line(error)
@@ -290,9 +290,9 @@ def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monke
     [
         ({"trainable": "stage9"}, "trainable='stage9' is no part of this network"),
         ({"layer": 3}, "config.layer=3 does not exist"),
-        ({"label_fraction": 0.03}, "leaves none for each of 2 classes; use at least 0.0625"),
+        ({"label_fraction": 0.03}, "is less than one image for each of 2 classes; use at least 0.0625"),
         ({"label_fraction": 0.0}, "must be above 0"),
-        ({"label_fraction": 0.2}, "6 training images are fewer than the 8 devices"),
+        ({"label_fraction": 0.2}, "6 training images are too few for 8 devices"),
         ({"ids": "/nowhere/ids.txt"}, "cannot be read"),
         ({"batch_size": 12}, "config.batch_size=12 is not divisible by 8 devices"),
         ({"optimizer": "adam"}, "adamw"),
@@ -300,7 +300,7 @@ def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monke
         ({"learning_rates": ()}, "at least one number"),
         ({"seeds": 0}, "from 1 to"),
         ({"min_area": 0.0}, "min_area"),
-        ({"ids": "x", "label_fraction": 0.5}, "both choose images"),
+        ({"ids": "x", "label_fraction": 0.5}, "both select images"),
     ],
 )
 def test_bad_input_gets_one_line(changes, message, run, tmp_path):

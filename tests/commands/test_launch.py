@@ -26,26 +26,32 @@ def by_itself(*arguments, cwd=ROOT):
         ("train.py --config=configs/quickstart.py --config.train.epoch=3", "did you mean config.train.epochs?"),
         ("train.py --config=configs/quickstart.py --config.train.epochs=x", "config.train.epochs='x' must be int"),
         ("train.py --config=configs/quickstar.py", "does not exist; did you mean --config=configs/quickstart.py?"),
-        ("train.py --config=configs/quickstart.py", "--workdir is missing: RUN, the folder"),
+        ("train.py --config=configs/quickstart.py", "--workdir=RUN is required: the folder for the config"),
         (AS_A_USER, "is not a run"),
-        ("-m simclr_jax preview", "--config=NAME is missing"),
+        ("-m simclr_jax preview", "--config=NAME is required"),
         ("-m simclr_jax preview --config=configs/quickstart.py --images=0", "images"),
         ("-m simclr_jax check-data --config.data.sauce=x", "did you mean config.data.source?"),
         ("train.py --config=configs/quickstart.py --flagfile=/no/such --workdir=x", "Unable to open flagfile"),
         ("eval_linear.py --workdir=x --config.epoch=3", "did you mean config.epochs?"),
-        ("-m simclr_jax report", "--workdir is missing: RUN, the folder"),
+        ("-m simclr_jax report", "--workdir=RUN is required: the folder of a pretraining run"),
         ("-m simclr_jax report --workdir=nowhere", "nowhere is not a run"),
         ("-m simclr_jax report --workdir=nowhere --config.seed=1", "--config.seed is not a flag: this command has no"),
-        ("-m simclr_jax features --workdir=nowhere", "--out is missing"),
+        ("-m simclr_jax features --workdir=nowhere", "--out=FOLDER is required: a new folder for the features"),
         ("-m simclr_jax import", "the following arguments are required: google or torch"),
         ("-m simclr_jax import google", "the following arguments are required: CHECKPOINT, --out"),
-        ("-m simclr_jax import torch nothing.safetensors --out=x", "nothing.safetensors is no file"),
+        ("-m simclr_jax import torch nothing.safetensors --out=x", "nothing.safetensors is not a file"),
         ("-m simclr_jax import keras x --out=x", "invalid choice: 'keras'"),
         ("-m simclr_jax export torch nowhere --out=x.safetensors", "nowhere is not a run"),
         ("-m simclr_jax finetune --workdir=x --config.label_fraction=0", "must be above 0 and at most 1"),
         ("-m simclr_jax knn --workdir=x --config.temperatures=()", "must hold at least one number"),
-        ("-m simclr_jax prewiev", "'prewiev' is not a command; there are: pretrain, linear, preview, check-data"),
-        ("train.py --workdir=s3://bucket/run --config=configs/quickstart.py", "object stores and URLs are neither"),
+        (
+            "-m simclr_jax prewiev",
+            "'prewiev' is not a command; the commands are: pretrain, linear, preview, check-data",
+        ),
+        (
+            "train.py --workdir=s3://bucket/run --config=configs/quickstart.py",
+            "object stores and URLs are not supported",
+        ),
         ("-m simclr_jax report --workdir=nowhere --out=gs://bucket/x", "gs://bucket/x: object stores and URLs"),
         ("-m simclr_jax import torch x --out=s3://bucket/x --normalize=none", "s3://bucket/x: object stores"),
     ],
@@ -82,9 +88,13 @@ def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path, text, message):
     ("command", "there", "elsewhere"),
     [
         ("train.py --help", "--config.train.batch_size=4096  *images per step over all devices", "config.neighbours"),
-        ("-m simclr_jax preview -h", r"--images: How many images to show. Default: 8.", "check-data"),
-        ("-m simclr_jax knn --help", r"--config.temperatures=.* *T; a neighbour of cosine s votes", "finetune"),
-        ("-m simclr_jax report --help", r"--\[no\]compute: Make the probes", "--config"),
+        ("-m simclr_jax preview -h", r"--images=N: how many images to show \(default: 8\)", "check-data"),
+        (
+            "-m simclr_jax knn --help",
+            "--config.temperatures=.* *T; a neighbour with cosine similarity s votes",
+            "finetune",
+        ),
+        ("-m simclr_jax report --help", r"--\[no\]compute: make missing probes", "--config"),
     ],
 )
 def test_help_answers_with_the_flags_and_keys_of_one_command(command, there, elsewhere):
@@ -92,7 +102,9 @@ def test_help_answers_with_the_flags_and_keys_of_one_command(command, there, els
     assert (result.returncode, result.stderr) == (0, "")
     assert re.search(there, result.stdout) and elsewhere not in result.stdout
     flags = result.stdout.partition("flags:\n")[2]
-    assert flags.startswith("  --workdir: " if "report" in command else "  --config: ")
+    assert flags.startswith(
+        "  --workdir=RUN: " if "report" in command else ("  --config=NAME: ", "  --config=FILE.py: ")
+    )
     assert "-m simclr_jax" not in command or result.stdout.startswith(f"simclr-jax {command.split()[2]} ")
 
 
@@ -100,8 +112,10 @@ def test_help_lists_every_key_with_its_comment_whichever_file_that_stands_in():
     lines = execute("-m", "simclr_jax", "finetune", "--help").stdout.splitlines()
     settings = {line.split("=")[0].removeprefix("  --config."): line for line in lines if "--config." in line}
     assert set(flatten(finetune.get_config())) <= set(settings)
-    assert settings["data.source"].endswith("what is not given is then as in configs/default.py")  # of configs/probe.py
-    assert settings["label_fraction"].endswith("smaller ones lie in larger ones")
+    assert settings["data.source"].endswith(
+        "keys that are not given are then as in configs/default.py"
+    )  # of configs/probe.py
+    assert settings["label_fraction"].endswith("smaller subsets are part of larger ones")
 
 
 @pytest.mark.parametrize("command", ["train.py", "-m simclr_jax", "-m simclr_jax import torch"])
@@ -120,7 +134,7 @@ def test_without_a_command_the_commands_are_listed(arguments):
 
 def test_a_terminal_is_not_told_what_a_name_holds():
     result = by_itself("train.py", "--config=\x1b[2J\x07.py", "--workdir=x")
-    assert result.stderr.startswith(r"error: --config=\x1b[2J\x07.py does not exist; shipped are ")
+    assert result.stderr.startswith(r"error: --config=\x1b[2J\x07.py does not exist; the shipped configs are ")
 
 
 def test_commands_work_from_every_folder(tmp_path):

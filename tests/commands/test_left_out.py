@@ -71,11 +71,11 @@ def test_every_probe_works_on_what_is_labelled_and_says_what_it_leaves_out(run, 
         assert "left out" not in out  # images without labels are images
         return
     lines = [
-        "2 of 24 train images of SOURCE have no label: left out",
-        "1 of 24 validation images of SOURCE have no label: left out",
-        "2 of 24 validation images of SOURCE are of classes that train has no image of (3): left out",
-        "4 of 24 test images of SOURCE have no label: left out",
-        "1 of 24 test images of SOURCE are of classes that train has no image of (3): left out",
+        "2 of 24 train images of SOURCE have no label: skipped",
+        "1 of 24 validation images of SOURCE have no label: skipped",
+        "2 of 24 validation images of SOURCE are of classes that train has no images of (3): skipped",
+        "4 of 24 test images of SOURCE have no label: skipped",
+        "1 of 24 test images of SOURCE are of classes that train has no images of (3): skipped",
     ]
     assert [line.replace(result["source"], "SOURCE") for line in result["left_out"]] == lines
     assert all(out.count(line) == 1 for line in result["left_out"])
@@ -112,8 +112,8 @@ def test_features_of_a_run_that_held_nothing_out(tmp_path, capsys):
     assert sorted(os.listdir(tmp_path / "out")) == ["train"]
     assert len(np.load(tmp_path / "out" / "train" / "features-00000.npy")) == 24
     out = capsys.readouterr().out
-    assert "has no validation images: left out" in out and "has no test images: left out" in out
-    with pytest.raises(ValueError, match="take other ones, --config.split=train"):
+    assert "has no validation images: skipped" in out and "has no test images: skipped" in out
+    with pytest.raises(ValueError, match="take another split: --config.split=train"):
         run_command("diagnose", run)
     COMMANDS["diagnose"][2](*[_with(diagnose_config, split="train"), str(run)])  # as the message says
     assert pictures.run(_with(pictures_config), str(run)) == []  # and no failure
@@ -161,7 +161,9 @@ def make_read_only(run, monkeypatch):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_read_only_run_is_probed_into_another_folder(read_only, tmp_path, name):
     before = {path: path.stat().st_mtime_ns for path in read_only.rglob("*")}
-    with pytest.raises(ValueError, match=r"cannot be written: .* is read-only; say where results go: --out=FOLDER"):
+    with pytest.raises(
+        ValueError, match=r"cannot be written: .* is read-only; give another place for results: --out=FOLDER"
+    ):
         run_command(name, read_only)
     out = tmp_path / "some where"
     result = run_command(name, read_only, out=str(out))

@@ -104,8 +104,8 @@ def test_data_that_moved_are_named_with_the_key_that_replaces_them(tmp_path, mon
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(ValueError) as error:
         probe(run)
-    assert f"nothing is at {tmp_path}/elsewhere/images.npz" in str(error.value)
-    assert f"{run}/config.json has source=npz:images.npz from its pretraining" in str(error.value)
+    assert f"nothing at {tmp_path}/elsewhere/images.npz" in str(error.value)
+    assert f"{run}/config.json has source=npz:images.npz of its pretraining" in str(error.value)
     assert "--config.data.source=" in str(error.value) and "\n" not in str(error.value)
     moved = probe(run, **{"data.source": f"npz:{tmp_path}/images.npz"})
     assert isinstance(moved.splits.load("train"), Split)

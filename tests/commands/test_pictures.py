@@ -34,7 +34,7 @@ def test_similarities_are_shares_of_the_pairs():
     for patch in axis.patches:
         assert abs(patch.get_data().values.sum() - 100) < 1e-9
     assert texts(axis.get_legend())[1] == "two views of an image: mean 0.82"
-    assert axis.get_xlabel() == "cosine similarity of z" and axis.get_ylabel().endswith("%")
+    assert axis.get_xlabel() == "cosine similarity of projections z" and axis.get_ylabel().endswith("%")
 
 
 def test_maps_show_every_point_and_name_every_class():

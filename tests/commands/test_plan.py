@@ -94,7 +94,7 @@ def test_where_it_does_not_fit_it_finds_settings_that_do(config, result, monkeyp
     overrides, text = found["overrides"], capsys.readouterr().out
     assert overrides == {"train.microbatch_size": 64} and f"of {limit / 2**20:,.1f} MiB: does not fit" in text
     assert "add to the command: " + " ".join(f"--config.{key}={value}" for key, value in overrides.items()) in text
-    assert "BatchNorm's statistics are then those of a micro-batch" in text
+    assert "BatchNorm then uses the statistics of each micro-batch" in text
 
 
 def test_where_nothing_fits_it_says_so(config, monkeypatch, capsys):
@@ -102,7 +102,7 @@ def test_where_nothing_fits_it_says_so(config, monkeypatch, capsys):
     monkeypatch.setattr(cost, "measure", lambda parts: (cost.Memory(1, 1, 1, 1), None))
     monkeypatch.setattr(cost, "flops", lambda parts: 1)
     assert plan.run(config)["overrides"] is None
-    assert "nothing that was tried fits: take a smaller train.batch_size" in capsys.readouterr().out
+    assert "none of these settings fits: use a smaller train.batch_size" in capsys.readouterr().out
 
 
 def test_a_step_that_the_compiler_cannot_hold_does_not_fit(config, monkeypatch, capsys):
@@ -117,7 +117,9 @@ def test_the_step_is_timed_where_it_fits(config, monkeypatch, capsys):
     monkeypatch.setattr(cost, "measure", lambda trainer: (cost.Memory(1, 1, 1, 1), None))
     monkeypatch.setattr(cost, "seconds_per_step", lambda trainer, step: 6000.0)
     assert plan.run(config)["seconds_per_step"] == 6000
-    assert "\ntime: about 3 h 20 min, 6e+03 s a step, from 3 steps on blank images;" in capsys.readouterr().out
+    assert (
+        "\ntime: about 3 h 20 min, 6e+03 s per step, measured over 3 steps on blank images;" in capsys.readouterr().out
+    )
 
 
 def test_a_step_that_its_flops_make_long_is_not_tried(config, monkeypatch, capsys):
@@ -136,7 +138,7 @@ def test_a_step_that_finds_no_memory_when_it_is_tried_ends_no_plan(config, monke
 
     monkeypatch.setattr(cost, "measure", lambda trainer: (cost.Memory(1, 1, 1, 1), out_of_memory))
     assert plan.run(config)["seconds_per_step"] is None
-    assert "the device has no memory to try the step" in capsys.readouterr().out
+    assert "the device has too little free memory to run the step" in capsys.readouterr().out
 
 
 def test_candidates_come_in_order_and_all_of_them_can_be_made(config):
@@ -168,7 +170,7 @@ def test_a_plan_for_a_target_has_its_devices_and_memory(config, compilers, capsy
     found = plan.run(config, ["h100x4"], price=3.0)["h100x4"]
     text = capsys.readouterr().out
     assert found["fits"] and found["overrides"] == {} and found["limit"] == targets.find("h100x4").memory
-    assert "4 × NVIDIA H100 80GB, 32 images each" in text and ": fits" in text and "a bound" in text
+    assert "4 × NVIDIA H100 80GB, 32 images each" in text and ": fits" in text and "a lower bound" in text
     assert found["messages"]["all-reduce"]["count"] > 0 and found["kernels"] > 0
     least = found["least_seconds"]
     assert least["step"] == max(least[name] for name in ("compute", "memory", "network"))
@@ -179,7 +181,7 @@ def test_a_plan_for_a_target_has_its_devices_and_memory(config, compilers, capsy
 def test_several_targets_are_rows_of_one_table(config, compilers, capsys):
     found = plan.run(config, ["h100", "l4x2", "h100"], price=1.0)
     lines = capsys.readouterr().out.splitlines()
-    header = next(index for index, line in enumerate(lines) if "least step" in line)
+    header = next(index for index, line in enumerate(lines) if "shortest step" in line)
     assert list(found) == ["h100", "l4x2"]
     assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ["h100", "l4x2"]
     assert all(len(line) == len(lines[header]) for line in lines[header + 1 : header + 3])
@@ -208,9 +210,9 @@ def test_where_it_does_not_fit_a_target_settings_are_found(config, compilers, mo
         (["h1000"], {}, None, "GPUs are"),
         (["h100x3"], {}, None, "--target=h100x3: train.batch_size=128 is not divisible by 3 devices; use 126 or 129"),
         (["h100", "v5e-256"], {}, None, "--target=v5e-256: train.batch_size=128 is not divisible by 256 devices"),
-        (["h100"], {"data.source": "npz:nowhere.npz"}, None, "--config.data.images=N says how many"),
+        (["h100"], {"data.source": "npz:nowhere.npz"}, None, "say how many there are: --config.data.images=N"),
         (["h100"], {}, -1.0, "--price=-1 must be a number above 0"),
-        ([], {}, 2.0, "--price=2 is of a device of a target: add --target=h100x8"),
+        ([], {}, 2.0, "--price=2 only works with --target: add --target=h100x8"),
         (["h100"], {"data.images": -1}, None, "config.data.images=-1 must be 0"),
     ],
 )  # fmt: skip
@@ -262,17 +264,17 @@ def test_blank_images_have_the_shapes_of_those_that_are_not_here(config, source,
 
 
 def test_blank_images_are_for_plans_alone(config):
-    with pytest.raises(ValueError, match="config.data.images=9 says how many images --plan takes"):
+    with pytest.raises(ValueError, match="config.data.images=9 is only for --plan"):
         Trainer.from_config(_changed(config, {"data.images": 9}))
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--target=h100", "--workdir=RUN"], "--target goes with --plan alone; add --plan, or leave it out"),
-        (["--price=2", "--workdir=RUN"], "--price goes with --plan alone; add --plan, or leave it out"),
+        (["--target=h100", "--workdir=RUN"], "--target only works with --plan; add --plan, or leave out --target"),
+        (["--price=2", "--workdir=RUN"], "--price only works with --plan; add --plan, or leave out --price"),
         (["--plan", "--target="], "--target= names no machine; h100, "),
-        (["--plan", "--profile=3"], "--profile traces the steps of a run, and --plan runs none"),
+        (["--plan", "--profile=3"], "--profile traces training steps, and --plan does not train"),
         (["--plan", "--target=h100", "--price=two"], "flag --price=two: could not convert string to float"),
     ],
 )
@@ -292,5 +294,5 @@ def test_the_command_needs_no_workdir_and_writes_nothing(config, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "memory of a device" in done.stdout and ": fits" in done.stdout and "\ntime: about " in done.stdout
+    assert "memory per device" in done.stdout and ": fits" in done.stdout and "\ntime: about " in done.stdout
     assert not list(tmp_path.iterdir())

@@ -72,8 +72,8 @@ def test_a_sheet_of_files_leaves_out_what_cannot_be_read(tmp_path, capsys):
     out = tmp_path / "sheet.png.out"
     preview.run(small(f"folder:{tmp_path}"), str(out), 10)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"folder:{tmp_path}: 30 train images; no labels" and f"written to {out}" in lines
-    assert lines[1] == "left out: no image by name or kind: 1 × .txt"
+    assert lines[0] == f"folder:{tmp_path}: 30 train images; no labels" and f"saved in {out}" in lines
+    assert lines[1] == "left out: not images: 1 × .txt"
     with Image.open(out) as sheet:
         assert sheet.format == "PNG" and min(sheet.size) > 300
         colours = sheet.convert("RGB").getcolors(2**24)
@@ -95,11 +95,11 @@ def test_a_sheet_shows_files_of_any_name_and_kind(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(ValueError, match="--out=.*: there is a folder of that name"):
+    with pytest.raises(ValueError, match="--out=.* is a folder; give a file"):
         preview.run(small("npz:/no/such.npz"), str(tmp_path), 2)
-    with pytest.raises(ValueError, match="--images=0 must be 1 to 100"):
+    with pytest.raises(ValueError, match="--images=0 must be from 1 to 100"):
         preview.run(small("npz:/no/such.npz"), str(tmp_path / "x.png"), 0)
-    with pytest.raises(ValueError, match="--images=1000000 must be 1 to 100"):
+    with pytest.raises(ValueError, match="--images=1000000 must be from 1 to 100"):
         preview.run(small("npz:/no/such.npz"), str(tmp_path / "x.png"), 10**6)
 
 
@@ -117,7 +117,7 @@ def test_a_large_image_is_drawn_small(monkeypatch, tmp_path):
 
 
 def test_a_folder_that_does_not_exist_is_refused_before_anything_is_read():
-    with pytest.raises(ValueError, match=r"--out=/no/where/sheet.png: there is no such folder"):
+    with pytest.raises(ValueError, match=r"--out=/no/where/sheet.png: its folder does not exist"):
         preview.run(small("npz:/no/such.npz"), "/no/where/sheet.png", 2)
 
 

@@ -80,13 +80,13 @@ def test_a_report_holds_what_the_run_left(run):
     page = written([run])
     assert "linear probe 50.00 ± 1.00 % 90.00 % 25.00 % 12.50 % 6 h" in page.text
     assert "kNN 43.75 % 90.00 % 25.00 % 12.50 % 3 h" in page.text
-    assert "knn is of step 3; the newest checkpoint is of step 6" in page.text
-    assert "Is it collapsing? z uses 93 of 128" in page.text
+    assert "knn was made from step 3, but the newest checkpoint is step 6" in page.text
+    assert "Has it collapsed? z uses 93 of 128" in page.text
     assert "3.250 loss" in page.text  # the newest that is a number
     assert "0.10.2" in page.text
     for key, value in flatten(quickstart.get_config()).items():
         assert f"{key} {value}".strip() in page.text
-    assert page.text.index("Training") < page.text.index("What is mistaken for what")
+    assert page.text.index("Training") < page.text.index("Confusion between classes")
 
 
 def test_figures_that_no_float_holds_and_pipes_are_passed_over(run):
@@ -132,21 +132,23 @@ def test_a_short_probe_is_named_so_and_its_settings_are_told(run):
     page = written([run])
     assert "25.00 % linear probe, augmented (2 epochs), top-1" in page.text
     row = page.text[page.text.index("linear probe, augmented (2 epochs) 25.00 %") :]
-    assert "epochs 2 instead of 90" in row[: row.index("75.00 %")]
+    assert "epochs 2 instead of the default 90" in row[: row.index("75.00 %")]
     assert "logistic regression (L-BFGS) 75.00 % 90.00 % 25.00 % 12.50 % 6 h" in page.text
-    assert f"{HOSTILE} as usual" in page.text
+    assert f"{HOSTILE} default" in page.text
 
 
 def test_what_is_missing_is_told_with_its_command(run):
     page = written([run]).text
     missing = page[
-        page.index("Missing, with what makes it: linear probe, augmented; logistic") : page.index("Training")
+        page.index("Missing results, with the commands that make them: linear probe, augmented; logistic") : page.index(
+            "Training"
+        )
     ]
     assert f"logistic regression (L-BFGS) simclr-jax lbfgs --workdir={run}" in missing
     assert f"10 % of labels simclr-jax finetune --workdir={run} --config.label_fraction=0.1" in missing
     assert f"curves simclr-jax pictures --workdir={run}" in missing
     assert "kNN" not in missing and "diagnose" not in missing
-    assert page.count("Is it collapsing?") == 1
+    assert page.count("Has it collapsed?") == 1
 
 
 def test_a_folder_takes_what_a_read_only_run_cannot(run, tmp_path):
@@ -172,7 +174,7 @@ def test_several_runs_are_compared(run, tmp_path):
     page = written([run, other])
     table = page.text[page.text.index("Comparison") : page.text.index("Probes")]
     assert re.search(r"run 50.00 ± 1.00 % .*other 62.50 %", table)
-    assert re.search(r"What differs in their configs key .* loss.temperature 0.2 0.75", table)
+    assert re.search(r"Differences between the configs key .* loss.temperature 0.2 0.75", table)
     assert table.count("temperature") == 2  # as a key, and in the summary of the run that follows
     assert "optimizer" not in table
     assert {"#run1", "#run2"} <= set(page.links)
@@ -190,7 +192,7 @@ def test_what_is_missing_is_made_and_what_cannot_be_is_said(run, capsys):
 
     report.run([str(run)], out=None, make={name: make(name) for name in ("linear", "curves", "lbfgs")}, defaults={})
     assert asked == [("lbfgs", str(run))]
-    assert "lbfgs was not made: lbfgs has no labels" in Page((run / "report.html").read_text()).text
+    assert "lbfgs could not be made: lbfgs has no labels" in Page((run / "report.html").read_text()).text
     assert "lbfgs has no labels" in capsys.readouterr().out
 
 
@@ -204,10 +206,10 @@ def test_what_a_report_refuses(run, tmp_path):
     (tmp_path / "a.html").mkdir()
     for workdirs, out, message in (
         ([str(tmp_path / "none")], None, "is not a run"),
-        ([str(run)], str(tmp_path / "no" / "report.html"), "there is no such folder"),
+        ([str(run)], str(tmp_path / "no" / "report.html"), "its folder does not exist"),
         ([str(run)], str(tmp_path / "a.html"), "a.html is a folder"),
-        ([str(run), str(run)], str(tmp_path), "is a folder, of one run; of several give a file"),
-        ([str(run)] * 65, None, "65 runs are too many for a page"),
+        ([str(run), str(run)], str(tmp_path), "is a folder, which works for one run only; for several give a file"),
+        ([str(run)] * 65, None, "65 runs are too many for one page"),
     ):
         with pytest.raises(ValueError, match=message):
             report.run(workdirs, out=out, make={}, defaults={})

@@ -64,11 +64,11 @@ def test_sizes_follow_the_base():
     ("higher", "lower", "said"),
     [
         ([0.6, 0.62, 0.64], [0.5, 0.52, 0.51], "as in the paper"),
-        ([0.6, 0.62, 0.64], [0.59, 0.62, 0.6], "not told apart here"),
-        ([0.5, 0.52, 0.51], [0.6, 0.62, 0.64], "other than in the paper"),
+        ([0.6, 0.62, 0.64], [0.59, 0.62, 0.6], "no significant difference here"),
+        ([0.5, 0.52, 0.51], [0.6, 0.62, 0.64], "different from the paper"),
         ([0.6, 0.6], [0.5, 0.5], "as in the paper"),
-        ([0.6, 0.6], [0.6, 0.6], "not told apart here"),
-        ([0.9], [0.1], "one seed cannot tell"),
+        ([0.6, 0.6], [0.6, 0.6], "no significant difference here"),
+        ([0.9], [0.1], "not testable with one seed"),
     ],
 )
 def test_a_finding_is_there_where_means_differ_by_more_than_they_vary(higher, lower, said):
@@ -80,7 +80,7 @@ def test_more_seeds_tell_more():
     claim = Claim("a beats b", ("a", "x"), (("b", "x"),))
     once = {"a": {"x": [0.62, 0.66]}, "b": {"x": [0.58, 0.62]}}
     often = {variant: {"x": 5 * found["x"]} for variant, found in once.items()}
-    assert verdict(claim, once) == "not told apart here"
+    assert verdict(claim, once) == "no significant difference here"
     assert verdict(claim, often) == "as in the paper"
 
 
@@ -89,19 +89,19 @@ def test_measures_of_the_same_runs_are_compared_run_by_run():
     same = Claim("h beats z", ("a", "h"), (("a", "z"),))
     assert verdict(same, {"a": {"h": h, "z": z}}) == "as in the paper"
     apart = Claim("a beats b", ("a", "h"), (("b", "h"),))
-    assert verdict(apart, {"a": {"h": h}, "b": {"h": z}}) == "not told apart here"
+    assert verdict(apart, {"a": {"h": h}, "b": {"h": z}}) == "no significant difference here"
 
 
 def test_chance_is_taken_for_a_finding_once_in_forty_times():
     rng = np.random.default_rng(0)
     claim = Claim("a beats b", ("a", "x"), (("b", "x"),))
     said = [verdict(claim, {name: {"x": list(rng.normal(size=3))} for name in "ab"}) for _ in range(500)]
-    assert said.count("as in the paper") < 25 and said.count("other than in the paper") < 25
+    assert said.count("as in the paper") < 25 and said.count("different from the paper") < 25
 
 
 def test_all_that_a_claim_names_must_be_lower():
     claim = Claim("a beats both", ("a", "x"), (("b", "x"), ("c", "x")))
     found = {"a": {"x": [0.6, 0.61]}, "b": {"x": [0.1, 0.11]}, "c": {"x": [0.6, 0.62]}}
-    assert verdict(claim, found) == "not told apart here"
+    assert verdict(claim, found) == "no significant difference here"
     found["c"]["x"] = [0.8, 0.81]
-    assert verdict(claim, found) == "other than in the paper"
+    assert verdict(claim, found) == "different from the paper"

@@ -53,7 +53,7 @@ def test_other_files_are_passed_over_and_say_nothing(tmp_path):
     (tmp_path / "gone.tif").symlink_to(tmp_path / "nowhere")
     write(tmp_path / "deep", gray(1000, 3))
     assert found(tmp_path) == bit_depth.BitDepth(10, 3)
-    assert str(found(tmp_path)) == "1,023 is white (10 bits), found in 3 of them"
+    assert str(found(tmp_path)) == "the value 1,023 is white (10 bits), detected from 3 of them"
 
 
 def test_no_more_files_are_opened_and_no_more_pixels_read_than_the_bounds_say(tmp_path, monkeypatch):
@@ -104,7 +104,9 @@ def config_of(folder, **changes):
 def test_a_run_keeps_its_white_for_whatever_reads_it_later(tmp_path, capsys):
     folder, run = write(tmp_path / "images", gray(4080)), str(tmp_path / "run")
     pretrain.run(config_of(folder), run)
-    assert "16-bit files: 4,095 is white (12 bits), found in" in " ".join(capsys.readouterr().out.split())
+    assert "16-bit files: the value 4,095 is white (12 bits), detected from" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert run_folder.read_bits(run) == 12
     write(folder, gray(300))  # the same names, now darker
     (tmp_path / "run" / "data.json").unlink()  # else the run would not go on with other data
@@ -142,7 +144,7 @@ def test_a_run_of_before_goes_on_as_it_did(tmp_path):
 )
 def test_a_file_of_others_that_says_no_white_is_told_with_its_mend(text, tmp_path):
     (tmp_path / "bits.json").write_text(text)
-    with pytest.raises(ValueError, match=r'does not say which value is white; write \{"bits": 8\} to') as error:
+    with pytest.raises(ValueError, match=r'does not state the bit depth; write \{"bits": 8\} to') as error:
         run_folder.read_bits(str(tmp_path))
     assert "\n" not in str(error.value)
     (tmp_path / "bits.json").write_text('{"bits": 8}')
@@ -151,14 +153,14 @@ def test_a_file_of_others_that_says_no_white_is_told_with_its_mend(text, tmp_pat
 
 @pytest.mark.parametrize("bits", [-1, 1, 7, 17])
 def test_bits_that_no_image_has_are_refused(bits, tmp_path):
-    with pytest.raises(ValueError, match=r"config.data.bits=-?\d+ must be 0 \(found in the images\) or 8 to 16"):
+    with pytest.raises(ValueError, match=r"config.data.bits=-?\d+ must be 0 \(detect from the images\) or 8 to 16"):
         pretrain.run(config_of(tmp_path, **{"data.bits": bits}), str(tmp_path / "run"))
 
 
 def test_bits_are_refused_where_pixels_have_eight(tmp_path):
     np.savez(tmp_path / "x.npz", x_train=np.zeros((COUNT, SIDE, SIDE, 3), np.uint8))
     config = config_of(tmp_path, **{"data.bits": 12, "data.source": f"npz:{tmp_path}/x.npz"})
-    with pytest.raises(ValueError, match="data.bits=12 is of image files of 16 bits, and the pixels of npz:"):
+    with pytest.raises(ValueError, match="data.bits=12 only applies to 16-bit image files, but the pixels of npz:"):
         pretrain.run(config, str(tmp_path / "run"))
 
 

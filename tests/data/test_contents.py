@@ -98,13 +98,13 @@ def validation_went(folder):
     [
         (one_more, "train: 12 → 13 images"),
         (one_less, "train: 12 → 11 images"),
-        (renamed, "train: as many images, but other files"),
-        (other_class, "train: as many images, but other files"),
-        (larger, "train: as many images, but other files"),
-        (other_pixels_of_the_same_size, "train: as many images, but other files"),
+        (renamed, "train: as many images, but different files"),
+        (other_class, "train: as many images, but different files"),
+        (larger, "train: as many images, but different files"),
+        (other_pixels_of_the_same_size, "train: as many images, but different files"),
         (a_class_came, "train: 12 → 13 images, 2 → 3 classes"),
         (validation_shrank, "validation: 4 → 3 images"),
-        (validation_went, "validation went"),
+        (validation_went, "validation was removed"),
     ],
 )
 def test_whatever_changed_in_a_folder_is_told(folder, change, words):
@@ -127,7 +127,7 @@ def test_one_other_number_in_an_archive_is_told(arrays, tmp_path, name):
     changed = arrays[name].copy()
     changed.flat[0] ^= 1
     found = contents.changes(before, save(tmp_path / "a.npz", arrays | {name: changed}))
-    assert found == [f"{name[2:]}: as many images, but other files, classes or pixels"]
+    assert found == [f"{name[2:]}: as many images, but different files, classes or pixels"]
 
 
 def test_nothing_changed_is_no_change(folder):

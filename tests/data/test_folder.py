@@ -72,7 +72,7 @@ def test_other_spellings_of_splits_are_read_and_said(tmp_path):
         "2 train images (Train/), 1 validation images (VAL/), 1 test images (testing/); 2 classes: a, b; "
         f"read from {tmp_path}/set"
     )
-    assert source.describe().left_out == "beside the splits: set/more (1) images"
+    assert source.describe().left_out == "outside the splits: set/more (1) images"
 
 
 def test_the_users_names_of_splits_are_those_on_disk(tmp_path):
@@ -119,7 +119,7 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
     assert source.beside == {"unlabeled": 2, "PATH itself": 1}
     assert source.passed_over == {".heic": 2, ".txt": 1, walk.HIDDEN: 1}
     text = source.describe().left_out
-    assert "2 × .heic" in text and "(convert .heic to JPEG or PNG to have them read)" in text
+    assert "2 × .heic" in text and "(convert .heic to JPEG or PNG to use them)" in text
     assert "PATH itself (1), unlabeled (2) images" in text and "folders without images: train/c, val" in text
 
 
@@ -128,13 +128,19 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
     [
         ([], "holds no images"),
         (["a/notes.txt", ".hidden.png"], "holds no images"),
-        (["train/a/1.png", "val/a/1.png", "val/zebra/1.png"], "validation has classes that train does not.*: zebra"),
+        (
+            ["train/a/1.png", "val/a/1.png", "val/zebra/1.png"],
+            "validation has classes that the training split does not.*: zebra",
+        ),
         (["train/a/1.png", "val/a/1.png", "valid/a/2.png"], "val, valid"),
         (
             ["train/1.png", "car/1.png", "bus/1.png"],
             r"train \(1\) beside bus \(1\), car \(1\)",
         ),  # a train can be a class
-        (["train/Cat/1.png", "train/b/1.png", "val/cat/2.png"], "does not have: cat; train has Cat: write them alike"),
+        (
+            ["train/Cat/1.png", "train/b/1.png", "val/cat/2.png"],
+            "does not have: cat; train has Cat: use the same spelling",
+        ),
         (["a/1.heic", "a/2.heic"], r"holds no images .*2 × .heic \(convert .heic to JPEG"),
     ],
 )
@@ -178,7 +184,7 @@ def test_a_table_named_like_a_split_means_its_images(tmp_path):
 
 def test_a_table_that_is_not_there_is_refused(tmp_path):
     plant(tmp_path, "1.png")
-    with pytest.raises(ValueError, match="csv:no.csv: there is no such file"):
+    with pytest.raises(ValueError, match="csv:no.csv: this file exists neither"):
         open_source(f"folder:{tmp_path}", labels="csv:no.csv")
 
 

@@ -39,12 +39,12 @@ def test_what_is_not_read_of_a_table_is_known(tmp_path):
 @pytest.mark.parametrize(
     "text, mentions",
     [
-        ("", "begins with nothing: its first line must name a column of files and one of labels, as in file,label"),
-        ("a.png,cat\nb.png,dog\n", "begins with a.png, cat: its first line must name"),
-        ("file,age,breed\na.png,3,pug\n", "begins with file, age, breed"),
-        ("file;label\na.png;cat\n", "begins with file;label"),
-        ("file,label\na.png,cat,dog\n", "row 2 of .* has 3 columns, and the first one 2"),
-        ("file,label\na.png,cat\na.png,dog\n", "row 3 of .* gives a.png another label: cat, dog; keep one"),
+        ("", "starts with nothing: its first line must name a column of files and one of labels, such as file,label"),
+        ("a.png,cat\nb.png,dog\n", "starts with a.png, cat: its first line must name"),
+        ("file,age,breed\na.png,3,pug\n", "starts with file, age, breed"),
+        ("file;label\na.png;cat\n", "starts with file;label"),
+        ("file,label\na.png,cat,dog\n", "row 2 of .* has 3 columns, but the first row has 2"),
+        ("file,label\na.png,cat\na.png,dog\n", "row 3 of .* gives a.png a second label: cat, dog; keep one"),
         (b"\xff\xfe\0\0", "cannot be read as CSV"),
         ('file,label\n"a.png,cat\n', "cannot be read as CSV"),
         (b"file,label\na.png," + b"x" * 200_000, "cannot be read as CSV: field larger"),
@@ -58,7 +58,7 @@ def test_what_is_no_table_of_labels_is_refused(tmp_path, text, mentions):
 
 def test_what_never_ends_is_not_read(tmp_path):
     for path in ("/dev/zero", str(tmp_path)):
-        with pytest.raises(ValueError, match="is no file but a folder, a pipe or a device"):
+        with pytest.raises(ValueError, match="is not a file but a folder, a pipe or a device"):
             label_file.read(epath.Path(path))
 
 
@@ -100,7 +100,7 @@ def test_two_rows_of_one_image_are_refused_if_they_differ(tmp_path):
 
 
 def test_rows_without_an_image_are_counted_and_refused_where_they_are_many(tmp_path):
-    with pytest.raises(ValueError, match=r"T: 1 of its 2 rows with a label name no image that is there \(gone.png\)"):
+    with pytest.raises(ValueError, match=r"T: 1 of its 2 rows with a label name images that do not exist \(gone.png\)"):
         match(tmp_path, "1,a", "gone.png,b")
     with pytest.raises(ValueError, match="T: 0 of its 0 rows"):
         match(tmp_path, "1,")
@@ -110,5 +110,5 @@ def test_rows_without_an_image_are_counted_and_refused_where_they_are_many(tmp_p
 
 
 def test_a_row_of_another_folder_names_no_image_of_this_one(tmp_path):
-    with pytest.raises(ValueError, match="name no image"):
+    with pytest.raises(ValueError, match="name images that do not exist"):
         match(tmp_path, "y/1.png,a")

@@ -107,10 +107,10 @@ def test_a_clear_layout_is_read_rightly(name):
 
 
 UNCLEAR = {  # {folders: what the message says}
-    ("cat",): "cat (10) may be no classes: it is the only one",
-    ("train/cat", "val/cat"): "cat (21) may be no classes: it is the only one",
+    ("cat",): "cat (10) may not be classes: there is only one",
+    ("train/cat", "val/cat"): "cat (21) may not be classes: there is only one",
     ("", "cat"): "the only one",
-    ("2023", "2024"): "2023 (10), 2024 (11) may be no classes: they look like dates",
+    ("2023", "2024"): "2023 (10), 2024 (11) may not be classes: they look like dates",
     ("2023/winter", "2023/summer/coast", "2024/spring"): "like dates .*(2023, 2024)",
     ("2023/winter",): "like dates",
     ("2023-01-15 beach", "2023-02-01 hills"): "like dates",
@@ -119,20 +119,21 @@ UNCLEAR = {  # {folders: what the message says}
     ("January", "february"): "like dates",
     ("train/2023", "train/2024", "train/misc"): "like dates",
     ("100CANON", "101CANON"): "a camera's folders",
-    ("HAM_images_part_1", "HAM_images_part_2"): "parts of one set",
-    ("batch1", "batch2", "batch3"): "parts of one set",
-    ("images_001/images", "images_002/images"): "some are called by what they hold",
-    ("images", "masks"): "called by what they hold.* (images).*--config.data.source=folder:PATH/images",
-    ("JPEGImages", "SegmentationClass"): "called by what they hold",
-    ("a/b/c", "b"): "further folders lie in them (a/b)",
-    ("cat/train", "cat/test", "dog/train", "dog/test"): "splits lie in classes, and belong outside (cat/train",
-    ("phase1/cat", "phase1/dog", "phase2/cat"): "further folders lie in them",
+    ("HAM_images_part_1", "HAM_images_part_2"): "parts of one data set",
+    ("batch1", "batch2", "batch3"): "parts of one data set",
+    ("images_001/images", "images_002/images"): "some names describe what is stored",
+    ("images", "masks"): "names describe what is stored.* (images).*--config.data.source=folder:PATH/images",
+    ("JPEGImages", "SegmentationClass"): "names describe what is stored",
+    ("a/b/c", "b"): "they contain further folders (a/b)",
+    ("cat/train", "cat/test", "dog/train", "dog/test"): "there are splits inside classes, and they belong "
+    "outside (cat/train",
+    ("phase1/cat", "phase1/dog", "phase2/cat"): "they contain further folders",
     ("ObjectCategories/a", "ObjectCategories/b"): "--config.data.source=folder:PATH/ObjectCategories",
-    ("DCIM/a", "DCIM/b"): "further folders lie in them",
-    ("train/test", "train/control"): "some are called like splits (test)",
-    ("cat", "dog", "unlabeled"): "some are called images without a class (unlabeled)",
-    ("train/pos", "train/neg", "train/unsup"): "some are called images without a class (unsup)",
-    ("Cat", "cat"): "they differ in capitals alone (Cat, cat)",
+    ("DCIM/a", "DCIM/b"): "they contain further folders",
+    ("train/test", "train/control"): "some are named like splits (test)",
+    ("cat", "dog", "unlabeled"): "some are named like images without a class (unlabeled)",
+    ("train/pos", "train/neg", "train/unsup"): "some are named like images without a class (unsup)",
+    ("Cat", "cat"): "they differ only in upper and lower case (Cat, cat)",
 }
 
 
@@ -166,7 +167,7 @@ def test_folders_that_may_be_splits_or_classes_are_asked_about(folders):
     with pytest.raises(ValueError) as error:
         read(*folders)
     text = str(error.value)
-    assert f"PATH has {what}: splits or classes?" in text and "\n" not in text
+    assert f"PATH has {what}: are these splits or classes?" in text and "\n" not in text
     place, _ = read(*folders, labels="folders")
     assert {pair.partition("/")[2] for pair in place.values()} - {""} == classes
     place, _ = read(*folders, labels="none")

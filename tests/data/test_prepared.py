@@ -100,7 +100,7 @@ def test_no_class_of_others_is_imported(version, marker, place, described):
         (version / place).write_text(json.dumps(described))
     else:
         change(version / place, features=described)
-    refused(version, rf"theirs/1.0.0/{place} names the class 'stranger.Theirs'.*prepare it anew")
+    refused(version, rf"theirs/1.0.0/{place} names the class 'stranger.Theirs'.*prepare it again")
     assert not marker.exists()
 
 
@@ -127,7 +127,7 @@ def test_another_version_or_config_is_no_way_round(version, marker):
         shutil.rmtree(whole, ignore_errors=True)
         (whole / ".config").mkdir(parents=True)
         (whole / ".config" / "metadata.json").write_text(json.dumps({"default_config_name": config}))
-        refused(version, "is no name of a folder")
+        refused(version, "is not the name of a folder")
     (whole / "small").symlink_to(elsewhere)
     (whole / ".config" / "metadata.json").write_text(json.dumps({"default_config_name": "small"}))
     refused(version, "small/1.0.0/features.json names the class")
@@ -136,7 +136,7 @@ def test_another_version_or_config_is_no_way_round(version, marker):
 
 @pytest.mark.parametrize("name", ["theirs/..", "theirs/..:1.0.0", "theirs/data_dir=elsewhere", "theirs/small/config=x"])
 def test_a_name_leads_nowhere_else(name):
-    with pytest.raises(ValueError, match="is not read: only NAME, NAME/CONFIG and NAME:VERSION") as error:
+    with pytest.raises(ValueError, match="is not supported: use NAME, NAME/CONFIG or NAME:VERSION") as error:
         open_source(f"tfds:{name}")
     assert_one_line(error)
 
@@ -157,19 +157,19 @@ def test_names_of_classes_come_from_no_other_file(version, tmp_path):
 def test_records_come_from_no_other_folder(version, template):
     splits = [{"name": "train", "shardLengths": ["12"], "filepathTemplate": template}]
     change(version / "dataset_info.json", splits=splits)
-    refused(version, "names .* for train, which lies elsewhere")
+    refused(version, "names .* for train, which is outside of that folder")
 
 
 @pytest.mark.parametrize("images", ["9000000000000000000", "1000000000", "-4"])
 def test_as_many_images_as_the_files_cannot_hold_are_refused(version, images):
     change(version / "dataset_info.json", splits=[{"name": "train", "shardLengths": [images]}])
-    refused(version, rf"is not whole: its dataset_info.json tells of {int(images):,} images, its files hold")
+    refused(version, rf"is incomplete: its dataset_info.json lists {int(images):,} images, but its files hold")
 
 
 @pytest.mark.parametrize("form", ["array_record", "riegeli"])
 def test_files_that_cannot_be_read_in_order_are_named(version, form):
     change(version / "dataset_info.json", fileFormat=form)
-    refused(version, f"holds {form} files, which cannot be read in order; prepare it anew, as tfrecord")
+    refused(version, f"holds {form} files, which cannot be read in order; prepare it again as tfrecord")
 
 
 def test_images_of_another_size_than_declared_are_no_pixels_in_memory(version):
@@ -183,7 +183,7 @@ def test_more_classes_than_names_can_be_made_of_are_refused(version):
     (version / "label.labels.txt").unlink()
     described = (version / "features.json").read_text()
     (version / "features.json").write_text(described.replace('"numClasses": "2"', '"numClasses": "2000000000"'))
-    refused(version, "declares 2,000,000,000 classes; 1,048,576 are the most")
+    refused(version, "declares 2,000,000,000 classes; at most 1,048,576 are supported")
 
 
 @pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "label.labels.txt", RECORDS])
@@ -191,7 +191,7 @@ def test_more_classes_than_names_can_be_made_of_are_refused(version):
 def test_a_file_that_never_ends_is_not_read(version, name, what):
     (version / name).unlink()
     os.mkfifo(version / name) if what == "pipe" else (version / name).symlink_to(what)
-    refused(version, f"{name} is no file but a pipe or device")
+    refused(version, f"{name} is not a file but a pipe or device")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "{}", '{"type": 5, "content": {}}', '{"a":' * 5000 + "1" + "}" * 5000])

@@ -68,7 +68,7 @@ def test_images_without_labels_are_not_held_out_for_a_test():
     splits = Splits(source, holdout_fraction=0.1)
     assert splits.roles == ("train", "validation")
     assert sorted(ids(splits, "train") + ids(splits, "validation")) == list(range(20))
-    with pytest.raises(ValueError, match="no test images; probe on one with labels"):
+    with pytest.raises(ValueError, match="no test images; use one with labels"):
         splits.load("test")
 
 
@@ -223,7 +223,7 @@ def test_an_unknown_source_is_answered_with_the_known_ones(name):
 @pytest.mark.parametrize("name", ["textures", "npz:no/such.npz", "tfds:cifar10"])
 @pytest.mark.parametrize("labels", ["none", "folders", "csv:x.csv"])
 def test_labels_that_are_not_to_be_chosen_are_refused(name, labels):
-    with pytest.raises(ValueError, match=f"data.labels={labels} is for folder:PATH"):
+    with pytest.raises(ValueError, match=f"data.labels={labels} only works with folder:PATH"):
         open_source(name, labels=labels)
 
 

@@ -43,7 +43,7 @@ def test_a_class_without_images_takes_no_share():
 
 
 def test_a_subset_that_would_lack_a_class_is_refused():
-    with pytest.raises(ValueError, match="leaves none for each of 3 classes; use at least 0.015") as error:
+    with pytest.raises(ValueError, match="is less than one image for each of 3 classes; use at least 0.015") as error:
         chosen(0.01)
     assert_one_line(error)
 
@@ -62,7 +62,7 @@ def test_a_list_of_ids_chooses_its_images(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("7\nn01440764_10026\n", "line 2 of .* is no image id: 'n01440764_10026'"),
+        ("7\nn01440764_10026\n", "line 2 of .* is not an image id: 'n01440764_10026'"),
         ("-5\n7\n99999999999999999999999\n", "lists 2 ids that no training image has: -5, 9999"),
         ("7\n7\n", "line 2 of .* lists id 7 again, after line 1"),
         ("\n", "lists no image id"),
@@ -87,7 +87,7 @@ def test_files_are_listed_by_their_names(tmp_path):
     assert subset.listed(images, str(path)).names.tolist() == [b"a/1.png", b"a/2.png", b"b/odd name.png"]
     path.write_text("a/2.png\n1.png\n")
     with pytest.raises(
-        ValueError, match="lists 1 names that no training image has: 1.png; give one path a line"
+        ValueError, match="lists 1 names that no training image has: 1.png; give one path per line"
     ) as error:
         subset.listed(images, str(path))
     assert_one_line(error)

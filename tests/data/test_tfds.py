@@ -171,7 +171,7 @@ def test_unusable_tfds_names_are_refused(prepared, name, mentions):
 @pytest.mark.parametrize("name", ["huggingface:someone/theirs", "kaggle:x", "a_register:set/config:1.0.0", "a:b:c"])
 def test_sets_whose_programs_come_from_elsewhere_are_not_opened(name, monkeypatch):
     monkeypatch.setattr(tensorflow_datasets, "builder", lambda *_, **__: pytest.fail("it was opened"))
-    with pytest.raises(ValueError, match="is not read: only NAME, NAME/CONFIG and NAME:VERSION") as error:
+    with pytest.raises(ValueError, match="is not supported: use NAME, NAME/CONFIG or NAME:VERSION") as error:
         open_source(f"tfds:{name}")
     assert_one_line(error)
 

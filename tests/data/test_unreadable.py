@@ -93,7 +93,7 @@ def test_where_nothing_can_be_read_it_ends(see):
 def test_an_image_in_memory_is_named_by_its_id():
     unreadable = Unreadable(3, 1.0)
     measure(bytes_of().take(np.array([0, 7, 3])), unreadable=unreadable)
-    assert unreadable.names == ["image 7: no image, begins with b'<html>', 6 bytes", "image 3: empty"]
+    assert unreadable.names == ["image 7: not an image, starts with b'<html>', 6 bytes", "image 3: empty"]
 
 
 # Files
@@ -141,8 +141,8 @@ def test_what_is_no_file_is_named_with_the_reason(tmp_path):
     reasons = [name.removeprefix(f"{path}: ") for name, path in zip(unreadable.names, paths[:4], strict=True)]
     assert reasons == [
         "No such file or directory",
-        "a link to nowhere: No such file or directory",
-        "a link to nowhere: Too many levels of symbolic links",
+        "a broken link: No such file or directory",
+        "a broken link: Too many levels of symbolic links",
         "Is a directory",
     ]
     assert not set(shown(train(split, unreadable=Unreadable(5, 0.8), batch_size=2, last=6))) - {4}

@@ -106,7 +106,7 @@ def test_the_vote_by_hand():
 
 @pytest.mark.parametrize(
     ("k", "dim", "words"),
-    [(61, 24, "from 1 to 60"), (0, 24, "from 1 to 60"), (5, 23, "have 23 numbers and the bank 24")],
+    [(61, 24, "from 1 to 60"), (0, 24, "from 1 to 60"), (5, 23, "have 23 dimensions and the bank 24")],
 )
 def test_bad_input_is_one_line(k, dim, words):
     with pytest.raises(ValueError, match=words) as error:

@@ -126,7 +126,7 @@ def test_features_that_are_not_finite_are_refused():
     images = np.zeros((8, 2, 2, 3), np.float32)
     images[5] = np.nan
     batches = [{"images": images[:4]}, {"images": images[4:]}]
-    with pytest.raises(ValueError, match="1 of the first 8 images have features that are not finite, of the a encoder"):
+    with pytest.raises(ValueError, match="1 of the first 8 images have features of the a encoder that are not finite"):
         list(features.extract({"a": mean_colour}, batches, 4))
 
 
@@ -166,7 +166,7 @@ def test_one_photo_does_not_cost_a_whole_batch():
         (np.zeros((4, 4, 3), np.uint8), r"shape \[4, 4, 3\]"),
         (np.zeros((1, 4, 4, 1), np.uint8), "shape"),
         (np.full((1, 4, 4, 3), 255.0), "from 255 to 255"),
-        (np.full((1, 4, 4, 3), np.nan), "must be uint8, or float in"),
+        (np.full((1, 4, 4, 3), np.nan), "must be uint8, or float between"),
         (np.zeros((1, 4, 4, 3), np.int64), "int64"),
     ],
 )

@@ -147,7 +147,7 @@ def test_the_features_command_writes_what_numpy_reads(run, tmp_path):
         assert z.shape == (images, 128) and z.dtype == np.float32
         assert len(np.load(tmp_path / "out" / role / "ids.npy")) == images
     assert not (run / "features").exists()
-    with pytest.raises(ValueError, match="exists; give a folder that does not"):
+    with pytest.raises(ValueError, match="already exists; give a new folder"):
         export_features.run(config, str(run), str(tmp_path / "out"))
 
 
@@ -162,7 +162,7 @@ def test_several_seeds_give_a_mean_and_a_deviation(run, capsys):
     assert results[2]["top1_deviation"] == pytest.approx(abs(one - other) / np.sqrt(2))
     assert "top1_deviation" not in results[0]
     assert (run / "eval" / "linear_confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert "most often taken for" in capsys.readouterr().out
+    assert "most often mistaken for" in capsys.readouterr().out
     per_class = json.loads((run / "eval" / "linear.json").read_text())["per_class"]
     assert sum(of["images"] for of in per_class.values()) == 24 and len(per_class) == CLASSES
 
@@ -185,15 +185,15 @@ def test_images_without_a_usable_label_are_left_out_and_counted():
         "test": [False, False, True, False, False],
     }
     assert lines == [
-        "1 of 3 train images of S have no label: left out",
-        "1 of 5 test images of S have no label: left out",
-        "3 of 5 test images of S are of classes that train has no image of (b\\n, d): left out",
+        "1 of 3 train images of S have no label: skipped",
+        "1 of 5 test images of S have no label: skipped",
+        "3 of 5 test images of S are of classes that train has no images of (b\\n, d): skipped",
     ]
 
 
 @pytest.mark.parametrize("found", [[-1, -1], [1, -1], []])
 def test_a_role_of_which_no_image_is_left_is_refused(found):
-    with pytest.raises(ValueError, match="none remains; choose another split: .*config.data.test_split=NAME") as error:
+    with pytest.raises(ValueError, match="none is left; choose another split: .*config.data.test_split=NAME") as error:
         probed_run.usable({"train": np.array([0]), "test": np.array(found, int)}, ("a", "b"), "S")
     assert "\n" not in str(error.value)
 

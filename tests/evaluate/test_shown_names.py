@@ -111,7 +111,7 @@ def test_a_picture_that_cannot_be_drawn_loses_no_numbers(run, monkeypatch, capsy
     monkeypatch.setattr(sheets, "confusion", broken)
     result = probes.run("linear", config_of(linear, epochs=1), str(run))
     assert json.loads((run / "eval" / "linear.json").read_text()) == result
-    assert "linear_confusion.png was not drawn: RuntimeError: no font\\n" in capsys.readouterr().out
+    assert "linear_confusion.png could not be drawn: RuntimeError: no font\\n" in capsys.readouterr().out
 
 
 def test_numbers_are_printed_where_they_cannot_be_written(run, monkeypatch, capsys):

@@ -82,7 +82,7 @@ def test_probes_that_run_at_once_find_what_each_finds_alone(finished, tmp_path, 
     assert not list(run.rglob("*.new"))
     if locks:  # each waits for what another computes
         assert sorted(computed) == ["test", "train", "validation"]
-        assert "another probe computes the features of train: waiting for it" in capsys.readouterr().out
+        assert "waiting for another probe, which is computing the train features" in capsys.readouterr().out
 
 
 def test_writers_of_one_file_leave_one_of_their_texts_and_nothing_else(tmp_path):

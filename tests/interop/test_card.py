@@ -65,17 +65,20 @@ def test_a_card_tells_what_the_file_is():
     recipe = section(text, "How it was trained")
     for key in ("augment.min_area=0.08", "loss.temperature=0.1", "optimizer.name=lars", "train.batch_size=4096"):
         assert f"`{key}`" in recipe
-    assert "| source | `textures` |" in text and "`4800`, as its probes counted them" in text
+    assert "| source | `textures` |" in text and "`4800`, as counted by its probes" in text
     assert "| `linear probe` | 50.00 ± 1.00 % | 25.00 % | 12.50 % | `0` | `7` | `textures` |" in section(text, "Probes")
-    assert "Of another step" not in text
+    assert "Measured at another step" not in text
     assert "resized to 224 × 224 (bicubic, antialiased)" in text and "float32 [batch, 224, 224, 3]" in text
-    assert "Not stated; `--license=TEXT`" in text and "licence of the training images may bind" in text
+    assert (
+        "Not stated; give it to the export with `--license=TEXT`" in text
+        and "licence of the training images may also apply" in text
+    )
     assert "ab" * 32 in text and "1,234,567" in text and "2030-01-02" in text
 
 
 def test_a_card_says_what_is_not_known_or_of_another_step():
     text = card.render(subject(step=8, probes=[("kNN", PROBE | {"source": "npz:other"})]))
-    assert "**Of another step than this file**, which is of step 8: `kNN`" in text
+    assert "**Measured at another step than this file**, which is of step 8: `kNN`" in text
     assert "| training images | not recorded |" in text  # the probe counted those of another source
     for probes in ([], [("diagnosis", {"step": 7}), ("kNN", PROBE | {"top1": 10**400})]):
         assert "Not probed" in card.render(subject(probes=probes))
@@ -84,18 +87,18 @@ def test_a_card_says_what_is_not_known_or_of_another_step():
 def test_a_card_of_imported_weights_does_not_claim_a_recipe():
     notes = {"from": "TensorFlow 1 checkpoint", "path": "model.ckpt-9", "network": "resnet50"}
     text = card.render(subject(imported=notes))
-    assert "with weights of another program" in text and "pretrained without labels" not in text
+    assert "with imported weights" in text and "pretrained without labels" not in text
     assert "`TensorFlow 1 checkpoint`" in text and "`model.ckpt-9`" in text
     assert "lars" not in text and "textures" not in section(text, "Images it was trained on")
     assert "The licence of the imported weights" in text
-    assert "does not tell" in card.render(subject(imported={}))
+    assert "does not contain the recipe" in card.render(subject(imported={}))
 
 
 def test_where_images_are_normalised_is_told_of_each_format():
     told = {kind: card.render(subject(format=kind, normalize="imagenet")) for kind in card.FORMATS}
-    assert all("by mean and deviation of imagenet" in text for text in told.values())
+    assert all("by the mean and standard deviation of imagenet" in text for text in told.values())
     assert "done inside the file" in told["onnx"] and "done inside the file" in told["stablehlo"]
-    assert "done by torch_resnet.py, and not by torchvision's networks" in told["torch"]
+    assert "done by torch_resnet.py, but not by torchvision's networks" in told["torch"]
     assert "[batch, 3, 224, 224]" in told["torch"]
 
 

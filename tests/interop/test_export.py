@@ -87,7 +87,7 @@ def test_the_graph_has_a_place_for_every_variable_and_names_for_every_layer(tmp_
     names = {jax.tree_util.keystr(path[1:], simple=True, separator="/") for path, _ in leaves}
     assert names == {constant.name for constant in graph.initializer}
     variables["params"]["stage1_block1"]["conv9"] = {"kernel": np.zeros((1, 1, 16, 16), np.float32)}
-    with pytest.raises(ValueError, match="1 variables have no place in the ONNX graph, .* params/stage1_block1/conv9"):
+    with pytest.raises(ValueError, match="1 variables are not used by the ONNX graph, .* params/stage1_block1/conv9"):
         onnx.save(str(tmp_path / "f.onnx"), encoder, variables, image_size=SIZE)
     assert not (tmp_path / "f.onnx").exists()
 
@@ -99,7 +99,7 @@ def test_a_run_becomes_an_onnx_file(run, encoder, tmp_path, capsys):
     for count in (1, 7):
         (h,) = session.run(["h"], {"images": images(count)})
         assert_close(h, encoder(images(count)))
-    assert re.search(r"tried with onnxruntime: features agree to \de-0[67]|\d\.\de-0[67]", capsys.readouterr().out)
+    assert re.search(r"tested with onnxruntime: features agree to \de-0[67]|\d\.\de-0[67]", capsys.readouterr().out)
 
 
 ALONE = """
@@ -175,7 +175,7 @@ def test_what_is_trained_in_bfloat16_is_exact_in_onnx(tmp_path):
     run = write_run(tmp_path / "run", **{"augment.image_size": SIZE, "model.dtype": "bfloat16"})
     for kind in ("onnx", "stablehlo"):
         export_weights.run(kind, str(run), str(tmp_path / f"e.{kind}"))
-    assert "computes in | float32, where this library computes in bfloat16 |" in (tmp_path / "e.onnx.md").read_text()
+    assert "computes in | float32, while this library computes in bfloat16 |" in (tmp_path / "e.onnx.md").read_text()
     assert "computes in | bfloat16 |" in (tmp_path / "e.stablehlo.md").read_text()
     assert "xbf16>" in program(tmp_path / "e.stablehlo")
 
@@ -217,22 +217,22 @@ def damaged(folder, run):
 @pytest.mark.parametrize(
     ("spoil", "kind", "changes", "message"),
     [
-        (exists, "torch", {}, "e.safetensors exists already; name a new file"),
-        (card_exists, "torch", {}, "e.safetensors.md exists already; name a new file"),
+        (exists, "torch", {}, "e.safetensors already exists; give a new file name"),
+        (card_exists, "torch", {}, "e.safetensors.md already exists; give a new file name"),
         (damaged, "onnx", {}, "7 is damaged: "),
         (None, "torch", {"run": "nowhere"}, "nowhere is not a run"),
-        (None, "onnx", {"out": "no/e.onnx"}, "there is no folder .*no; make it"),
-        (None, "onnx", {"out": ""}, "--out= names no file"),
+        (None, "onnx", {"out": "no/e.onnx"}, "the folder .*no does not exist; create it"),
+        (None, "onnx", {"out": ""}, "--out= is not the name of a file"),
         (
             None,
             "torch",
             {"out": "e.pt"},
-            "is known by the end of its name; give --out=e.safetensors$",
+            "has the wrong suffix for .*; give --out=e.safetensors$",
         ),
         (None, "torch", {"out": "weights"}, "give --out=weights.safetensors$"),
         (None, "onnx", {"out": "e.safetensors"}, "give --out=e.onnx$"),
         (None, "stablehlo", {"out": "e.onnx"}, "give --out=e.stablehlo$"),
-        (None, "torch", {"out": "gs://bucket/e.safetensors"}, "object stores and URLs are neither read nor written"),
+        (None, "torch", {"out": "gs://bucket/e.safetensors"}, "object stores and URLs are not supported"),
     ],
 )
 def test_bad_input_is_told_in_a_line_and_nothing_is_written(spoil, kind, changes, message, run, tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_bad_input_is_told_in_a_line_and_nothing_is_written(spoil, kind, changes
 
 def test_networks_that_pytorch_has_not_are_refused(tmp_path):
     run = write_run(tmp_path / "run", **{"model.norm": "group"})
-    with pytest.raises(ValueError, match="model.norm=group is nothing that torchvision's ResNets have"):
+    with pytest.raises(ValueError, match="model.norm=group is not supported by torchvision's ResNets"):
         export_weights.run("torch", str(run), str(tmp_path / "e.safetensors"))
     assert not left(tmp_path)
 
@@ -259,7 +259,7 @@ def test_packages_that_are_missing_are_named(run, tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     if importlib.util.find_spec("onnx"):
         export_weights.run("onnx", str(run), str(tmp_path / "e.onnx"))
-        assert "onnxruntime is not installed, so that the file was not tried: pip" in capsys.readouterr().out
+        assert "onnxruntime is not installed, so the file was not tested; to test it: pip" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ValueError, match=r"needs the package onnx, .* pip install 'simclr_jax\[onnx\]'"):
         export_weights.run("onnx", str(run), str(tmp_path / "f.onnx"))
@@ -270,7 +270,9 @@ def test_a_file_that_gives_other_features_is_not_left(run, tmp_path, monkeypatch
     pytest.importorskip("onnx", reason="onnx is not installed")
     for wrong in (lambda found: found * (1 + 2e-4), lambda found: found * np.nan):
         monkeypatch.setattr(onnx, "run", lambda path, images, wrong=wrong: wrong(_right(run, images)))
-        with pytest.raises(ValueError, match="onnxruntime computes other features from the file, .* of the largest"):
+        with pytest.raises(
+            ValueError, match="the file's features in onnxruntime differ from the encoder's by .* of the largest"
+        ):
             export_weights.run("onnx", str(run), str(tmp_path / "e.onnx"))
         assert not left(tmp_path)
 
@@ -297,7 +299,9 @@ def _right(run, x):
 
 def test_weights_that_a_file_cannot_hold_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export_weights, "_MOST_BYTES", 300_000)
-    with pytest.raises(ValueError, match="the weights take 0 MiB, and such a file holds at most 0; export torch"):
+    with pytest.raises(
+        ValueError, match="the weights take 0 MiB, and a file of this kind holds at most 0; export torch"
+    ):
         export_weights.run("stablehlo", str(run), str(tmp_path / "e.stablehlo"))
     assert not left(tmp_path)
 

@@ -195,9 +195,9 @@ def test_an_imported_run_is_a_run(tiny, tmp_path):
     config = json.loads((run / "config.json").read_text())
     assert whole_config(config, default.get_config(), str(run)).head.dim == 6
     assert run_config(config, str(run), views=True).augment.image_size == 224
-    with pytest.raises(ValueError, match="run was imported and has no optimiser to go on with"):
+    with pytest.raises(ValueError, match="run was imported and has no optimiser state"):
         pretrain._check_config(str(run), default.get_config(), {})
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         import_weights.google(prefix, str(run), default.get_config())
 
 
@@ -223,7 +223,7 @@ ZERO = np.zeros(3, np.float32)
         ({"base_model__batch_normalization__gamma": np.zeros(15, np.float32)}, "its stem has 15 channels, not 16 time"),
         (
             {"base_model__conv2d__kernel": np.zeros((7, 7, 3, 16))},
-            "base_model/conv2d/kernel is float64 and not float32",
+            "base_model/conv2d/kernel is float64 instead of float32",
         ),
         ({"global_step": np.int64(-1)}, "is of step -1"),
     ],
@@ -289,15 +289,18 @@ def objects_of_another_library(tmp_path, tiny):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncated, "half-written: its variables take .* bytes, its files hold"),
-        (bit_flipped, "cannot be read, it is damaged or half-written: .*Checksum does not match"),
-        (cut_index, "cannot be read, it is damaged or half-written"),
-        (without_data, "half a checkpoint: .* no data file; copy all"),
-        (two_checkpoints, "holds 2 checkpoints; name one: model.ckpt-7, model.ckpt-8"),
-        (of_another_library, "not of SimCLR: it holds bert/embeddings/word, bert/pooler"),
-        (objects_of_another_library, "not of SimCLR: its objects are global_step, model, optimizer"),
-        (lambda path, tiny: (path / "sub").mkdir(), "holds no TensorFlow checkpoint; does one of its folders\\? sub$"),
-        (lambda path, tiny: (path / "_CHECKPOINT_METADATA").touch(), "an Orbax checkpoint, of another library"),
+        (truncated, "incomplete: its variables take .* bytes, but its files hold"),
+        (bit_flipped, "cannot be read; it is damaged or incomplete: .*Checksum does not match"),
+        (cut_index, "cannot be read; it is damaged or incomplete"),
+        (without_data, "part of a checkpoint: .* no data file; copy all"),
+        (two_checkpoints, "holds 2 checkpoints; choose one: model.ckpt-7, model.ckpt-8"),
+        (of_another_library, "not one of SimCLR: it holds bert/embeddings/word, bert/pooler"),
+        (objects_of_another_library, "not one of SimCLR: its objects are global_step, model, optimizer"),
+        (
+            lambda path, tiny: (path / "sub").mkdir(),
+            "holds no TensorFlow checkpoint; perhaps one of its folders does: sub$",
+        ),
+        (lambda path, tiny: (path / "_CHECKPOINT_METADATA").touch(), "an Orbax checkpoint of another JAX library"),
     ],
 )
 def test_what_is_no_whole_checkpoint_is_told_in_a_line(damage, message, tiny, tmp_path):
@@ -311,9 +314,9 @@ def test_what_is_no_whole_checkpoint_is_told_in_a_line(damage, message, tiny, tm
     ("content", "message"),
     [
         (b"PK\x03\x04", "is an archive; unpack it"),
-        (b"\x80\x04\x95", "it is a pickle, which may run programs and is not read"),
-        (b"\x89HDF\r\n", "an HDF5 file of Keras"),
-        (b"hello", r"is no TensorFlow checkpoint, which is a \.index"),
+        (b"\x80\x04\x95", "it is a pickle, which may run code and is not read"),
+        (b"\x89HDF\r\n", "a Keras HDF5 file"),
+        (b"hello", r"is not a TensorFlow checkpoint, which is a pair of files NAME\.index"),
     ],
 )
 def test_files_of_other_kinds_are_told_by_their_first_bytes(content, message, tmp_path):
@@ -333,7 +336,7 @@ def test_the_command_says_what_it_found_or_ends_in_a_line(tiny, tmp_path, capsys
         __main__.main()
 
     command(tmp_path, "run")
-    assert "resnet_tiny, width 1, a head of 2 layers to 6" in capsys.readouterr().out
+    assert "resnet_tiny, width 1, a projection head of 2 layers to 6" in capsys.readouterr().out
     assert (tmp_path / "run" / "config.json").exists()
     with pytest.raises(SystemExit, match="^error: .*nothing does not exist"):
         command(tmp_path / "nothing", "other")

@@ -171,7 +171,7 @@ def test_a_run_goes_out_and_comes_back(tmp_path):
     module, variables = saved(tmp_path / "f.safetensors", **NETWORKS["three, as PyTorch's"])
     np.testing.assert_allclose(encoder(images()), module.apply(variables, images(), train=False), rtol=1e-4, atol=1e-4)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["normalize"] == "imagenet"
-    with pytest.raises(ValueError, match="out.safetensors exists already"):
+    with pytest.raises(ValueError, match="out.safetensors already exists"):
         export_weights.run("torch", str(tmp_path / "run"), str(tmp_path / "out.safetensors"))
 
 
@@ -204,13 +204,13 @@ ZERO = np.zeros(3, np.float32)
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({}, {}, "does not tell what its images were normalised by; say it: --normalize"),
+        ({}, {}, "does not say how its training images were normalised; give --normalize"),
         ({}, {"normalize": "mnist"}, "unknown normalization 'mnist'"),
-        ({}, {"normalize": "none", "pool": "valid"}, "unknown pool 'valid', known: same, symmetric"),
+        ({}, {"normalize": "none", "pool": "valid"}, "unknown pool 'valid'; choose one of: same, symmetric"),
         (
             {"layer2.0.bn1.bias": None},
             {"normalize": "none"},
-            "nearest to resnet_tiny, .* 1 missing: layer2.0.bn1.bias$",
+            "most similar to resnet_tiny, .* 1 missing: layer2.0.bn1.bias$",
         ),
         ({"layer2.0.se.weight": ZERO}, {"normalize": "none"}, "1 surplus: layer2.0.se.weight$"),
         ({"layer2.0.bn1.bias": ZERO}, {"normalize": "none"}, r"1 misshapen: layer2.0.bn1.bias is \[3\] and not \[32\]"),
@@ -220,11 +220,11 @@ ZERO = np.zeros(3, np.float32)
             {"normalize": "none"},
             r"has \[1, 2, 1\] blocks of two convolutions; known: r",
         ),
-        ({"conv1.weight": np.zeros((16, 3, 7, 7))}, {"normalize": "none"}, "conv1.weight is F64 and not F32"),
+        ({"conv1.weight": np.zeros((16, 3, 7, 7))}, {"normalize": "none"}, "conv1.weight is F64 instead of F32"),
         (
             {"teacher.layer1.0.conv1.weight": ZERO},
             {"normalize": "none"},
-            "holds 2 encoders; choose one by --prefix: '', 't",
+            "holds 2 encoders; choose one with --prefix: '', 't",
         ),
         (
             {"layer1.0.conv1.weight": None},
@@ -243,10 +243,10 @@ def test_what_does_not_fit_is_told_in_a_line(changes, arguments, message, tmp_pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps({"a": 1}), "is a pickle, which may run programs and is not read; convert it .*weights_only=True"),
+        (pickle.dumps({"a": 1}), "is a pickle, which may run code and is not read; convert it .*weights_only=True"),
         (b"PK\x03\x04", "is a pickle"),
-        (b"hello, hello", "no safetensors file, or damaged"),
-        (b"", "no safetensors file, or damaged"),
+        (b"hello, hello", "not a safetensors file, or is damaged"),
+        (b"", "not a safetensors file, or is damaged"),
     ],
 )
 def test_other_files_are_refused(content, message, tmp_path):
@@ -272,12 +272,12 @@ def test_a_truncated_file_is_refused(tmp_path):
     state(tmp_path)
     path = tmp_path / "plain.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="no safetensors file, or damaged"):
+    with pytest.raises(ValueError, match="not a safetensors file, or is damaged"):
         pytorch.load(str(path))
 
 
 @pytest.mark.parametrize("extra", [{"sk_ratio": 0.1}, {"se_ratio": 0.1}, {"norm": "group"}])
 def test_what_pytorchs_resnets_do_not_have_is_not_exported(extra, tmp_path):
-    with pytest.raises(ValueError, match=f"model.{next(iter(extra))}=.* is nothing that torchvision's ResNets have"):
+    with pytest.raises(ValueError, match=f"model.{next(iter(extra))}=.* is not supported by torchvision's ResNets"):
         pytorch.save(str(tmp_path / "x"), {}, headless(**NETWORKS["wide"], **extra))
     assert not (tmp_path / "x").exists()

@@ -244,8 +244,8 @@ def test_a_zero_vector_has_a_finite_gradient(chunk_size):
         (((4, 3), (4, 3)), {"temperature": 0.0}, "temperature 0.0 must be above 0"),
         (((4, 3), (4, 3)), {"temperature": -1.0}, "temperature -1.0 must be above 0"),
         (((4, 3), (4, 3)), {"temperature": float("nan")}, "temperature nan must be above 0"),
-        (((4, 3), (4, 3)), {"chunk_size": 0}, "chunk_size 0 must be at least 1, up to 4; None chooses"),
-        (((4, 3), (4, 3)), {"chunk_size": -2}, "chunk_size -2 must be at least 1"),
+        (((4, 3), (4, 3)), {"chunk_size": 0}, "chunk_size 0 must be from 1 to 4; None chooses"),
+        (((4, 3), (4, 3)), {"chunk_size": -2}, "chunk_size -2 must be from 1 to 4"),
         (((4, 3), (4, 3)), {"gather": "tree"}, "gather 'tree' must be all or ring"),
     ],
 )

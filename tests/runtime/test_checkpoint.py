@@ -110,7 +110,7 @@ def test_what_is_no_run_says_so(run, tmp_path):
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_says_so(tmp_path):
     workdir.write_config(str(tmp_path), CONFIG)
-    with pytest.raises(ValueError, match="holds no checkpoint yet"):
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
         checkpoint.load_variables(str(tmp_path))
 
 
@@ -178,7 +178,7 @@ def change_one_bit(run, tmp_path, step):
 def test_a_flipped_bit_of_an_array_is_seen_though_the_files_are_well_formed(run, tmp_path):
     change_one_bit(run, tmp_path, 3)
     assert restore(run)[0] == 2
-    assert "1 of 8 arrays are not what was written, params/encoder/kernel" in restore.lines[0]
+    assert "1 of 8 arrays differ from what was written, first params/encoder/kernel" in restore.lines[0]
 
 
 def test_a_reader_passes_over_a_damaged_checkpoint_and_moves_nothing(run, tmp_path, caplog):
@@ -226,6 +226,6 @@ def test_what_a_killed_process_left_half_written_is_cleared(run, tmp_path):
 def test_arrays_that_the_files_cannot_hold_are_refused_before_memory_is_asked_for(run, tmp_path):
     network = make_state(1).replace(params={"encoder": {"kernel": np.zeros(2**21, np.float32)}})
     checkpoints = checkpoint.Checkpoints(run, keep=9)
-    with pytest.raises(ValueError, match="claims arrays of 8,38.* bytes in files of"):
+    with pytest.raises(ValueError, match="claims to hold arrays of 8,38.* bytes in files of"):
         checkpoints.save(4, network)
         checkpoints.wait()

@@ -137,7 +137,7 @@ def test_several_processes_go_without(monkeypatch, tmp_path):
 def test_what_cannot_be_used_is_said_in_a_line_and_the_process_goes_on(tmp_path):
     (tmp_path / "file").write_text("")
     said, what, *_ = compiles(XDG_CACHE_HOME=str(tmp_path / "file"))
-    assert "compiled programs are not kept for the next start: " in said and what == "neither"
+    assert "compiled programs are not cached for the next start: " in said and what == "neither"
 
 
 @pytest.mark.parametrize("name", ["simclr_jax", "simclr_jax/compiled"])
@@ -145,7 +145,7 @@ def test_what_cannot_be_used_is_said_in_a_line_and_the_process_goes_on(tmp_path)
 def test_a_folder_that_others_can_write_is_refused(name, mode, tmp_path):
     place = compile_cache.open_folder().parents[1] / name
     place.chmod(mode)
-    with pytest.raises(ValueError, match=f"others can write to {place}, .*chmod 700"):
+    with pytest.raises(ValueError, match=f"other users can write to {place}, .*chmod 700"):
         compile_cache.open_folder()
     place.chmod(0o755)
     assert compile_cache.open_folder()
@@ -170,7 +170,7 @@ def test_a_link_is_refused(name, tmp_path):
     place = compile_cache.open_folder().parents[1] / name
     place.rename(tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="no folder of its own"):
+    with pytest.raises(ValueError, match="not a real folder"):
         compile_cache.open_folder()
 
 

@@ -77,7 +77,7 @@ DISKS = {
 def test_a_disk_that_does_not_answer_once_is_no_damage(run, tmp_path, monkeypatch, disk):
     before, (owner, name, error, when) = contents(tmp_path), DISKS[disk]
     monkeypatch.setattr(owner, name, once(getattr(owner, name), error, when))
-    with pytest.raises(OSError, match="nothing was changed; give the same command again once the disk answers") as told:
+    with pytest.raises(OSError, match="nothing was changed; repeat the command when the disk responds") as told:
         restore(run)
     assert "\n" not in str(told.value) and "damaged" not in str(told.value)
     assert contents(tmp_path) == before
@@ -103,7 +103,7 @@ def test_what_tensorstore_tells_of_the_system_is_no_damage_though_the_files_can_
     before, error = contents(tmp_path), ValueError("UNKNOWN: Error opening … [os_error_code='5']")
     for owner in (ocp.Checkpointer, ocp.PyTreeCheckpointHandler):
         monkeypatch.setattr(owner, "restore", always(owner.restore, error))
-    with pytest.raises(array_files.Unreadable, match="once the disk answers"):
+    with pytest.raises(array_files.Unreadable, match="when the disk responds"):
         restore(run)
     assert contents(tmp_path) == before
 
@@ -137,9 +137,7 @@ def test_whole_files_that_orbax_does_not_read_are_no_damage(run, tmp_path, monke
     before = contents(tmp_path)
     for owner in (ocp.Checkpointer, ocp.PyTreeCheckpointHandler):
         monkeypatch.setattr(owner, "restore", always(owner.restore, KeyError("a new format")))
-    with pytest.raises(
-        array_files.Unreadable, match="a new format.*or with the versions that RUN/versions.jsonl tells"
-    ):
+    with pytest.raises(array_files.Unreadable, match="a new format.*or with the versions listed in RUN/versions.jsonl"):
         restore(run)
     assert contents(tmp_path) == before
 
@@ -177,10 +175,10 @@ def forget_what_was_noted(path, *, forms):
 
 
 OTHERS = {
-    "shape": r"1 arrays differ, params/encoder/kernel is float32 \[3, 4\] and not float32 \[5, 4\]",
+    "shape": r"1 arrays differ, params/encoder/kernel is float32 \[3, 4\] instead of float32 \[5, 4\]",
     "dtype": r"1 arrays differ, params/encoder/kernel is float32 \[3, 4\] and not bfloat16 \[3, 4\]",
     "more": r"1 arrays differ, params/encoder/bias is missing, float32 \[4\]",
-    "fewer": r"1 arrays differ, params/encoder/kernel is surplus, float32 \[3, 4\]",
+    "fewer": r"1 arrays differ, params/encoder/kernel is unexpected, float32 \[3, 4\]",
 }
 
 
@@ -191,7 +189,7 @@ def test_a_whole_checkpoint_of_other_arrays_is_named_and_left_alone(run, tmp_pat
         forget_what_was_noted(tmp_path / "checkpoints" / "3", forms=what != "shape")  # Orbax leaves threads of those
     before, wanted = contents(tmp_path), of_other_arrays(make_state(0), what)
     for several in ({}, {"agree": lambda step: step}, {"agree": lambda step: 3, "owner": False}):
-        with pytest.raises(ValueError, match=f"3 is whole, but this is not its run's data or config: {OTHERS[what]}"):
+        with pytest.raises(ValueError, match=f"3 is intact, but does not fit this data or config: {OTHERS[what]}"):
             restore(run, wanted, **several)
         assert contents(tmp_path) == before and not restore.lines
     assert restore(run)[0] == 3
@@ -199,7 +197,9 @@ def test_a_whole_checkpoint_of_other_arrays_is_named_and_left_alone(run, tmp_pat
 
 def test_that_labels_went_is_guessed_from_the_probe(tmp_path):
     run = write_run(str(tmp_path), probe_params={"bias": np.zeros(7, np.float32)})
-    expected = r"probe_params/bias is surplus, float32 \[7\] \(a row for each class: classes or labels came or went\)"
+    expected = (
+        r"probe_params/bias is unexpected, float32 \[7\] \(one row per class: classes or labels were added or removed\)"
+    )
     with pytest.raises(ValueError, match=expected):
         restore(run)
 
@@ -208,7 +208,7 @@ def test_of_other_arrays_and_damaged_is_damaged(run, tmp_path):
     """The older one is whole, and so it is the one that is named."""
     files_of(tmp_path / "checkpoints" / "3")[0].write_bytes(b"")
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match="checkpoints/2 is whole, but"):
+    with pytest.raises(ValueError, match="checkpoints/2 is intact, but"):
         restore(run, of_other_arrays(make_state(0), "shape"))
     assert contents(tmp_path) == before
 
@@ -223,9 +223,7 @@ def test_where_all_are_damaged_no_start_begins_anew_until_it_is_told_to(run, tmp
     damage_all(tmp_path / "checkpoints")
     before = contents(tmp_path)
     for _ in range(2):
-        with pytest.raises(
-            ValueError, match="has no whole checkpoint any more .*3 is damaged: .*the newest of 2"
-        ) as told:
+        with pytest.raises(ValueError, match="has no intact checkpoint left .*3 is damaged: .*the newest of 2") as told:
             restore(run, agree=agree)
         assert contents(tmp_path) == before and not restore.lines
     places = str(told.value).split("remove ")[1].split(" to start")[0].split(" and ")
@@ -239,8 +237,8 @@ def test_what_was_set_aside_keeps_a_run_from_beginning_anew(run, tmp_path):
     assert restore(run)[0] == 2
     assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
     damage_all(tmp_path / "checkpoints" / "2")
-    for remaining in ("2 is damaged", "all were set aside"):
-        with pytest.raises(ValueError, match=f"has no whole checkpoint any more .*{remaining}"):
+    for remaining in ("2 is damaged", "all were moved aside"):
+        with pytest.raises(ValueError, match=f"has no intact checkpoint left .*{remaining}"):
             restore(run)
         shutil.rmtree(tmp_path / "checkpoints" / "2", ignore_errors=True)
     shutil.rmtree(tmp_path / "damaged")

@@ -68,7 +68,9 @@ def test_one_that_is_killed_is_named_by_all_others(processes):
     close(run.links[2][0])
     found = run.settle()
     assert not found.pop(2)
-    assert all(line.startswith(f"process 2 ({socket.gethostname()}) is gone, last heard of") for line in found.values())
+    assert all(
+        line.startswith(f"process 2 ({socket.gethostname()}) is gone, last heard from") for line in found.values()
+    )
 
 
 def test_process_0_is_named_when_it_is_killed(processes):
@@ -81,7 +83,7 @@ def test_process_0_is_named_when_it_is_killed(processes):
 def test_one_that_falls_silent_is_named(processes):
     run = processes(3).watch(0, 1)  # process 2 has a connection and says nothing
     found = run.settle()
-    assert "process 2 (" in found[0] and "has not been heard of for 0.5 s" in found[0]
+    assert "process 2 (" in found[0] and "has not been heard from for 0.5 s" in found[0]
     assert found[1] == found[0]
 
 
@@ -90,7 +92,7 @@ def test_an_error_is_told_and_ends_the_others(processes):
     run.watches[1].leave("the disk is full")
     found = run.settle()
     assert not found[1]
-    assert found[0] == found[2] == f"process 1 ({socket.gethostname()}) ended by an error: the disk is full"
+    assert found[0] == found[2] == f"process 1 ({socket.gethostname()}) ended with an error: the disk is full"
 
 
 def test_those_that_end_by_the_same_error_tell_of_their_own(processes):

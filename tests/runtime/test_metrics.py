@@ -85,8 +85,8 @@ def test_after_ten_steps_the_length_of_the_run_is_told_once(tmp_path, monkeypatc
         assert bool(said) == (step == 16)
         if said:
             assert said.count("\n") == 1
-            assert "first step, which compiles, took 1 min 35 s; the next 10 ran at 64 views/s" in said
-            assert "about 3 h 19 min to go" in said  # 5,999 steps, 11,998 seconds
+            assert "first step, with compilation, took 1 min 35 s; the next 10 ran at 64 views/s" in said
+            assert "about 3 h 19 min left" in said  # 5,999 steps, 11,998 seconds
     writer.close()
 
 

@@ -42,7 +42,7 @@ def test_each_asks_to_stop_once_there_is_something_to_save_and_is_given_back(nam
             print(request.requested)
         print(signal.getsignal(signal.{name}) is before)
     """
-    told = f"\n{name}: writing a checkpoint after this step; Ctrl-C leaves at once\n"
+    told = f"\n{name}: saving a checkpoint after this step; Ctrl-C stops at once\n"
     assert ended(program) == (0, "True\nTrue\n", told)
 
 
@@ -55,7 +55,7 @@ def test_each_leaves_at_once_before_the_first_step(name):
 @pytest.mark.parametrize("first", EVERY)
 def test_ctrl_c_leaves_at_once_whoever_asked_first(first):
     code, out, err = ended(f"with request:\n    request.steps_run()\n    send('{first}')\n    send('SIGINT')")
-    assert (code, out) == (130, "") and "left at once" in err
+    assert (code, out) == (130, "") and "stopped at once" in err
 
 
 @pytest.mark.parametrize("name", EVERY[2:])

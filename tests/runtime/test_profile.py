@@ -132,7 +132,7 @@ def test_a_run_that_is_stopped_writes_the_steps_that_it_took(monkeypatch, tmp_pa
 
 @pytest.mark.parametrize(
     ("count", "first_step", "said"),
-    [(16, 0, "the most is --profile=15"), (2, 14, "the most is --profile=1"), (1, 15, "leave it out")],
+    [(16, 0, "use at most --profile=15"), (2, 14, "use at most --profile=1"), (1, 15, "leave it out")],
 )
 def test_more_steps_than_are_left_are_refused_with_the_number(count, first_step, said):
     with pytest.raises(ValueError, match=f"--profile={count}: of 16 steps {first_step} are done.*{said}$"):
@@ -146,7 +146,7 @@ def go_on(folder, capsys):
     assert list(traced.over(np.arange(STEPS))) == list(range(STEPS))
     traced.close()
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("no trace is written: ") and line.endswith("; the run goes on without it")
+    assert line.startswith("the trace could not be saved: ") and line.endswith("; training continues without it")
     return line
 
 

@@ -47,14 +47,14 @@ def test_every_example_is_a_target(name):
     ("name", "words"),
     [
         ("h1000", "GPUs are a100, h100, h200, l4.*did you mean h100"),
-        ("", "is not known"),
+        ("", "is unknown"),
         ("v5e", "as v5e-256; did you mean v5e-4"),
         ("v5e-3", "slices of v5e are v5e-1, v5e-4, v5e-8"),
         ("v4-4", "slices of v4 are v4-8"),
         ("v5e-512", "v5e-256"),
-        ("0xh100x8", "1 to 1024 hosts and 1 to 16 GPUs"),
-        ("h100x17", "1 to 1024 hosts and 1 to 16 GPUs"),
-        ("h100 x8", "is not known"),
+        ("0xh100x8", "1 to 1024 hosts with 1 to 16 GPUs"),
+        ("h100x17", "1 to 1024 hosts with 1 to 16 GPUs"),
+        ("h100 x8", "is unknown"),
     ],
 )
 def test_other_names_are_refused_with_those_there_are(name, words):
@@ -67,7 +67,7 @@ def test_other_names_are_refused_with_those_there_are(name, words):
     ("installed", "words"),
     [
         ({}, r"not installed: pip install 'simclr_jax\[plan-gpu\]'"),
-        ({"jax-cuda12-pjrt": "0.1.0"}, r"is of version 0.1.0, and jax .* needs ==.*: pip install --upgrade"),
+        ({"jax-cuda12-pjrt": "0.1.0"}, r"has version 0.1.0, but jax .* needs ==.*: pip install --upgrade"),
     ],
 )
 def test_a_missing_or_foreign_compiler_is_told_with_the_mend(installed, words, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_missing_or_foreign_compiler_is_told_with_the_mend(installed, words, m
 def test_a_foreign_libtpu_is_told(monkeypatch):
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda package: "0.0.1" if package == "libtpu" else version(package))
-    with pytest.raises(ValueError, match=r"libtpu is of version 0.0.1, and jax .* needs ==.*: pip install --upgrade"):
+    with pytest.raises(ValueError, match=r"libtpu has version 0.0.1, but jax .* needs ==.*: pip install --upgrade"):
         targets.find("v5e-4").devices()
 
 

@@ -163,7 +163,7 @@ def test_batch_norms_that_have_not_settled_are_no_collapse():
 def test_a_short_run_that_is_at_chance_is_told_that_it_was_short():
     early = COLLAPSED | {"loss": 4.35, "chance_loss": 4.369}
     ((step, said),) = heard([early] * 20, warmup=13, total=20, steps=1)
-    assert step == 20 and "20 steps, 13 of them warm-up, are few" in said
+    assert step == 20 and "20 steps, 13 of them warm-up, are too few" in said
     assert "more train.epochs or a smaller train.batch_size" in said and "lower" not in said
     assert not heard([GOOD] * 20, warmup=13, total=20, steps=1)
 
@@ -255,7 +255,7 @@ def test_the_verdict_says_what_is_used_and_what_is_still():
     found = collapse.of_pairs((h, h), (z1, z2)) | {"loss": 1.0, "chance_loss": 5.0}
     said = " ".join(collapse.verdict(found, 0.5, step=500, moved=0.5))
     assert "Not collapsed" in said and "z uses 8 of 8 dimensions, h uses 8 of 10" in said
-    assert "2 dimensions of h are the same for all images" in said and "nearer than another image in 100.0 %" in said
+    assert "2 dimensions of h are (nearly) constant" in said and "closer than another image in 100.0 %" in said
     point = np.ones((200, 8))
     found = collapse.of_pairs((h, h), (point, point)) | {"loss": 5.0, "chance_loss": 5.0}
     for step, moved, word in ((500, 0.5, "COLLAPSED"), (20, 0.5, "TOO EARLY TO TELL"), (500, 1e-6, "NOT LEARNING YET")):

@@ -56,7 +56,7 @@ def test_every_key_is_read_somewhere():
         (
             "optimizer.warmup_epochs",
             100.0,
-            "must be below config.train.epochs=100; a tenth of them is usual: --config.optimizer.warmup_epochs=10",
+            "must be below config.train.epochs=100; a tenth of it is usual: --config.optimizer.warmup_epochs=10",
         ),
         ("train.batch_size", 1, "must be at least 2"),
         ("train.epochs", 0, "must be above 0"),
@@ -139,7 +139,7 @@ def test_a_batch_that_does_not_fit_names_those_that_do():
         ),
         ({"train__microbatch_size": 2}, "use 4, or 0 for one pass"),
         ({"train__microbatch_size": 512}, "microbatch_size=512 must divide train.batch_size=256 .*; use 256, or 0"),
-        ({"loss__chunk_size": 65}, "chunk_size=65 is larger than the 64 images of a device; use 64 or less, or 0"),
+        ({"loss__chunk_size": 65}, "chunk_size=65 is larger than the 64 images of one device; use 64 or less, or 0"),
     ],
 )
 def test_a_micro_batch_or_chunk_that_does_not_fit_names_those_that_do(changes, message):
@@ -150,7 +150,7 @@ def test_a_micro_batch_or_chunk_that_does_not_fit_names_those_that_do(changes, m
 
 def test_a_chunk_that_memory_does_not_hold_names_the_largest_that_does():
     config = changed(train__batch_size=65536, loss__chunk_size=65536)
-    with pytest.raises(ValueError, match="take 32,768 MiB, and a device has 8,192 .*; use 16384 or less, or 0"):
+    with pytest.raises(ValueError, match="take 32,768 MiB, but a device has 8,192 .*; use 16384 or less, or 0"):
         schedule.check_chunk(config, free_bytes=8 * 2**30)
     schedule.check_chunk(changed(train__batch_size=65536), free_bytes=2**20)  # 0 never takes much
 

@@ -204,8 +204,8 @@ def test_when_a_process_is_killed_the_other_says_so_and_the_run_can_go_on(victim
     code, _, err = results[1 - victim]
     assert code == GONE
     [line] = [line for line in err.splitlines() if line.startswith("error: ")]  # XLA may print another after it
-    assert line.startswith(f"error: process {victim} ({socket.gethostname()}) is gone, last heard of")
-    assert line.endswith("start the same command again on all hosts; it goes on from the last checkpoint")
+    assert line.startswith(f"error: process {victim} ({socket.gethostname()}) is gone, last heard from")
+    assert line.endswith("start the same command again on all hosts; it resumes from the last checkpoint")
     steps = [row["step"] for row in rows(tmp_path / "run") if "loss" in row]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) < 900
 
@@ -216,7 +216,9 @@ def test_an_error_of_one_process_ends_the_other(archive, tmp_path):
         results = finish(processes)
     assert [code for code, _, _ in results] == [GONE, 1]
     assert results[1][2].startswith("error: process 0 has another config (loss.temperature: 0.2 → 0.3)")
-    assert "error: process 1 (" in results[0][2] and "ended by an error: process 0 has another config" in results[0][2]
+    assert (
+        "error: process 1 (" in results[0][2] and "ended with an error: process 0 has another config" in results[0][2]
+    )
 
 
 def test_processes_that_read_other_data_end_before_they_train(archive, tmp_path):
@@ -228,7 +230,7 @@ def test_processes_that_read_other_data_end_before_they_train(archive, tmp_path)
     ) as processes:
         results = finish(processes)
     assert [code for code, _, _ in results] == [GONE, 1]
-    told = f"process 1 reads other images than process 0 ({TRAIN + BATCH - 1} of them here, {TRAIN + BATCH} there)"
+    told = f"process 1 reads different images than process 0 ({TRAIN + BATCH - 1} here, {TRAIN + BATCH} there)"
     assert told in results[1][2] and told in results[0][2]
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
@@ -246,7 +248,7 @@ def test_waiting_for_processes_that_do_not_come_has_an_end():
     assert f"waited 2 s for 2 processes (flags); no process 0 answers at {nobody}: Connection refused" in result.stderr
     result = join(f"launcher.Processes('flags', '{nobody}', 2, 0)")
     assert result.returncode == GONE
-    assert "waited 2 s for 2 processes (flags), and not all of them came" in result.stderr
+    assert "waited 2 s for 2 processes (flags), and not all of them started" in result.stderr
 
 
 def test_a_port_that_is_taken_is_refused():

@@ -91,7 +91,7 @@ def test_after_a_loss_that_is_not_finite_another_run_goes_on_from_the_last_good_
     assert slower.train.start_from == str(run / "checkpoints" / "4")
     pretrain.run(slower, str(new))
     assert contents(run) == before
-    assert f"its weights are those of step 4 of {run}" in capsys.readouterr().out
+    assert f"starting from the weights of {run}" in capsys.readouterr().out
     # The schedule begins anew, so that the first step's rate is 0 and leaves the parameters as they came.
     assert [row["step"] for row in rows(new)] == [1, 2, 3, 4, 5, 6] and rows(new)[0]["learning_rate"] == 0
     came, first = (
@@ -114,8 +114,8 @@ def test_after_a_loss_that_is_not_finite_the_same_run_may_drop_such_updates(sour
     config, place = appended(config, tmp_path, skip)
     with not_finite_at(5):
         pretrain.run(config, place)
-    assert "step 4 of 6 is in the workdir: going on" in (out := capsys.readouterr().out)
-    assert "step 5 is not finite" in out and "1 updates were dropped" in out
+    assert "found a checkpoint of step 4 of 6: resuming" in (out := capsys.readouterr().out)
+    assert "step 5 is not finite" in out and "1 updates were skipped" in out
     assert checkpoint.latest_step(place) == 6
 
 
@@ -161,9 +161,11 @@ def test_a_classifier_whose_loss_is_not_finite_learns_more_slowly(finished, monk
 def test_weights_of_another_network_are_refused_before_anything_is_written(finished, source, tmp_path):
     run, _ = finished
     cases = {
-        "its network is another (head.dim: 128 → 64); give these keys its values": {"head.dim": 64},
-        "its network is another (model.norm: 'batch' → 'group'); give these keys its values": {"model.norm": "group"},
-        "holds no checkpoint of step 5; it has 2, 4, 6": {"train.start_from": f"{run}/checkpoints/5"},
+        "its network is different (head.dim: 128 → 64); set these keys to its values": {"head.dim": 64},
+        "its network is different (model.norm: 'batch' → 'group'); set these keys to its values": {
+            "model.norm": "group"
+        },
+        "has no checkpoint of step 5; it has those of steps 2, 4, 6": {"train.start_from": f"{run}/checkpoints/5"},
         "is not a run": {"train.start_from": f"{tmp_path}/nowhere"},
     }
     for expected, changes in cases.items():
@@ -204,7 +206,7 @@ def test_of_other_classes_the_message_names_the_arrays_and_the_data_may_be_given
         np.savez(archive, **test | {"x_train": images, "y_train": np.arange(40) % 3})
         for _ in range(2):
             with pytest.raises(
-                ValueError, match=r"6 is whole, but .* probe_params/bias is float32 \[2\] and not float32 \[3\]"
+                ValueError, match=r"6 is intact, but .* probe_params/bias is float32 \[2\] instead of float32 \[3\]"
             ):
                 pretrain.run(config, str(mine))
             assert contents(mine) == before
@@ -221,10 +223,10 @@ def test_where_all_checkpoints_are_damaged_the_folders_that_are_named_are_remove
         path.write_bytes(b"")
     metrics, before = (mine / "metrics.jsonl").read_bytes(), untimed(mine)
     for _ in range(2):
-        with pytest.raises(ValueError, match="has no whole checkpoint any more") as told:
+        with pytest.raises(ValueError, match="has no intact checkpoint left") as told:
             pretrain.run(config, str(mine))
         assert (mine / "metrics.jsonl").read_bytes() == metrics
-    places = re.search(r"or remove (\S+) to start this run from its beginning", str(told.value)).group(1)
+    places = re.search(r"or remove (\S+) to restart this run from the beginning", str(told.value)).group(1)
     assert places == str(mine / "checkpoints")
     shutil.rmtree(places)
     pretrain.run(config, str(mine))
@@ -236,7 +238,7 @@ def test_a_run_that_is_to_have_more_epochs_before_its_end_is_finished_first(fini
     mine = shutil.copytree(run, tmp_path / "RUN")
     shutil.rmtree(mine / "checkpoints" / "6")
     more, place = appended(config, mine, "--config.train.epochs=4")
-    with pytest.raises(ValueError, match="finish its 3 epochs before you make them 4"):
+    with pytest.raises(ValueError, match="finish its 3 epochs before extending it to 4"):
         pretrain.run(more, place)
     pretrain.run(config, place)
     pretrain.run(more, place)

@@ -84,7 +84,7 @@ def everything(run):
     [
         (more, "train: 40 → 41 images"),
         (fewer, "train: 40 → 39 images"),
-        (swapped, "train: as many images, but other files"),
+        (swapped, "train: as many images, but different files"),
         (a_class_more, "train: 2 → 3 classes"),
         (no_labels, "train: 2 → 0 classes"),
         (another_validation, "validation came"),
@@ -93,7 +93,7 @@ def everything(run):
 def test_a_run_does_not_go_on_with_other_data_and_nothing_is_touched(place, how, words):
     change(place / "images.npz", how)
     before = everything(place / "run")
-    with pytest.raises(ValueError, match=f"was begun on other data .*{words}.*give another --workdir") as error:
+    with pytest.raises(ValueError, match=f"was trained on different data .*{words}.*give another --workdir") as error:
         pretrain.run(small(f"npz:{place}/images.npz", **TINY), str(place / "run"))
     assert_one_line(error)
     assert everything(place / "run") == before
@@ -121,14 +121,14 @@ def test_data_that_moved_are_the_same_data(place, capsys, monkeypatch):
     assert json.loads((place / "run/config.json").read_text())["data"]["source"] == f"npz:{place}/disk/same.npz"
     monkeypatch.setattr(loop, "train", lambda *_, **options: (4, None))
     pretrain.run(small(f"npz:{place}/disk/same.npz", **TINY | {"train.epochs": 2}), str(place / "run"))
-    assert "1 epochs are done and become 2" in capsys.readouterr().out
+    assert "extending a finished run of 1 epochs to 2" in capsys.readouterr().out
 
 
 def test_a_run_of_before_takes_its_data_for_granted_and_remembers_them_from_then_on(place):
     (place / "run/data.json").unlink()
     pretrain.run(small(f"npz:{place}/images.npz", **TINY), str(place / "run"))
     change(place / "images.npz", more)
-    with pytest.raises(ValueError, match="was begun on other data"):
+    with pytest.raises(ValueError, match="was trained on different data"):
         pretrain.run(small(f"npz:{place}/images.npz", **TINY), str(place / "run"))
 
 
@@ -168,8 +168,8 @@ def test_a_probe_says_that_the_data_changed_and_judges_nothing_that_was_trained_
         (folder / "class0" / f"new{i}.png").write_bytes(png(noise(1, seed=i)[0]))
     splits = probed(tmp_path / "run").splits
     said = capsys.readouterr().out
-    assert "the data have changed since this run began: train: 120 → 129 images" in said
-    assert "none that it trained on is among them" in said
+    assert "the data have changed since this run started: train: 120 → 129 images" in said
+    assert "none of them were used in its training" in said
     judged = {name for role in ("validation", "test") for name in splits.load(role).names.tolist()}
     assert judged and trained.isdisjoint(judged)
 
@@ -179,7 +179,7 @@ def test_of_an_older_run_a_probe_does_not_promise_what_positions_do_not_keep(arc
     run = begun(tmp_path / "run", f"npz:{copy}", **{"data.identity": "position"})
     change(copy, more)
     probed(run)
-    assert "go by position, so that images that it trained on may be among them" in capsys.readouterr().out
+    assert "are held out by position, so some of them may have been used in its training" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_the_mend_for_a_run_without_hold_outs_works_as_written(archive, tmp_path
     run = str(begun(tmp_path / "run", f"npz:{archive}", **{"data.holdout_fraction": 0.0, "augment.image_size": SIZE}))
     config = linear.get_config()
     config.update_from_flattened_dict({"epochs": 1, "batch_size": 16})
-    with pytest.raises(ValueError, match="held none out; --config.data.holdout_fraction=0.1 holds out a tenth"):
+    with pytest.raises(ValueError, match="held none out; add --config.data.holdout_fraction=0.1 to hold out a tenth"):
         probes.run("linear", config, run)
     config.data.holdout_fraction = 0.1
     probes.run("linear", config, run)

@@ -18,7 +18,7 @@ def bad(key, value):
         ("data.train_split", "unlabelled", "it has: train, validation, test"),
         ("data.labels", "folder", "must be folders, none or csv:FILE"),
         ("data.labels", "csv:", "must be folders, none or csv:FILE"),
-        ("data.labels", "none", "data.labels=none is for folder:PATH; textures has its labels itself"),
+        ("data.labels", "none", "data.labels=none only works with folder:PATH; textures contains its labels"),
         ("train.batch_size", 12, "not divisible by 8 devices; use 8 or 16"),
         ("train.batch_size", 8000, "larger than the 6000 training images"),
         ("model.encoder", "resnet19", "resnet18"),

@@ -32,9 +32,9 @@ def test_a_scheduler_may_ask_by_another_signal_than_sigterm(source, tmp_path):
     process.send_signal(signal.SIGUSR1)
     code, _, err = finish(process)
     assert code == 75 and "Traceback" not in err
-    assert "SIGUSR1: writing a checkpoint after this step" in err
+    assert "SIGUSR1: saving a checkpoint after this step" in err
     assert checkpoints(run)[-1] == last_step(run)
-    assert f"stopped at step {last_step(run)} with its checkpoint; the same command goes on" in err
+    assert f"stopped at step {last_step(run)} with a checkpoint; the same command resumes it" in err
 
 
 def test_a_terminal_that_is_closed_takes_nothing_of_the_run_with_it(source, tmp_path):

@@ -101,10 +101,10 @@ def test_a_runs_config_leads_nowhere_that_the_user_did_not_name(run, tmp_path, d
     for name, path in names.items():
         data = {key: value.replace(name, path) for key, value in data.items()}
     point(run, **data)
-    with pytest.raises(ValueError, match=f"{message}.*name it yourself: ") as error:
+    with pytest.raises(ValueError, match=f"{message}.*give it yourself: ") as error:
         probe(run)
     assert_one_line(error)
-    assert shlex.split(str(error.value).rpartition("name it yourself: ")[2]) == [
+    assert shlex.split(str(error.value).rpartition("give it yourself: ")[2]) == [
         f"--config.data.{key}={value}" for key, value in data.items()
     ]
 
@@ -122,7 +122,7 @@ def test_what_the_message_says_works(run, archive):
     point(run, source=f"npz:{run}/images.npz")
     with pytest.raises(ValueError, match="leads into the run itself") as error:
         probe(run)
-    found = probe(run, shlex.split(str(error.value).rpartition("name it yourself: ")[2]))
+    found = probe(run, shlex.split(str(error.value).rpartition("give it yourself: ")[2]))
     assert found["images"]["test"] == 24
 
 
@@ -150,7 +150,7 @@ def test_what_a_probe_of_a_strangers_run_imports(run, marker, tmp_path):
         cwd=tmp_path,
     )
     assert result.returncode == 1 and not marker.exists()
-    assert "features.json names the class 'theirs.Theirs', whose program would be run" in result.stderr
+    assert "features.json names the class 'theirs.Theirs', whose code would have to be run" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -246,7 +246,7 @@ def test_a_checkpoint_takes_no_more_memory_than_its_files_can_mean(run):
     described = json.loads((array / ".zarray").read_text())
     described["chunks"] = [2**28]
     (array / ".zarray").write_text(json.dumps(described))
-    with pytest.raises(ValueError, match=r"claims arrays of 1,07\d,\d+,\d+ bytes in files of"):
+    with pytest.raises(ValueError, match=r"claims to hold arrays of 1,07\d,\d+,\d+ bytes in files of"):
         simclr_jax.load_encoder(str(run))
 
 
@@ -287,7 +287,7 @@ def test_the_program_of_a_saved_model_is_not_run(tmp_path, marker):
             return self.variable
 
     tf.saved_model.save(Model(), str(tmp_path / "model"))
-    with pytest.raises(ValueError, match="but not of SimCLR: its objects are"):
+    with pytest.raises(ValueError, match="but not one of SimCLR: its objects are"):
         import_weights.google(str(tmp_path / "model"), str(tmp_path / "run"), default.get_config())
     assert not marker.exists()
 
@@ -299,14 +299,14 @@ def test_a_checkpoint_of_tensorflow_does_not_lead_elsewhere(tmp_path):
     (theirs / "model" / "checkpoint").write_text(f'model_checkpoint_path: "{tmp_path}/mine"')
     for end in ("index", "data-00000-of-00001"):
         (theirs / f"model.{end}").write_bytes(b"")
-    with pytest.raises(ValueError, match="model is a folder beside .*model.index; move one of them elsewhere"):
+    with pytest.raises(ValueError, match="model is a folder next to .*model.index; move one of them elsewhere"):
         import_weights.google(str(theirs / "model.index"), str(tmp_path / "run"), default.get_config())
 
 
 def test_a_files_name_runs_nothing_in_a_command_that_a_message_tells(tmp_path, marker):
     path = tmp_path / "x'; __import__('os').system('touch it_was_run'); '$(touch it_was_run).pt"
     path.write_bytes(pickle.dumps(Program(marker)))
-    with pytest.raises(ValueError, match="is a pickle, which may run programs and is not read") as error:
+    with pytest.raises(ValueError, match="is a pickle, which may run code and is not read") as error:
         import_weights.torch(str(path), str(tmp_path / "run"), default.get_config(), normalize="none")
     command = shlex.split("python -c" + str(error.value).rpartition("python -c")[2])
     assert command[3:] == [str(path), f"{path}.safetensors"] and "it_was_run" not in command[2]
@@ -321,5 +321,5 @@ def test_a_files_name_runs_nothing_in_a_command_that_a_message_tells(tmp_path, m
 def test_programs_that_draw_are_no_images(content, monkeypatch):
     """Pillow would start Ghostscript for one."""
     monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("a program was started"))
-    with pytest.raises(ValueError, match="no image, begins with"):
+    with pytest.raises(ValueError, match="not an image, starts with"):
         decode.examine(content)

@@ -81,10 +81,10 @@ def test_a_run_that_is_told_to_stop_loses_no_step_and_a_second_ctrl_c_harms_noth
     told = time.monotonic()
     code, _, err = finish(process)
     assert code == 75 and time.monotonic() - told < 30
-    assert "SIGTERM: writing a checkpoint after this step" in err
+    assert "SIGTERM: saving a checkpoint after this step" in err
     last = max(row["step"] for row in metrics(run))
     assert checkpoints(run)[-1] == last < STEPS
-    assert f"stopped at step {last} with its checkpoint; the same command goes on" in err
+    assert f"stopped at step {last} with a checkpoint; the same command resumes it" in err
 
     process = start(run, source)
     wait_until(lambda: max(row["step"] for row in metrics(run)) > last, process)
