@@ -112,7 +112,7 @@ def get_config() -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.every_steps = 50  # steps between two rows of metrics.jsonl
-    # Where else the rows go: tensorboard, wandb, mlflow, several separated by commas; "" = nowhere else. For W&B and MLflow
-    # install 'simclr_jax[wandb]' or 'simclr_jax[mlflow]'; WANDB_PROJECT and MLFLOW_TRACKING_URI say where they write.
+    # Where else the rows go: tensorboard, wandb, mlflow, several separated by commas; "" = nowhere else. W&B and MLflow
+    # need 'simclr_jax[wandb]' and 'simclr_jax[mlflow]'; WANDB_PROJECT and MLFLOW_TRACKING_URI say where they write.
     config.log.to = "tensorboard"
     return config
