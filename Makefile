@@ -1,4 +1,4 @@
-# make quickstart | make test | make lint | make bench | make bench-input | make bench-loss | make bench-probes |
+# make quickstart | make test | make lint | make docs | make dist | make bench | make bench-input | make bench-loss | make bench-probes |
 # make bench-step | make bench-gpu | make bench-compiled | make chaos: each sets up .venv first when it has to.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Steps on a CPU take their memory anew each time: huge pages spare them some 100,000 page faults a GB.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint bench bench-input bench-loss bench-probes bench-step bench-gpu bench-compiled chaos constraints clean
+.PHONY: quickstart test lint docs dist bench bench-input bench-loss bench-probes bench-step bench-gpu bench-compiled chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -19,6 +19,16 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The documentation, into site/. It opens from its files; a link that leads nowhere ends the build.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Source archive and wheel, into dist/, as a package index would take them.
+dist: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
 
 # The CPU part of all benchmarks, shortened: under 15 minutes on 2 cores, one table.
 bench: $(VENV)/.installed
@@ -61,9 +71,13 @@ $(VENV)/.installed: setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[test]
 	@touch $@
 
+$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[$*]
+	@touch $@
+
 # Rewrites constraints.txt from setup.py for every supported Python. Needs uv.
 constraints:
-	uv pip compile setup.py --extra test --universal --python-version 3.11 --no-annotate --no-header --upgrade --output-file constraints.txt
+	uv pip compile setup.py --extra test --extra docs --extra release --universal --python-version 3.11 --no-annotate --no-header --upgrade --output-file constraints.txt
 
 clean:
 	rm -rf $(VENV)

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.data.source = "tfds:imagenet2012"  # textures, npz:PATH, folder:PATH or tfds:NAME
     config.data.dir = ""  # where TFDS keeps its prepared data sets; "" = its default, ~/tensorflow_datasets
     config.data.labels = ""  # of folder:PATH: "" = class folders where they are clear; folders, none or csv:FILE
-    config.data.train_split = "train"
+    config.data.train_split = "train"  # the split that is trained on
     config.data.validation_split = ""  # "" = the split named validation, else a hold-out of the training split
     config.data.test_split = ""  # "" = the split named test, else a hold-out of the training split
     config.data.holdout_fraction = 0.1  # of the training split, for each hold-out; 0 = none, and no validation
@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     config.head.dim = 128  # of the projection z
 
     config.loss = ConfigDict()
-    config.loss.temperature = 0.1
+    config.loss.temperature = 0.1  # divides similarities; small ones make the nearest negatives count most
     config.loss.chunk_size = 0  # anchors whose similarities are held at once; 0 = all of a small batch, else a stripe
     config.loss.gather = "all"  # every device holds the vectors of all, or ring: they are passed round
 
@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
     config.optimizer.name = "lars"  # lars, sgd (Nesterov momentum 0.9) or adamw
     config.optimizer.learning_rate = 0.3  # at the base of the scaling
     config.optimizer.scaling = "linear"  # linear: × batch / 256; sqrt: × √batch; none
-    config.optimizer.weight_decay = 1e-6
+    config.optimizer.weight_decay = 1e-6  # of kernels alone: not of BatchNorm and biases
     config.optimizer.warmup_epochs = 10.0  # from 0, linearly; then a cosine to 0
 
     config.train = ConfigDict()

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.seeds = 1  # repeats, from seed on; the result is their mean and standard deviation
     config.epochs = 0  # 0 = by the papers: 60 for up to 1 % of the labels, else 30
     config.learning_rates = (0.05, 0.2)  # before scaling; validation chooses among all pairs of these
-    config.weight_decays = (0.0,)
+    config.weight_decays = (0.0,)  # likewise
     config.optimizer = "sgd"  # with Nesterov momentum 0.9; lars or adamw
     config.scaling = "linear"  # of learning rates: linear (B/256), sqrt (√B) or none
     config.min_area = 0.08  # smallest crop of a training view, share of the image's area

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """Returns every key of the probe."""
     config = probe.get_config()
     config.l2_min = 1e-6  # λ of Σ cross-entropy + (λ/2)·‖W‖²: 1 / C of scikit-learn
-    config.l2_max = 1e5
+    config.l2_max = 1e5  # the strongest
     config.l2_values = 45  # evenly spaced in log λ; validation chooses
     config.iterations = 1000  # the most of one fit; one that has not converged then is said
     return config

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config = probe.get_config()
     config.seed = 0  # decides the order of images in the probe's training
     config.seeds = 1  # probes in as many orders, from seed on; the result is their mean and standard deviation
-    config.epochs = 100
+    config.epochs = 100  # of the probe's training
     config.learning_rates = (0.003, 0.01, 0.03, 0.1)  # validation chooses among all pairs of these
-    config.weight_decays = (0.0, 1e-4, 1e-3)
+    config.weight_decays = (0.0, 1e-4, 1e-3)  # likewise
     return config
