@@ -49,7 +49,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def on_config(config):
-    """Takes our own stand-in for what the search needs when a page is opened from a file, instead of one of the network."""
+    """Takes our own stand-in for a worker, which the search needs in pages that are opened from files."""
     config.extra["polyfills"] = ["offline_search.js"]
 
 
