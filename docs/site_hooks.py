@@ -306,18 +306,19 @@ def print_flags():
     """Prints what `flags_of_all` returns: the --help of each command, with the flags of the one before taken away."""
     from absl import flags
 
+    from simclr_jax.commands import launch  # noqa: F401  it may define flags as it is imported, once
+
     common = {"--version", "--[no]quiet", "--[no]verbose", "--log", "--config"}
     found = {}
     for name, (file, *which) in commands.COMMANDS.items():
-        shown, sys.argv = io.StringIO(), [name, "--help"]
+        shown, sys.argv, before = io.StringIO(), [name, "--help"], set(flags.FLAGS)
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             pkgutil.resolve_name(f"simclr_jax.commands.{file}:main")(*which)
         text = shown.getvalue().partition("\nkeys, with")[0].partition("\nflags:\n")[2]
         rows = re.findall(r"^  (--[^\s:=]+): (.*)$", text, re.MULTILINE)
         found[name] = [(flag, meaning) for flag, meaning in rows if flag not in common]
-        for flag in command_line._own_flags() + ["config"]:
-            if flag not in ("quiet", "verbose", "log") and flag in flags.FLAGS:
-                delattr(flags.FLAGS, flag)
+        for flag in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, flag)
     json.dump(found, sys.stdout)
 
 
