@@ -1,13 +1,15 @@
-# make quickstart | make test | make lint | make docs | make dist | make bench | make bench-input | make bench-loss | make bench-probes |
-# make bench-step | make bench-gpu | make bench-compiled | make chaos: each sets up .venv first when it has to.
+# make quickstart | make test | make lint | make docs | make dist | make try-dist | make bench | make bench-input |
+# make bench-loss | make bench-probes | make bench-step | make bench-gpu | make bench-compiled | make chaos: each sets up
+# .venv first when it has to.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
+TRIED := build/wheel
 # Steps on a CPU take their memory anew each time: huge pages spare them some 100,000 page faults a GB.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint docs dist bench bench-input bench-loss bench-probes bench-step bench-gpu bench-compiled chaos constraints clean
+.PHONY: quickstart test lint docs dist try-dist bench bench-input bench-loss bench-probes bench-step bench-gpu bench-compiled chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -29,6 +31,14 @@ dist: $(VENV)/.release
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
+
+# Installs the wheel of dist/ into an empty environment, away from this folder, and uses it there.
+try-dist:
+	rm -rf $(TRIED) && $(PYTHON) -m venv $(TRIED)
+	$(TRIED)/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd $(TRIED) && bin/simclr-jax --version
+	cd $(TRIED) && bin/simclr-jax preview --config=quickstart --images=2 && test -s preview.png
+	rm -rf $(TRIED)
 
 # The CPU part of all benchmarks, shortened: under 15 minutes on 2 cores, one table.
 bench: $(VENV)/.installed
