@@ -1,13 +1,15 @@
-# make quickstart | make test | make lint | make bench | make bench-input | make bench-loss | make bench-probes |
-# make bench-step | make bench-gpu | make bench-compiled | make chaos: each sets up .venv first if needed.
+# make quickstart | make test | make lint | make docs | make dist | make try-dist | make bench | make bench-input |
+# make bench-loss | make bench-probes | make bench-step | make bench-gpu | make bench-compiled | make chaos: each sets up
+# .venv first if needed.
 PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/quickstart
 BIN := $(VENV)/bin
+TRIED := build/wheel
 # Steps on a CPU allocate their memory each time: huge pages avoid about 100,000 page faults per GB.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint bench bench-input bench-loss bench-probes bench-step bench-gpu bench-compiled chaos constraints clean
+.PHONY: quickstart test lint docs dist try-dist bench bench-input bench-loss bench-probes bench-step bench-gpu bench-compiled chaos constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN) $(TRAIN_FLAGS)
@@ -20,6 +22,24 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation, into site/. It opens from its files; a broken link ends the build.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Source archive and wheel, into dist/, as a package index would take them.
+dist: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
+# Installs the wheel of dist/ into an empty environment, away from this folder, and uses it there.
+try-dist:
+	rm -rf $(TRIED) && $(PYTHON) -m venv $(TRIED)
+	$(TRIED)/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd $(TRIED) && bin/simclr-jax --version
+	cd $(TRIED) && bin/simclr-jax preview --config=quickstart --images=2 && test -s preview.png
+	rm -rf $(TRIED)
 
 # Short versions of all CPU benchmarks, in one table: under 15 minutes on 2 cores.
 bench: $(VENV)/.installed
@@ -62,9 +82,13 @@ $(VENV)/.installed: setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[test]
 	@touch $@
 
+$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[$*]
+	@touch $@
+
 # Rewrites constraints.txt from setup.py for every supported Python. Needs uv.
 constraints:
-	uv pip compile setup.py --extra test --universal --python-version 3.11 --no-annotate --no-header --upgrade --output-file constraints.txt
+	uv pip compile setup.py --extra test --extra docs --extra release --universal --python-version 3.11 --no-annotate --no-header --upgrade --output-file constraints.txt
 
 clean:
 	rm -rf $(VENV)

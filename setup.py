@@ -76,6 +76,10 @@ setup(
         "bench": ["faiss-cpu", "torch", "torchvision"],  # what benchmarks/ compares with; see benchmarks/RESULTS.md
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
+        "docs": [  # make docs
+            "mkdocs-material",  # the site's theme, which brings mkdocs and needs no network
+            "mkdocstrings[python]",  # the reference, from docstrings
+        ],
         # Compilers for --plan --target without a device: NVIDIA's, without the libraries that run programs.
         # Of these cudart alone, 3 MB, without which jax's plug-in and TensorFlow complain at every start.
         "plan-gpu": ["jax[cuda12-local]", "nvidia-cuda-nvcc-cu12>=12.6.85", "nvidia-cuda-runtime-cu12"],
@@ -89,10 +93,12 @@ setup(
             *MLFLOW,
             *WANDB,
             "hypothesis",  # makes the bad input of tests/whole/test_hostile.py
+            "ipykernel",  # runs the notebooks
             "markdown-it-py",  # independent reader of the cards of exported files
+            "mypy",  # types of the public surface
+            "nbclient",  # runs the notebooks, too
             "onnx",
             "onnxruntime",  # computes what exported files hold
-            "mypy",  # types of the public surface
             "pytest",
             "pytest-xdist",  # spreads the suite over the cores
             "ruff",
