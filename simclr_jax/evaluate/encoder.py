@@ -80,7 +80,7 @@ class Encoder:
         """
         if isinstance(images, np.ndarray) and images.ndim == 4:
             return self._views_of_batch(_checked(images, 4))
-        several = [images] if isinstance(images, str | os.PathLike[str] | Image.Image | np.ndarray) else list(images)
+        several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else list(images)
         made = np.zeros((len(several), self.image_size, self.image_size, 3), np.float32)
         paths = {place: image for place, image in enumerate(several) if isinstance(image, str | os.PathLike)}
         if paths:
