@@ -56,7 +56,10 @@ def answer(*arguments, monkeypatch):
             "–config=configs/quickstart.py --config.seed=1",
             "'–config=configs/quickstart.py' is not a flag; did you mean --config=configs/quickstart.py?",
         ),
-        ("configs/quickstart.py", "'configs/quickstart.py' is not a flag; did you mean --config=configs/quickstart.py?"),
+        (
+            "configs/quickstart.py",
+            "'configs/quickstart.py' is not a flag; did you mean --config=configs/quickstart.py?",
+        ),
         ("--config=quickstrt", "--config=quickstrt does not exist; did you mean --config=quickstart?"),
         ("--config nowhere/cifar10.py", "--config=nowhere/cifar10.py does not exist; did you mean --config=cifar10?"),
         (
