@@ -105,7 +105,7 @@ class Folder:
         text = layout.understood(counts, self.class_names, stored)
         bare = sum(len(classes.get("", ())) for classes in self._files.values())
         if self.class_names and bare:
-            text += f"; {bare:,} images without label"
+            text += f"; {bare:,} images without a label"
         if self._layout.top:
             text += f"; read from {'/'.join((str(self.root), *self._layout.top))}"
         if self._table:

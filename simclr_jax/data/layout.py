@@ -194,7 +194,7 @@ def _splits(tree: _Tree, top: Folders, labels: str, named: Sequence[str]) -> dic
     if labels:
         return splits if labels != "folders" and trains and len(splits) > 1 else {}
     where, loose = "/".join((tree.root, *top)), tree.counts.get(top)
-    beside = (f" beside {listed(others)}" if others else "") + (f" and {loose:,} images in no folder" if loose else "")
+    beside = (f" next to {listed(others)}" if others else "") + (f" and {loose:,} images in no folder" if loose else "")
     largest = max(others or splits, key=names.get)
     raise ValueError(
         f"folder:{where} has {listed({name: names[name] for name in splits})}{beside}: are these splits or "

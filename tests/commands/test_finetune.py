@@ -288,7 +288,7 @@ def test_linear_evaluation_with_augmentation_leaves_the_encoder_alone(run, monke
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"trainable": "stage9"}, "trainable='stage9' is no part of this network"),
+        ({"trainable": "stage9"}, "trainable='stage9' is not a part of this network"),
         ({"layer": 3}, "config.layer=3 does not exist"),
         ({"label_fraction": 0.03}, "is less than one image for each of 2 classes; use at least 0.0625"),
         ({"label_fraction": 0.0}, "must be above 0"),

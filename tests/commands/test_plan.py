@@ -273,7 +273,7 @@ def test_blank_images_are_for_plans_alone(config):
     [
         (["--target=h100", "--workdir=RUN"], "--target only works with --plan; add --plan, or leave out --target"),
         (["--price=2", "--workdir=RUN"], "--price only works with --plan; add --plan, or leave out --price"),
-        (["--plan", "--target="], "--target= names no machine; h100, "),
+        (["--plan", "--target="], "--target= names no machine; examples are h100, "),
         (["--plan", "--profile=3"], "--profile traces training steps, and --plan does not train"),
         (["--plan", "--target=h100", "--price=two"], "flag --price=two: could not convert string to float"),
     ],

@@ -72,7 +72,7 @@ def test_a_sheet_of_files_leaves_out_what_cannot_be_read(tmp_path, capsys):
     out = tmp_path / "sheet.png.out"
     preview.run(small(f"folder:{tmp_path}"), str(out), 10)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"folder:{tmp_path}: 30 train images; no labels" and f"saved in {out}" in lines
+    assert lines[0] == f"folder:{tmp_path}: 30 train images; no labels" and f"saved as {out}" in lines
     assert lines[1] == "left out: not images: 1 × .txt"
     with Image.open(out) as sheet:
         assert sheet.format == "PNG" and min(sheet.size) > 300

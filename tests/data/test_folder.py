@@ -135,7 +135,7 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
         (["train/a/1.png", "val/a/1.png", "valid/a/2.png"], "val, valid"),
         (
             ["train/1.png", "car/1.png", "bus/1.png"],
-            r"train \(1\) beside bus \(1\), car \(1\)",
+            r"train \(1\) next to bus \(1\), car \(1\)",
         ),  # a train can be a class
         (
             ["train/Cat/1.png", "train/b/1.png", "val/cat/2.png"],

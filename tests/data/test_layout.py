@@ -109,7 +109,7 @@ def test_a_clear_layout_is_read_rightly(name):
 UNCLEAR = {  # {folders: what the message says}
     ("cat",): "cat (10) may not be classes: there is only one",
     ("train/cat", "val/cat"): "cat (21) may not be classes: there is only one",
-    ("", "cat"): "the only one",
+    ("", "cat"): "there is only one",
     ("2023", "2024"): "2023 (10), 2024 (11) may not be classes: they look like dates",
     ("2023/winter", "2023/summer/coast", "2024/spring"): "like dates .*(2023, 2024)",
     ("2023/winter",): "like dates",
@@ -151,10 +151,10 @@ def test_folders_that_may_be_no_classes_are_asked_about(folders):
 
 
 SPLITS_OR_CLASSES = {
-    ("test", "control"): ("test (10) beside control (11)", {"test", "control"}),
-    ("train", "car", "bus"): ("train (10) beside car (11), bus (12)", {"train", "car", "bus"}),
-    ("train", "test", "cat"): ("train (10), test (11) beside cat (12)", {"train", "test", "cat"}),
-    ("cat", "dog", "test"): ("test (12) beside cat (10), dog (11)", {"cat", "dog", "test"}),
+    ("test", "control"): ("test (10) next to control (11)", {"test", "control"}),
+    ("train", "car", "bus"): ("train (10) next to car (11), bus (12)", {"train", "car", "bus"}),
+    ("train", "test", "cat"): ("train (10), test (11) next to cat (12)", {"train", "test", "cat"}),
+    ("cat", "dog", "test"): ("test (12) next to cat (10), dog (11)", {"cat", "dog", "test"}),
     ("", "test"): ("test (11) and 10 images in no folder", {"test"}),
     ("val/a", "test/a", "test/b"): ("val (10), test (23)", {"val", "test"}),
     ("test",): ("test (10)", {"test"}),
@@ -173,7 +173,7 @@ def test_folders_that_may_be_splits_or_classes_are_asked_about(folders):
     place, _ = read(*folders, labels="none")
     alone = {"train", "test"} <= set(folders)
     assert ("trains on all of them" in text) == (set(place.values()) == {"train"}) == (not alone)
-    assert ("which reads train, test alone" in text) == (set(place.values()) == {"train", "test"}) == alone
+    assert ("which reads only train, test" in text) == (set(place.values()) == {"train", "test"}) == alone
     if named := re.search(r"--config\.data\.train_split=([^;]+)", text):
         place, _ = read(*folders, labels="none", named=(named[1], "", ""))
         assert named[1] in place.values()

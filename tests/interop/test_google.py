@@ -218,7 +218,10 @@ ZERO = np.zeros(3, np.float32)
         ({"head_contrastive__nl_0__dense__bias": ZERO}, "1 surplus: head_contrastive/nl_0/dense/bias$"),
         ({"head_contrastive__nl_3__dense__kernel": ZERO}, "1 surplus: head_contrastive/nl_3/dense/kernel$"),
         ({f"more_{i:02}": ZERO for i in range(13)}, "13 surplus: more_00, .*, more_09 and 3 more$"),
-        ({"base_model__conv2d_3__kernel": ZERO}, r"1 misshapen: base_model/conv2d_3/kernel is \[3\] and not \[3, 3, 1"),
+        (
+            {"base_model__conv2d_3__kernel": ZERO},
+            r"1 misshapen: base_model/conv2d_3/kernel is \[3\] instead of \[3, 3, 1",
+        ),
         ({"head_supervised__linear_layer__dense__bias": None}, "1 missing: head_supervised/linear_layer/dense/bias"),
         ({"base_model__batch_normalization__gamma": np.zeros(15, np.float32)}, "its stem has 15 channels, not 16 time"),
         (

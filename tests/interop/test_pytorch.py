@@ -213,7 +213,11 @@ ZERO = np.zeros(3, np.float32)
             "most similar to resnet_tiny, .* 1 missing: layer2.0.bn1.bias$",
         ),
         ({"layer2.0.se.weight": ZERO}, {"normalize": "none"}, "1 surplus: layer2.0.se.weight$"),
-        ({"layer2.0.bn1.bias": ZERO}, {"normalize": "none"}, r"1 misshapen: layer2.0.bn1.bias is \[3\] and not \[32\]"),
+        (
+            {"layer2.0.bn1.bias": ZERO},
+            {"normalize": "none"},
+            r"1 misshapen: layer2.0.bn1.bias is \[3\] instead of \[32\]",
+        ),
         ({"layer1.0.downsample.1.bias": None}, {"normalize": "none"}, "1 missing: layer1.0.downsample.1.bias"),
         (
             {"layer2.1.conv1.weight": ZERO},
@@ -243,7 +247,10 @@ def test_what_does_not_fit_is_told_in_a_line(changes, arguments, message, tmp_pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps({"a": 1}), "is a pickle, which may run code and is not read; convert it .*weights_only=True"),
+        (
+            pickle.dumps({"a": 1}),
+            "is a pickle, which may run code and is not read; if you trust it, convert it: .*weights_only=True",
+        ),
         (b"PK\x03\x04", "is a pickle"),
         (b"hello, hello", "not a safetensors file, or is damaged"),
         (b"", "not a safetensors file, or is damaged"),

@@ -176,7 +176,7 @@ def forget_what_was_noted(path, *, forms):
 
 OTHERS = {
     "shape": r"1 arrays differ, params/encoder/kernel is float32 \[3, 4\] instead of float32 \[5, 4\]",
-    "dtype": r"1 arrays differ, params/encoder/kernel is float32 \[3, 4\] and not bfloat16 \[3, 4\]",
+    "dtype": r"1 arrays differ, params/encoder/kernel is float32 \[3, 4\] instead of bfloat16 \[3, 4\]",
     "more": r"1 arrays differ, params/encoder/bias is missing, float32 \[4\]",
     "fewer": r"1 arrays differ, params/encoder/kernel is unexpected, float32 \[3, 4\]",
 }
@@ -226,7 +226,7 @@ def test_where_all_are_damaged_no_start_begins_anew_until_it_is_told_to(run, tmp
         with pytest.raises(ValueError, match="has no intact checkpoint left .*3 is damaged: .*the newest of 2") as told:
             restore(run, agree=agree)
         assert contents(tmp_path) == before and not restore.lines
-    places = str(told.value).split("remove ")[1].split(" to start")[0].split(" and ")
+    places = str(told.value).split("remove ")[1].split(" to restart")[0].split(" and ")
     for place in places:
         shutil.rmtree(place)
     assert restore(run, agree=agree) == (0, None)

@@ -70,7 +70,7 @@ def test_a_run_goes_on_with_its_steps_and_traces_some_of_the_rest(traced, tmp_pa
     with processes.start(run, processes.archive(run.parent), more=["--profile=1"]) as process:
         code, _, err = processes.finish(process)
     assert code == 1 and err.splitlines()[-1] == (
-        "error: --profile=1: of 16 steps 16 are done, and the next one compiles: leave it out"
+        "error: --profile=1: 16 of 16 steps are done, and the next one compiles: leave it out"
     )
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_is_stopped_writes_the_steps_that_it_took(monkeypatch, tmp_pa
     [(16, 0, "use at most --profile=15"), (2, 14, "use at most --profile=1"), (1, 15, "leave it out")],
 )
 def test_more_steps_than_are_left_are_refused_with_the_number(count, first_step, said):
-    with pytest.raises(ValueError, match=f"--profile={count}: of 16 steps {first_step} are done.*{said}$"):
+    with pytest.raises(ValueError, match=f"--profile={count}: {first_step} of 16 steps are done.*{said}$"):
         profile.check(count, first_step=first_step, total_steps=STEPS)
     profile.check(0, first_step=STEPS, total_steps=STEPS)
 

@@ -324,14 +324,25 @@ def test_scripts_run(given, folder, monkeypatch):
         archive = write_archive(folder / "images.npz")
         write_run(folder / "runs" / "mine", **{"data.source": f"npz:{archive}", **SMALL})
     if "pretrain" in script and "load_config" in script:
-        load = simclr_jax.load_config
-        monkeypatch.setattr(simclr_jax, "load_config", lambda name, changes: load(name, {**changes, **SMALL}))
+        load, small = simclr_jax.load_config, dict(SMALL)
+        if "quickstart" in script:
+            small["data.limit"] = 64
+        if ".linear(" in script:  # "where the images have labels"
+            small["data.labels"] = write_labels(folder)
+        monkeypatch.setattr(simclr_jax, "load_config", lambda name, changes: load(name, {**changes, **small}))
     names, _ = run_script(script, script_id(given))
     if "get_config" in names:
         assert set(flatten(names["get_config"]())) == set(flatten(default.get_config()))
     if "features" in names:
         features = names["features"]
         assert features.dtype == np.float32 and features.shape[1] == names["encoder"].feature_dim
+
+
+def write_labels(folder):
+    names = sorted(path.name for path in (folder / "photos").iterdir())
+    rows = [f"{name},{name[:3]}" for name in names]
+    (folder / "photos" / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    return "csv:labels.csv"
 
 
 def write_features(folder):
