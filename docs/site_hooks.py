@@ -220,7 +220,7 @@ def comments_of(name):
         for key, text in re.findall(r"^  (\w+): (.*?)(?=^  \w|\Z)", listed, re.DOTALL | re.MULTILINE):
             words[f"{section}.{key}"] = " ".join(text.split())
     for file in ("default", name):  # probes have some of the keys of pretraining
-        found = command_line._comments(config_files.FOLDER / f"{file}.py")
+        found = command_line.comments(config_files.FOLDER / f"{file}.py")
         words |= {key: text for key, text in found.items() if text}
     return words
 
@@ -275,7 +275,7 @@ def command_list():
 
 def described():
     """Returns {command: what the list of commands says of it}."""
-    return {name: commands._about(name) for name in commands.COMMANDS}
+    return {name: commands.about(name) for name in commands.COMMANDS}
 
 
 def section_of(name, text, flags):

@@ -121,12 +121,12 @@ def main() -> None:
         meant = f"; did you mean {near[0]}?" if near else ""
         sys.exit(f"error: {name!r} is not a command; the commands are: {', '.join(COMMANDS)}{meant}")
     del sys.argv[1]
-    sys.modules["__main__"].__doc__ = _about(name)
+    sys.modules["__main__"].__doc__ = about(name)
     file, *which = COMMANDS[name]
     pkgutil.resolve_name(f"simclr_jax.commands.{file}:main")(*which)
 
 
-def _about(name: str) -> str:
+def about(name: str) -> str:
     """Returns what the list of commands says of one, for its --help."""
     of_command = re.compile(rf"^simclr-jax {name}(?![\w-])")
     return "\n\n".join(part for part in __doc__.split("\n\n") if of_command.match(part))

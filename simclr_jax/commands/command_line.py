@@ -202,15 +202,15 @@ def _help(known: ConfigDict | None, what: str, config: str | None) -> str:
     lines.append("  --version: print the version")
     if known is not None:
         file = pathlib.Path(config or config_files.FOLDER / "default.py")
-        comments = _comments(file)
+        said = comments(file)
         lines += ["", f"config keys, with their values in the config {file.stem}:"]
         for key, value in flatten(known).items():
             setting = f"  --config.{key}={value}"
-            lines.append(f"{setting:52}  {comments.get(key, '')}".rstrip())
+            lines.append(f"{setting:52}  {said.get(key, '')}".rstrip())
     return "\n".join(lines)
 
 
-def _comments(file: pathlib.Path) -> dict[str, str]:
+def comments(file: pathlib.Path) -> dict[str, str]:
     """Returns {key: the comment behind it} of a file of configs/ and, for other keys, of those that it starts from."""
     text = file.read_text(encoding="utf-8")
     found, above = {}, []
@@ -221,5 +221,5 @@ def _comments(file: pathlib.Path) -> dict[str, str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module == "simclr_jax.configs":
             for name in node.names:
-                found = _comments(file.with_name(f"{name.name}.py")) | {k: c for k, c in found.items() if c}
+                found = comments(file.with_name(f"{name.name}.py")) | {k: c for k, c in found.items() if c}
     return found
