@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from simclr_jax.commands import config_files, finetune, pictures, probes, report
 from simclr_jax.commands import diagnose as diagnosis
 from simclr_jax.commands import pretrain as pretraining
+from simclr_jax.data import sources
 from simclr_jax.evaluate import encoder, probed_run, results
 from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.runtime import checkpoint, console, metrics, preemption, run_folder
@@ -169,16 +170,24 @@ class Run:
         return encoder.load_encoder(self.path, self._step)
 
     def features(self, role: str = "train", **values: Any) -> Features:
-        """Returns h of each image of "train", "validation" or "test", with labels, ids and names of files.
+        """Returns the representation h of each image, with labels, ids and file names.
 
         Args:
-          role: which split of the run's data; those that it has not were held out of train.
-          values: of keys of configs/features.py: ``layer=-1`` is z.
+          role: which images of the run's data: "train", "validation", "test" or "all". Images without labels have no
+            test split. Splits that the data do not have were held out of the training split.
+          values: of keys of configs/features.py: ``layer=-1`` is the projection z.
         """
+        if role not in (*sources.ROLES, "all"):
+            raise ValueError(f"there are no images of {role!r}; choose {', '.join(sources.ROLES)} or all")
         with _console(self._progress):
             config = self._config_of("features", values)
             probed = probed_run.ProbedRun(config, self.path, labelled=False, out=self._out)
-            return probed.features(role, networks=("pretrained",))["pretrained"]
+            there = (role for role in probed.splits.roles if len(probed.splits.load(role)))
+            parts = [
+                probed.features(part, networks=("pretrained",))["pretrained"]
+                for part in (there if role == "all" else [role])
+            ]
+            return Features.joined(parts)
 
     def linear(self, **values: Any) -> ProbeResult:
         """Measures its encoder with a linear probe (SimCLR, section 4.2), beside the untrained encoder and chance.

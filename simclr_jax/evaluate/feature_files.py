@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,16 @@ class Features:
     labels: np.ndarray
     ids: np.ndarray
     names: tuple[str, ...] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Features"]) -> "Features":
+        """Returns the features of several splits, one after the other, as they are on disk."""
+        if len(parts) == 1:
+            return parts[0]
+        shards = tuple(shard for part in parts for shard in part.shards)
+        labels, ids = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "ids"))
+        named = all(part.names is not None for part in parts)
+        return cls(shards, labels, ids, tuple(name for part in parts for name in part.names or ()) if named else None)
 
     def __len__(self) -> int:
         return len(self.labels)

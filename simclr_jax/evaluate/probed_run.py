@@ -104,9 +104,8 @@ class ProbedRun:
         for role in ("train", "validation") if labelled else ():
             if not len(self.splits.load(role)):
                 raise ValueError(
-                    f"no {role} images: the run held none out; add --config.data.holdout_fraction=0.1 to hold "
-                    "out a tenth of "
-                    "its training images (the encoder has seen them, but not their labels)"
+                    f"no {role} images: the run held none out; add --config.data.holdout_fraction=0.1 to hold out a "
+                    "tenth of its training images (the encoder has seen them, but not their labels)"
                 )
             if not self.splits.load(role).labelled:
                 raise ValueError(
@@ -145,8 +144,6 @@ class ProbedRun:
           ValueError: no images, some that cannot be read, one too many of them, features that are not finite, or a
             folder that cannot be written.
         """
-        if role not in sources.ROLES:
-            raise ValueError(f"there are no images of {role!r}; it must be train, validation or test")
         layer = self.layer if layer is None else layer
 
         def missing() -> dict[str, epath.Path]:

@@ -243,6 +243,11 @@ def test_features_are_what_its_encoder_makes_of_the_images(run, archive):
     z = run.features("test", layer=-1)
     assert z.dim == run.config.head.dim and z.dim != found.dim
     assert len(run.features()) == len(run.features("train")) == 32
+    parts = [run.features(role) for role in ("train", "validation", "test")]
+    together = run.features("all")
+    np.testing.assert_array_equal(together.array(), np.concatenate([part.array() for part in parts]))
+    np.testing.assert_array_equal(together.labels, np.concatenate([part.labels for part in parts]))
+    assert len(together) == 40 + 24 and together.names is None
 
 
 def test_features_of_files_have_their_names(tmp_path):
@@ -258,6 +263,12 @@ def test_features_of_files_have_their_names(tmp_path):
     photos = [tmp_path / "photos" / name for name in found.names]
     np.testing.assert_allclose(found.array(), encoder(encoder.preprocess(photos)), rtol=1e-5, atol=1e-5)
     assert found.where(np.array([False, True, False])).names == found.names[1:2]
+    assert run.features("all").names == found.names
+    source |= {"data.holdout_fraction": 0.4}
+    two = simclr_jax.open_run(write_run(tmp_path / "two", **(tiny("") | source)), progress=False)
+    assert sorted(two.features("all").names) == sorted(found.names) and len(two.features("validation")) == 1
+    with pytest.raises(ValueError, match="test"):
+        two.features("test")
 
 
 def test_a_probes_result_is_what_its_file_holds(run):
@@ -280,11 +291,11 @@ def test_a_probes_result_is_what_its_file_holds(run):
     [
         (lambda run: run.linear(epoch=3), "config.epoch is not a key; did you mean config.epochs?"),
         (lambda run: run.knn(neighbours=(0,)), "config.neighbours=(0,) must hold"),
-        (lambda run: run.features("tset"), "there are no images of 'tset'; it must be train, validation or test"),
+        (lambda run: run.features("tset"), "there are no images of 'tset'; choose train, validation, test or all"),
         (lambda run: simclr_jax.open_run(run.path + "/nowhere"), "is not a run"),
         (lambda run: simclr_jax.open_run(run.path, step=5), "has no checkpoint of step 5; there are: 2, 4, 6"),
         (lambda run: simclr_jax.open_run(run.path + "/checkpoints/5"), "has no checkpoint of step 5"),
-        (lambda run: run.encoder()(np.zeros((8, 8, 3))), "images have the shape [8, 8, 3]; it must be [batch"),
+        (lambda run: run.encoder()(np.zeros((8, 8, 3))), "images have shape [8, 8, 3]; it must be [batch"),
         (lambda run: run.encoder()(np.full((1, 8, 8, 3), 255.0)), "images are float64 from 255 to 255; they must be"),
     ],
 )
