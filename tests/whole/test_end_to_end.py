@@ -263,7 +263,7 @@ def test_images_without_labels_train_and_are_refused_by_the_probe(tmp_path, caps
     (pile / "scan.heic").touch()
     pretrain.run(small(f"folder:{pile}"), str(tmp_path / "run"))
     text = capsys.readouterr().out
-    assert "read as:      40 train images; no labels\n" in text and "left out:     not images: 1 × .heic" in text
+    assert "found:        40 train images; no labels\n" in text and "left out:     not images: 1 × .heic" in text
     assert all("online_top1" not in row for row in rows(tmp_path / "run"))
     with pytest.raises(ValueError, match="has no labels, which a probe needs; use data with labels"):
         probes.run("linear", probe_config(), str(tmp_path / "run"))

@@ -87,7 +87,7 @@ def everything(run):
         (swapped, "train: as many images, but different files"),
         (a_class_more, "train: 2 → 3 classes"),
         (no_labels, "train: 2 → 0 classes"),
-        (another_validation, "validation came"),
+        (another_validation, "validation was added"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_data_and_nothing_is_touched(place, how, words):

@@ -80,16 +80,16 @@ def probe(run, flags=()):
 
 
 PLACES = {
-    "a file of the run": ({"source": "npz:RUN/images.npz"}, "data.source of .* leads into the run itself"),
-    "the run": ({"source": "folder:RUN"}, "data.source of .* leads into the run itself"),
-    "a folder by a link": ({"source": "folder:LINK/eval"}, "data.source of .* leads into the run itself"),
-    "a folder of the run": ({"source": "tfds:mnist", "dir": "RUN/tfds"}, "data.dir of .* leads into the run itself"),
-    "a bucket": ({"source": "npz:gs://theirs/x.npz"}, "data.source of .* leads to another machine"),
-    "a bucket's folder": ({"source": "tfds:mnist", "dir": "s3://theirs"}, "data.dir of .* leads to another machine"),
-    "everything": ({"source": "folder:/"}, "data.source of .* leads to the system's own files"),
+    "a file of the run": ({"source": "npz:RUN/images.npz"}, "data.source of .* points into the run itself"),
+    "the run": ({"source": "folder:RUN"}, "data.source of .* points into the run itself"),
+    "a folder by a link": ({"source": "folder:LINK/eval"}, "data.source of .* points into the run itself"),
+    "a folder of the run": ({"source": "tfds:mnist", "dir": "RUN/tfds"}, "data.dir of .* points into the run itself"),
+    "a bucket": ({"source": "npz:gs://theirs/x.npz"}, "data.source of .* points to another machine"),
+    "a bucket's folder": ({"source": "tfds:mnist", "dir": "s3://theirs"}, "data.dir of .* points to another machine"),
+    "everything": ({"source": "folder:/"}, "data.source of .* points to the system's own files"),
     "everything, once more": (
         {"source": "folder:/proc/self/root"},
-        "data.source of .* leads to the system's own files",
+        "data.source of .* points to the system's own files",
     ),
 }
 
@@ -113,14 +113,14 @@ def test_a_path_from_here_is_a_path_into_the_run_too(run, archive, monkeypatch):
     shutil.copy(archive, run / "images.npz")
     monkeypatch.chdir(run.parent)
     point(run, source=f"npz:{run.name}/../{run.name}/images.npz")
-    with pytest.raises(ValueError, match="leads into the run itself"):
+    with pytest.raises(ValueError, match="points into the run itself"):
         probe(run)
 
 
 def test_what_the_message_says_works(run, archive):
     shutil.copy(archive, run / "images.npz")
     point(run, source=f"npz:{run}/images.npz")
-    with pytest.raises(ValueError, match="leads into the run itself") as error:
+    with pytest.raises(ValueError, match="points into the run itself") as error:
         probe(run)
     found = probe(run, shlex.split(str(error.value).rpartition("give it yourself: ")[2]))
     assert found["images"]["test"] == 24
