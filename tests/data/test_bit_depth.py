@@ -167,4 +167,4 @@ def test_bits_are_refused_where_pixels_have_eight(tmp_path):
 def test_the_preview_says_what_is_white_and_shows_it(tmp_path, capsys):
     config = config_of(write(tmp_path / "images", gray(4080)))
     preview.run(config, str(tmp_path / "preview.png"), 2)
-    assert "16-bit files: 4,095 is white (12 bits)" in capsys.readouterr().out
+    assert "16-bit files: the value 4,095 is white (12 bits)" in capsys.readouterr().out

@@ -98,7 +98,7 @@ def test_a_network_is_read_from_a_run_or_from_one_checkpoint(run, which):
 def test_what_is_no_run_says_so(run, tmp_path):
     with pytest.raises(ValueError, match="is not a run"):
         checkpoint.load_variables(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="no checkpoint of step 7; it has 2, 3"):
+    with pytest.raises(ValueError, match="no checkpoint of step 7; it has those of steps 2, 3"):
         checkpoint.load_variables(run, 7)
     (tmp_path / "checkpoints" / "9").mkdir(parents=True)
     with pytest.raises(ValueError, match="checkpoints/9 is damaged"):
@@ -203,7 +203,7 @@ def test_an_older_checkpoint_goes_only_when_the_new_one_was_read_back(run, tmp_p
 
     monkeypatch.setattr(checkpoints._writer, "wait", torn)
     checkpoints.save(4, make_state(4))
-    with pytest.raises(ValueError, match="step 4 cannot be written: .*4 is damaged.*last good checkpoint: none yet"):
+    with pytest.raises(ValueError, match="step 4 cannot be saved: .*4 is damaged.*last good checkpoint: none yet"):
         checkpoints.wait()
     monkeypatch.undo()
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())

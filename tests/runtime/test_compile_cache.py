@@ -161,7 +161,7 @@ def test_a_folder_of_another_user_is_refused(name, monkeypatch):
         return os.stat_result([*found[:4], found.st_uid + 1, *found[5:]]) if path == place else found
 
     monkeypatch.setattr(pathlib.Path, "lstat", lstat)
-    with pytest.raises(ValueError, match="is another user's"):
+    with pytest.raises(ValueError, match="belongs to another user"):
         compile_cache.open_folder()
 
 

@@ -71,7 +71,7 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
     ("config", "values", "words"),
     [
         ("cifar", {}, "there is no config 'cifar'; did you mean cifar10?"),
-        ("zzz", {}, "there is no config 'zzz'; shipped are ablation, ablation_cifar10, cifar10, "),
+        ("zzz", {}, "there is no config 'zzz'; the shipped configs are ablation, ablation_cifar10, cifar10, "),
         ("nowhere/mine.py", {}, "there is no config 'nowhere/mine.py'; "),
         ("quickstart", {"train.epoch": 3}, "config.train.epoch is not a key; did you mean config.train.epochs?"),
         ("quickstart", {"lr": 3}, "config.lr is not a key; did you mean config.optimizer.learning_rate?"),
