@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     config.optimizer.name = "lars"  # lars, sgd (Nesterov momentum 0.9) or adamw
     config.optimizer.learning_rate = 0.3  # before scaling, see optimizer.scaling
     config.optimizer.scaling = "linear"  # of the learning rate: linear = × batch / 256, sqrt = × √batch, or none
-    config.optimizer.weight_decay = 1e-6
+    config.optimizer.weight_decay = 1e-6  # of kernels only, not of BatchNorm and biases
     config.optimizer.warmup_epochs = 10.0  # linear increase from 0; then the learning rate follows a cosine to 0
 
     config.train = ConfigDict()

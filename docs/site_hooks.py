@@ -315,7 +315,7 @@ def print_flags():
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             pkgutil.resolve_name(f"simclr_jax.commands.{file}:main")(*which)
         text = shown.getvalue().partition("\nkeys, with")[0].partition("\nflags:\n")[2]
-        rows = re.findall(r"^  (--[^\s:=]+): (.*)$", text, re.MULTILINE)
+        rows = re.findall(r"^  (--[^\s:=]+)(?:=\S+)?: (.*)$", text, re.MULTILINE)
         found[name] = [(flag, meaning) for flag, meaning in rows if flag not in common]
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
