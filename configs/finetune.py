@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.epochs = 0  # 0 = as in the papers: 60 for up to 1 % of the labels, otherwise 30
     # before scaling; the best pair of learning rate and weight decay is chosen on validation
     config.learning_rates = (0.05, 0.2)
-    config.weight_decays = (0.0,)
+    config.weight_decays = (0.0,)  # to choose from, likewise
     config.optimizer = "sgd"  # sgd (Nesterov momentum 0.9), lars or adamw
     config.scaling = "linear"  # of the learning rates: linear = × batch / 256, sqrt = × √batch, or none
     config.min_area = 0.08  # smallest crop of a training image, as a share of its area

@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     config.epochs = 100
     # the best pair of learning rate and weight decay is chosen on validation
     config.learning_rates = (0.003, 0.01, 0.03, 0.1)
-    config.weight_decays = (0.0, 1e-4, 1e-3)
+    config.weight_decays = (0.0, 1e-4, 1e-3)  # to choose from, likewise
     return config
