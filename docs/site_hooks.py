@@ -17,8 +17,6 @@ import re
 import subprocess
 import sys
 
-from ml_collections import ConfigDict
-
 import simclr_jax
 from simclr_jax import __main__ as commands
 from simclr_jax.augment.recipe import Recipe
@@ -146,9 +144,9 @@ def changes(name):
     return {key: value for key, value in flatten(loaded(name)).items() if value != default[key]}
 
 
-def loaded(name) -> ConfigDict:
+def loaded(name):
     """Returns a shipped config."""
-    return __import__(f"simclr_jax.configs.{name}", fromlist=["get_config"]).get_config()
+    return config_files.load(name)
 
 
 def docstring(name):
@@ -306,15 +304,13 @@ def print_flags():
     """Prints what `flags_of_all` returns: the --help of each command, with the flags of the one before taken away."""
     from absl import flags
 
-    from simclr_jax.commands import launch  # noqa: F401  it may define flags as it is imported, once
-
     common = {"--version", "--[no]quiet", "--[no]verbose", "--log", "--config"}
     found = {}
     for name, (file, *which) in commands.COMMANDS.items():
         shown, sys.argv, before = io.StringIO(), [name, "--help"], set(flags.FLAGS)
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             pkgutil.resolve_name(f"simclr_jax.commands.{file}:main")(*which)
-        text = shown.getvalue().partition("\nkeys, with")[0].partition("\nflags:\n")[2]
+        text = shown.getvalue().partition("\nconfig keys, with")[0].partition("\nflags:\n")[2]
         rows = re.findall(r"^  (--[^\s:=]+)(?:=\S+)?: (.*)$", text, re.MULTILINE)
         found[name] = [(flag, meaning) for flag, meaning in rows if flag not in common]
         for flag in set(flags.FLAGS) - before:

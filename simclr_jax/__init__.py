@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:  # for type checkers and editors; when it runs, a name is imported as it is first asked for
-    from simclr_jax.api import ProbeResult, Rows, Run, load_config, open_run, pretrain
     from simclr_jax.augment.device import views
     from simclr_jax.augment.recipe import Recipe
+    from simclr_jax.commands.api import ProbeResult, Rows, Run, load_config, open_run, pretrain
     from simclr_jax.evaluate.encoder import Encoder, load_encoder
     from simclr_jax.evaluate.feature_files import Features
     from simclr_jax.losses import nt_xent
@@ -32,18 +32,18 @@ _HOMES = {
     "Head": "models",
     "Logger": "runtime.loggers",
     "Network": "models",
-    "ProbeResult": "api",
+    "ProbeResult": "commands.api",
     "Recipe": "augment.recipe",
-    "Rows": "api",
-    "Run": "api",
+    "Rows": "commands.api",
+    "Run": "commands.api",
     "create_encoder": "models",
     "create_model": "models",
     "lars": "training.optimizers",
-    "load_config": "api",
+    "load_config": "commands.api",
     "load_encoder": "evaluate.encoder",
     "nt_xent": "losses",
-    "open_run": "api",
-    "pretrain": "api",
+    "open_run": "commands.api",
+    "pretrain": "commands.api",
     "views": "augment.device",
     "warmup_cosine": "training.optimizers",
 }

@@ -11,16 +11,13 @@ from simclr_jax import configs
 from simclr_jax.runtime.config import shown
 
 FOLDER = pathlib.Path(next(iter(configs.__path__)))
-# Of commands on a RUN, or where other configs start: none of them says how to pretrain.
-_OTHERS = {"__init__", "default", "probe", "diagnose", "features", "finetune", "knn", "lbfgs", "linear"} | {
-    "linear_augmented",
-    "pictures",
-}
 
 
 def names() -> list[str]:
     """Returns the shipped configs that say how to pretrain: "cifar10", "imagefolder", …"""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in _OTHERS)
+    others = ("__init__", "default")  # which says nothing yet of what to train on
+    shipped = [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem not in others]
+    return [name for name in shipped if "train" in load(name)]  # those of probes have no such section
 
 
 def path_of(given: str) -> str:
@@ -42,17 +39,17 @@ def meant(given: str) -> str:
 
 
 def load(given: str) -> ConfigDict:
-    """Returns the config of a shipped one's name or of a FILE.py, which is run.
+    """Returns a config, by the name of a shipped one or of your own FILE.py, which is run as Python.
 
     Raises:
-      ValueError: there is none, or it is not a file whose get_config() returns a ConfigDict.
+      ValueError: it does not exist, or is not a file whose get_config() returns a ConfigDict.
     """
     file = path_of(given)
     if not os.path.isfile(file):
         raise ValueError(f"there is no config {given!r}; {meant(given).replace('--config=', '')}")
     spec = importlib.util.spec_from_file_location(f"config_{pathlib.PurePath(file).stem}", file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{given} is no config: a file of your own ends in .py")
+        raise ValueError(f"{given} is not a config: your own is a file whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -64,7 +61,7 @@ def load(given: str) -> ConfigDict:
 
 
 def check(config: object, what: str) -> None:
-    """Raises ValueError for a config that is no ConfigDict."""
+    """Raises ValueError for a config that is not a ConfigDict."""
     if not isinstance(config, ConfigDict):
         mend = 'simclr_jax.load_config("imagefolder", {"train.epochs": 50}) makes one'
-        raise ValueError(f"{what} is {type(config).__name__} {shown(config)}, no ConfigDict; {mend}")
+        raise ValueError(f"{what} is {type(config).__name__} {shown(config)}, not a ConfigDict; {mend}")

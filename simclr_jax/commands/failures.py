@@ -4,11 +4,11 @@ import contextlib
 import errno
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
-from absl import logging
 
 from simclr_jax.runtime import console
 
@@ -18,15 +18,24 @@ _LONGEST_REASON = 300  # characters of what jax says, which may go on for pages
 _NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|out[ _]of[ _]memory", re.IGNORECASE)
 
 
+class NoMemory(MemoryError):
+    """Memory ran out; the message is one line and says what needs less."""
+
+
+class DeviceFailure(RuntimeError):
+    """jax or one of its devices failed; the message is one line."""
+
+
 def stop(error: Exception) -> NoReturn:
-    """Ends the program with an error's message in one line, and exit code 1.
+    """Ends the program with an error's message in one line, and exit code 1; with ``--verbose`` after its traceback.
 
     Raises:
-      Exception: the error itself where memory has run out, which `told` knows more about.
+      Exception: the error itself if memory has run out, for which `told` has a better message.
     """
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) and not isinstance(error, NoMemory):
         raise error
-    logging.debug("", exc_info=error)
+    if console.shows(console.Level.DETAILS):
+        traceback.print_exception(error)
     line = " ".join(str(error).split())
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
@@ -37,6 +46,28 @@ def stop(error: Exception) -> NoReturn:
 
 
 @contextlib.contextmanager
+def in_one_line(mend: str, *, where: str = "") -> Iterator[None]:
+    """Turns what is raised inside, where memory runs out or jax fails, into an error whose message is one line.
+
+    Args:
+      mend: what takes less memory.
+      where: appended to what jax says, if it fails: how to see more.
+
+    Raises:
+      NoMemory: memory ran out.
+      DeviceFailure: jax or one of its devices failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise NoMemory(f"out of memory: {_reason(error)}; {mend}") from error
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise DeviceFailure(f"jax: {_reason(error)}{where}") from error
+        raise
+
+
+@contextlib.contextmanager
 def told(mend: str) -> Iterator[None]:
     """Ends the program in one line where memory runs out, or jax or its devices fail, inside of this.
 
@@ -44,15 +75,10 @@ def told(mend: str) -> Iterator[None]:
       mend: what takes less memory.
     """
     try:
-        yield
-    except Exception as error:
-        if is_out_of_memory(error):
-            logging.debug("", exc_info=error)
-            stop(ValueError(f"out of memory: {_reason(error)}; {mend}"))
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            logging.debug("", exc_info=error)
-            stop(ValueError(f"jax: {_reason(error)}; --verbose shows where"))
-        raise
+        with in_one_line(mend, where="; --verbose shows where"):
+            yield
+    except (NoMemory, DeviceFailure) as error:
+        stop(error)
 
 
 def is_out_of_memory(error: Exception) -> bool:

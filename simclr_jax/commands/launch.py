@@ -58,7 +58,8 @@ def launch(
         with failures.told(_less_memory(known, instead or {})), processes.ProcessGroup() as group:
             try:
                 console.use(_console(flags.FLAGS.quiet, flags.FLAGS.verbose, flags.FLAGS.log))
-                _log(verbose=flags.FLAGS.verbose or flags.FLAGS.verbosity >= logging.DEBUG)
+                if flags.FLAGS.verbosity < logging.INFO:  # else it was asked what the libraries below log
+                    _leave_failures_to_us()
                 call = _chosen(rest, main, known, arguments, instead or {})
                 group.join(_processes(several))
                 devices.check_platform()
@@ -70,7 +71,9 @@ def launch(
                 print(stopped, file=sys.stderr)
                 sys.exit(preemption.STOPPED)
             except KeyboardInterrupt:
-                print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+                interrupted = "interrupted; the same command resumes from the last checkpoint"
+                console.event("stopped", console.Level.RESULTS, text=interrupted, exit_code=_INTERRUPTED)
+                print(interrupted, file=sys.stderr)
                 sys.exit(_INTERRUPTED)
 
     app.run(drive, flags_parser=parse)
@@ -162,7 +165,7 @@ def run(
     with failures.told(_less_memory(None, {})):
         try:
             console.use(_console(quiet, verbose, log))
-            _log(verbose=verbose)
+            _leave_failures_to_us()
             disk.check_on_disk(arguments.get("out", ""))
             devices.check_platform()
             main(**arguments)
@@ -193,12 +196,8 @@ def _console(quiet: bool, verbose: bool, log: str) -> console.Console:
     return console.Console(level, as_json=log == "json")
 
 
-def _log(*, verbose: bool) -> None:
-    """Has libraries log what they do, or leave a failure to be told in the one line: Orbax logs pages of tracebacks of
-    it, through absl and asyncio."""
-    if verbose:
-        logging.set_verbosity(logging.DEBUG)
-        return
+def _leave_failures_to_us() -> None:
+    """Has a failure told in one line alone: Orbax logs pages of tracebacks of it, through absl and asyncio."""
     logging.set_verbosity(logging.WARNING)
     for name in ("absl", "asyncio"):
         getLogger(name).setLevel("CRITICAL")

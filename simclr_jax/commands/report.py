@@ -47,11 +47,11 @@ def run(
         where neither is there.
       defaults: of the probes' configs, as `html.render`.
 
+    Returns:
+      The path of the file.
+
     Raises:
       ValueError: no run, or too many; the file cannot be written. What cannot be made is said in the report.
-
-    Returns:
-      The file.
     """
     if len(workdirs) > MOST_RUNS:
         raise ValueError(f"{len(workdirs)} runs are too many for one page; give at most {MOST_RUNS}")

@@ -58,6 +58,11 @@ def using(console: Console) -> Iterator[None]:
         _CONSOLE.reset(token)
 
 
+def shows(level: Level) -> bool:
+    """Whether as much as this is shown."""
+    return _CONSOLE.get().level >= level
+
+
 def say(text: str) -> None:
     """Prints a line of what happens, without tearing a progress bar."""
     _print(text, Level.MESSAGES)
@@ -81,18 +86,16 @@ def result(name: str, values: Mapping[str, Any]) -> None:
 
 def event(kind: str, level: Level = Level.MESSAGES, **values: Any) -> None:
     """Prints an event as JSON; nothing where text is shown. JSON has no NaN: what is not finite is null."""
-    console = _CONSOLE.get()
-    if console.as_json and console.level >= level:
+    if _CONSOLE.get().as_json and shows(level):
         sys.stdout.write(json.dumps({"event": kind, **_plain(values)}, default=str) + "\n")
         sys.stdout.flush()
 
 
 def progress(iterable: Iterable | None = None, **options) -> tqdm:
     """Returns a progress bar; one that goes to a file instead of a screen is a line now and then, and a last one."""
-    console = _CONSOLE.get()
-    if console.level < Level.MESSAGES:
+    if not shows(Level.MESSAGES):
         return tqdm(iterable, disable=True, **options)
-    if console.as_json:
+    if _CONSOLE.get().as_json:
         return _Events(iterable, mininterval=_LONG_SILENCE, file=_Nowhere(), **options)
     if _is_screen():
         return tqdm(iterable, mininterval=0.2, dynamic_ncols=True, **options)
@@ -104,10 +107,10 @@ def progress(iterable: Iterable | None = None, **options) -> tqdm:
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Shows for how long something has taken that cannot tell how far it is; one line of it goes to a file."""
-    console = _CONSOLE.get()
-    if console.level < Level.MESSAGES or console.as_json or not _is_screen():
+    drawn = shows(Level.MESSAGES) and not _CONSOLE.get().as_json
+    if not (drawn and _is_screen()):
         event("message", text=f"{what} …")
-        if console.level >= Level.MESSAGES and not console.as_json:
+        if drawn:
             print(f"{what} …", file=sys.stderr, flush=True)
         yield
         return
@@ -173,10 +176,9 @@ class _Events(tqdm):
 
 
 def _print(text: str, level: Level) -> None:
-    console = _CONSOLE.get()
-    if console.as_json:
+    if _CONSOLE.get().as_json:
         event("message", level, text=text.strip())
-    elif console.level >= level:
+    elif shows(level):
         tqdm.write(text)
         sys.stdout.flush()
 

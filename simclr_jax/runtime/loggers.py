@@ -58,7 +58,7 @@ def names(to: str) -> list[str]:
             near = difflib.get_close_matches(name, _PACKAGES, n=1)
             meant = f"; did you mean {near[0]}?" if near else ";"
             raise ValueError(
-                f"config.log.to={shown(to)}: {shown(name)} is no logger{meant} there are {', '.join(_PACKAGES)}, "
+                f"config.log.to={shown(to)}: {shown(name)} is not a logger{meant} there are {', '.join(_PACKAGES)}, "
                 'several by commas; "" writes metrics.jsonl alone'
             )
     return found
@@ -82,8 +82,8 @@ def check_loggers(to: str, others: Sequence[AnyLogger], *, writes: bool = True) 
             raise ValueError(f"the logger {logger.__name__} is a class; give an object of it: {logger.__name__}()")
         if not callable(getattr(logger, "write", logger)):
             raise ValueError(
-                f"the logger {shown(logger)} is no function and has no write(step, values); see "
-                "simclr_jax.runtime.loggers.Logger"
+                f"the logger {shown(logger)} is neither a function of (step, values) nor an object with "
+                "write(step, values); see simclr_jax.Logger"
             )
     for name in names(to) if writes else ():
         local = name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI")

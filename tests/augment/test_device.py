@@ -141,3 +141,31 @@ assert views.shape == (2, 2, 8, 8, 3)
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_views_are_those_of_pretraining():
+    images = np.random.default_rng(0).integers(0, 255, (3, 12, 10, 3), np.uint8)
+    recipe, ids = Recipe(8), jnp.array([5, 0, 7])
+    wanted = device.two_views(recipe, jnp.asarray(images), 4, jnp.array([2, 2, 2]), ids)
+    np.testing.assert_array_equal(device.views(recipe, images, seed=4, epoch=2, ids=ids), wanted)
+    one = device.views(recipe, images[1:2], seed=4, epoch=2, ids=ids[1:2])  # of an image alone, but for rounding
+    np.testing.assert_allclose(one, wanted[1:2], atol=1e-5)
+    jitted = jax.jit(lambda images, epoch: device.views(recipe, images, seed=4, epoch=epoch, ids=ids))
+    np.testing.assert_allclose(jitted(images, 2), wanted, atol=1e-5)
+    assert np.abs(jitted(images, 3) - wanted).max() > 0.1
+    of_places = device.two_views(recipe, jnp.asarray(images), 0, jnp.zeros(3, int), jnp.arange(3))
+    np.testing.assert_array_equal(device.views(recipe, images), of_places)
+
+
+@pytest.mark.parametrize(
+    ("images", "ids", "words"),
+    [
+        (np.zeros((2, 8, 8, 3)), None, "images are float64 [2, 8, 8, 3]; they must be uint8 [n, height, width, 3]"),
+        (np.zeros((8, 8, 3), np.uint8), None, "images are uint8 [8, 8, 3]; they must be uint8 [n, height, width, 3]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [1], "ids have the shape [1]; one of each of the 2 images is needed: [2]"),
+    ],
+)
+def test_views_of_what_is_no_batch_are_refused(images, ids, words):
+    with pytest.raises(ValueError) as error:
+        device.views(Recipe(8), images, ids=ids)
+    assert str(error.value) == words

@@ -64,7 +64,7 @@ def test_loggers_of_a_caller_get_all_rows_whatever_one_of_them_does_and_those_af
     [
         ("tensorbord", (), "did you mean tensorboard"),
         ("mlflow", (), r"pip install 'simclr_jax\[mlflow\]'"),
-        ("", ["wandb"], "the logger 'wandb' is no function"),
+        ("", ["wandb"], "the logger 'wandb' is neither a function"),
     ],
 )
 def test_loggers_that_cannot_work_are_refused_before_anything_is_written(

@@ -93,12 +93,12 @@ def test_names_by_commas(to, found):
     [
         (
             "wandbb",
-            r"config.log.to='wandbb': 'wandbb' is no logger; did you mean wandb\? there are tensorboard,",
+            r"config.log.to='wandbb': 'wandbb' is not a logger; did you mean wandb\? there are tensorboard,",
         ),
-        ("tensorboard,ml-flow", "'ml-flow' is no logger; did you mean mlflow"),
+        ("tensorboard,ml-flow", "'ml-flow' is not a logger; did you mean mlflow"),
         (
             "none",
-            'is no logger; there are tensorboard, wandb, mlflow, several by commas; "" writes metrics',
+            'is not a logger; there are tensorboard, wandb, mlflow, several by commas; "" writes metrics',
         ),
         ("x\ny" * 999, "no logger; there are"),
     ],
@@ -112,7 +112,7 @@ def test_an_unknown_name_is_refused_in_one_line(to, message):
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ([3], r"the logger 3 is no function and has no write\(step, values\)"),
+        ([3], r"the logger 3 is neither a function of \(step, values\) nor an object with write\(step, values\)"),
         ([types.SimpleNamespace(write=None)], "has no write"),
         ([Recorder], r"the logger Recorder is a class; give an object of it: Recorder\(\)"),
         (print, r"must be a list; write loggers=\[…\]"),

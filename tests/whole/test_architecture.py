@@ -22,7 +22,6 @@ MAY_IMPORT = {
     "evaluate": "losses models augment data runtime training",
     "interop": "models augment runtime.config",
     "commands": "losses models augment data runtime training evaluate interop configs",
-    "api": "commands losses models augment data runtime training evaluate interop configs",
     "__main__": "commands",
 }
 CONFIGS = PACKAGE / "configs"  # in a clone it leads to the top-level folder; values only, which commands start from
@@ -99,8 +98,8 @@ def within(full: str, files) -> str | None:
 
 def test_the_package_has_nine_rooms():
     rooms = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    faces = {"__init__.py", "__main__.py", "api.py", "py.typed"}
-    assert rooms == ({*MAY_IMPORT, "configs"} | faces) - {"__main__", "api"}
+    faces = {"__init__.py", "__main__.py", "py.typed"}
+    assert rooms == ({*MAY_IMPORT, "configs"} | faces) - {"__main__"}
     assert {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - {"__pycache__"} == {
         *rooms,
         "whole",
@@ -152,7 +151,7 @@ def test_matplotlib_is_named_by_the_pictures_alone():
 
 
 def test_config_dicts_stop_at_config_schedule_and_what_opens_a_run():
-    users = owners(lambda path: "ml_collections" in packages(path) and room(path) not in ("api", "commands"))
+    users = owners(lambda path: "ml_collections" in packages(path) and room(path) != "commands")
     opened = {"training/trainer.py", "evaluate/trained_network.py", "evaluate/probed_run.py"}
     assert users == {"runtime/config.py", "runtime/differences.py", "training/schedule.py"} | opened
 

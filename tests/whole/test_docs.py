@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import pathlib
 import re
 import shlex
 import shutil
@@ -18,14 +17,12 @@ from simclr_jax import __main__
 from simclr_jax.interop import google_names, pytorch, tensors
 from simclr_jax.models import Head, Network, create_encoder, create_model
 from support import tf_simclr
+from support.pages import BLOCK, DOCS, ROOT
 from support.runs import write_run
 from support.variables import random_variables
 
-ROOT = pathlib.Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 PAGES = [path.stem for path in sorted((DOCS / "weights").glob("*_*.md"))]
 SIDE = 32
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ELSEWHERE = {"torchvision"}  # packages whose scripts have tests of their own
 
 

@@ -97,3 +97,12 @@ assert tf.config.threading.get_intra_op_parallelism_threads() == 1
 assert hidden == [([], "GPU")] and len(calls) == 3
 """)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_a_programs_own_flags_are_its_own():
+    """Nothing that Python imports of the commands takes names of flags, such as --log, from the program."""
+    code = "import simclr_jax\nfor name in simclr_jax.__all__: getattr(simclr_jax, name)\n"
+    code += "from absl import flags\nfor name in ('log', 'quiet', 'verbose', 'workdir', 'config', 'out'):\n"
+    code += "    flags.DEFINE_string(name, '', 'mine')\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-500:]

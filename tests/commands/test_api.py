@@ -4,18 +4,14 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import simclr_jax
-from simclr_jax.augment import device
-from simclr_jax.configs import default
+from simclr_jax.commands import api
 from simclr_jax.runtime import checkpoint, metrics, run_folder
 from support.forked import execute
 from support.runs import write_run
@@ -44,67 +40,6 @@ def variables(run):
 
 def same_bits(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-# load_config
-
-
-def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
-    named = simclr_jax.load_config("cifar10", {"train.epochs": 7, "optimizer.learning_rate": 1})
-    assert (named.data.source, named.train.epochs) == ("tfds:cifar10", 7)
-    assert named.optimizer.learning_rate == 1.0 and isinstance(named.optimizer.learning_rate, float)
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "from simclr_jax.configs import cifar10\n"
-        "def get_config():\n"
-        "    config = cifar10.get_config()\n"
-        "    config.train.epochs = 9\n"
-        "    return config\n"
-    )
-    assert simclr_jax.load_config(file).train.epochs == 9
-    assert set(simclr_jax.load_config("quickstart")) == set(default.get_config())
-    assert simclr_jax.load_config("linear", {"learning_rates": [1, 2]}).learning_rates == (1, 2)
-    assert simclr_jax.load_config("cifar10").train.epochs == 200, "nothing of one is kept for the next"
-
-
-@pytest.mark.parametrize(
-    ("config", "values", "words"),
-    [
-        ("cifar", {}, "there is no config 'cifar'; did you mean cifar10?"),
-        ("zzz", {}, "there is no config 'zzz'; the shipped configs are ablation, ablation_cifar10, cifar10, "),
-        ("nowhere/mine.py", {}, "there is no config 'nowhere/mine.py'; "),
-        ("quickstart", {"train.epoch": 3}, "config.train.epoch is not a key; did you mean config.train.epochs?"),
-        ("quickstart", {"lr": 3}, "config.lr is not a key; did you mean config.optimizer.learning_rate?"),
-        ("quickstart", {"train": 3}, "config.train is not a key"),
-        ("quickstart", {"train.epochs": "3"}, "config.train.epochs='3' must be int, like 10"),
-        ("quickstart", {"train.epochs": 1.5}, "config.train.epochs=1.5 must be int, like 10"),
-        ("quickstart", {"train.epochs": 0}, "config.train.epochs=0 must be above 0"),
-        ("quickstart", {"model.remat": 1}, "config.model.remat=1 must be bool, like False"),
-    ],
-)
-def test_what_is_no_config_is_one_line(config, values, words):
-    with pytest.raises(ValueError) as error:
-        simclr_jax.load_config(config, values)
-    assert str(error.value).startswith(words) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("x = ", "SyntaxError"),
-        (
-            "def get_config():\n    return {'train': 1}",
-            "returns is dict {'train': 1}, no ConfigDict; simclr_jax.load_config(",
-        ),
-        ("def get_config():\n    raise KeyError('x')", "KeyError: 'x'"),
-        ("", "AttributeError"),
-    ],
-)
-def test_a_file_that_is_no_config_is_one_line(text, words, tmp_path):
-    (tmp_path / "mine.py").write_text(text)
-    with pytest.raises(ValueError) as error:
-        simclr_jax.load_config(tmp_path / "mine.py")
-    assert words in str(error.value) and "mine.py" in str(error.value) and "\n" not in str(error.value)
 
 
 # pretrain
@@ -186,7 +121,7 @@ def test_other_signals_stay_the_programs(archive, tmp_path):
 
 @pytest.mark.parametrize("config", [{"train": 1}, "imagefolder", None, []])
 def test_a_config_of_another_type_is_refused(config, tmp_path):
-    with pytest.raises(ValueError, match=r"^config is .*, no ConfigDict; simclr_jax.load_config\(") as error:
+    with pytest.raises(ValueError, match=r"^config is .*, not a ConfigDict; simclr_jax.load_config\(") as error:
         simclr_jax.pretrain(config, tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
@@ -203,6 +138,29 @@ def test_a_config_with_another_key_is_refused(tmp_path, archive):
 def test_a_run_that_trains_already_is_refused(archive, tmp_path):
     with run_folder.hold(str(tmp_path / "run")), pytest.raises(ValueError, match="run is in use: "):
         simclr_jax.pretrain(small(f"npz:{archive}", **DEVICE), tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no 9 bytes.\nand pages"),
+            MemoryError,
+            "out of memory: no 9 bytes",
+        ),
+        (MemoryError(), MemoryError, "out of memory: MemoryError; use a smaller train.batch_size, or set "),
+        (jax.errors.JaxRuntimeError("INTERNAL: two\nlines"), RuntimeError, "jax: INTERNAL: two"),
+        (KeyError("a fault of the program"), KeyError, "a fault"),
+    ],
+)
+def test_errors_of_memory_and_of_jax_are_one_line(error, kind, words, tmp_path, archive, monkeypatch):
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(api.pretraining, "run", failing)
+    with pytest.raises(kind) as raised:
+        simclr_jax.pretrain(small(f"npz:{archive}"), tmp_path / "run")
+    assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_nothing_is_printed_where_it_is_not_to_be(run, archive, tmp_path, capfd):
@@ -333,49 +291,9 @@ def test_a_report_is_written(run, tmp_path, monkeypatch):
     assert run.report() == f"{run.path}/report.html"
 
 
-# pieces
-
-
-def test_views_are_those_of_pretraining():
-    images = np.random.default_rng(0).integers(0, 255, (3, 12, 10, 3), np.uint8)
-    recipe, ids = simclr_jax.Recipe(8), jnp.array([5, 0, 7])
-    wanted = device.two_views(recipe, jnp.asarray(images), 4, jnp.array([2, 2, 2]), ids)
-    np.testing.assert_array_equal(simclr_jax.views(recipe, images, seed=4, epoch=2, ids=ids), wanted)
-    one = simclr_jax.views(recipe, images[1:2], seed=4, epoch=2, ids=ids[1:2])  # of an image alone, but for rounding
-    np.testing.assert_allclose(one, wanted[1:2], atol=1e-5)
-    jitted = jax.jit(lambda images, epoch: simclr_jax.views(recipe, images, seed=4, epoch=epoch, ids=ids))
-    np.testing.assert_allclose(jitted(images, 2), wanted, atol=1e-5)
-    assert np.abs(jitted(images, 3) - wanted).max() > 0.1
-    of_places = device.two_views(recipe, jnp.asarray(images), 0, jnp.zeros(3, int), jnp.arange(3))
-    np.testing.assert_array_equal(simclr_jax.views(recipe, images), of_places)
-
-
-@pytest.mark.parametrize(
-    ("images", "ids", "words"),
-    [
-        (np.zeros((2, 8, 8, 3)), None, "images are float64 [2, 8, 8, 3]; they must be uint8 [n, height, width, 3]"),
-        (np.zeros((8, 8, 3), np.uint8), None, "images are uint8 [8, 8, 3]; they must be uint8 [n, height, width, 3]"),
-        (np.zeros((2, 8, 8, 3), np.uint8), [1], "ids have the shape [1]; one of each of the 2 images is needed: [2]"),
-    ],
-)
-def test_views_of_what_is_no_batch_are_refused(images, ids, words):
-    with pytest.raises(ValueError) as error:
-        simclr_jax.views(simclr_jax.Recipe(8), images, ids=ids)
-    assert str(error.value) == words
-
-
 def test_every_public_name_is_there_and_documented():
     for name in simclr_jax.__all__:
         assert getattr(simclr_jax, name).__doc__, name
     assert set(simclr_jax.__all__) == set(simclr_jax._HOMES) <= set(dir(simclr_jax))
     with pytest.raises(AttributeError, match="has no attribute 'nt_xnt'"):
         simclr_jax.nt_xnt  # noqa: B018
-
-
-def test_a_programs_own_flags_are_its_own():
-    """Nothing that Python imports of the commands takes names of flags, such as --log, from the program."""
-    code = "import simclr_jax\nfor name in simclr_jax.__all__: getattr(simclr_jax, name)\n"
-    code += "from absl import flags\nfor name in ('log', 'quiet', 'verbose', 'workdir', 'config', 'out'):\n"
-    code += "    flags.DEFINE_string(name, '', 'mine')\n"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-500:]
