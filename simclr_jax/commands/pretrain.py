@@ -248,7 +248,7 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     for name, text in lines.items():
         say(f"{name + ':':14}{text}")
     excluded = optimizers.excluded_from_decay(params)
-    what = "weight decay and rate adaptation" if config.optimizer.name == "lars" else "weight decay"
+    what = "weight decay or learning-rate adaptation" if config.optimizer.name == "lars" else "weight decay"
     say(f"{config.optimizer.name} applies no {what} to {len(excluded)} tensors; --verbose lists them")
     detail(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
     if not first_step and (advice := devices.quicker_type(config.model.dtype)):  # a run that goes on keeps its type

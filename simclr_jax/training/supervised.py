@@ -125,7 +125,7 @@ class SupervisedTrainer:
                 raise loop.NonFinite(
                     f"step {number:,} with learning rate {learning_rate:g} is not finite (loss {metrics['loss']:.3g}, "
                     "or a parameter that it changes)",
-                    f'add --config.learning_rates="({learning_rate / 10:g},)"',
+                    f'start it again with --config.learning_rates="({learning_rate / 10:g},)"',
                 )
             newest.update(metrics)
             bar.update()

@@ -121,7 +121,7 @@ def test_numbers_are_printed_where_they_cannot_be_written(run, monkeypatch, caps
     monkeypatch.setattr(disk, "replace_text", full)
     with pytest.raises(OSError, match="No space"):
         probes.run("linear", config_of(linear, epochs=1), str(run))
-    assert "chosen on validation" in capsys.readouterr().out
+    assert "best on validation" in capsys.readouterr().out
 
 
 def test_numbers_are_written_where_they_cannot_be_printed(run, monkeypatch):
