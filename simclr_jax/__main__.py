@@ -117,6 +117,10 @@ def main() -> None:
         print(command_line.version())
         return
     if name not in COMMANDS:
+        if name.startswith("-"):
+            sys.exit(
+                f"error: a command comes first: simclr-jax COMMAND {name}; the commands are: {', '.join(COMMANDS)}"
+            )
         near = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         sys.exit(f"error: {name!r} is not a command; the commands are: {', '.join(COMMANDS)}{meant}")

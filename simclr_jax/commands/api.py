@@ -19,7 +19,7 @@ from simclr_jax.data import sources
 from simclr_jax.evaluate import encoder, probed_run, results
 from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.runtime import checkpoint, console, metrics, preemption, run_folder
-from simclr_jax.runtime.config import check_keys, whole_config, with_values
+from simclr_jax.runtime.config import check_keys, shown, whole_config, with_values
 from simclr_jax.runtime.loggers import AnyLogger
 
 Path = str | os.PathLike[str]
@@ -42,7 +42,9 @@ def load_config(config: Path, values: Mapping[str, Any] | None = None) -> Config
     Example:
       >>> config = simclr_jax.load_config("imagefolder", {"data.source": "folder:photos", "train.epochs": 50})
     """
-    return with_values(config_files.load(os.fspath(config)), values or {})
+    if not isinstance(values, Mapping | None):
+        raise ValueError(f'values={shown(values)} must be a dict, like {{"train.epochs": 50}}')
+    return with_values(config_files.load(_path(config, "config")), values or {})
 
 
 def pretrain(config: ConfigDict, workdir: Path, *, loggers: Sequence[AnyLogger] = (), progress: bool = True) -> "Run":
@@ -73,10 +75,11 @@ def pretrain(config: ConfigDict, workdir: Path, *, loggers: Sequence[AnyLogger] 
       >>> run = simclr_jax.pretrain(config, "runs/mine")
     """
     config_files.check(config, "config")
+    workdir = _path(workdir, "workdir")
     check_keys(config, config_files.load("default"))
     with _told(progress, _LESS_MEMORY):
         try:
-            pretraining.run(config, os.fspath(workdir), loggers=loggers, stop=preemption.Interrupt())
+            pretraining.run(config, workdir, loggers=loggers, stop=preemption.Interrupt())
         except preemption.Stopped as stopped:
             raise KeyboardInterrupt(str(stopped)) from None
     return Run(workdir, progress=progress)
@@ -150,9 +153,9 @@ class Run:
     """
 
     def __init__(self, run: Path, *, step: int | None = None, out: Path | None = None, progress: bool = True):
-        self.path, of_path = checkpoint.split(os.fspath(run))
+        self.path, of_path = checkpoint.split(_path(run, "run"))
         self._step = of_path if step is None else step
-        self._out = None if out is None else os.fspath(out)
+        self._out = None if out is None else _path(out, "out")
         self._progress = progress
         run_folder.read_config(self.path)
         if self._step is not None and self._step not in checkpoint.steps(self.path):
@@ -278,7 +281,7 @@ class Run:
         """
         make, defaults = report.makers()
         with _told(self._progress):
-            place = self._out if out is None else os.fspath(out)
+            place = self._out if out is None else _path(out, "out")
             return report.run([self.path], out=place, make=make, defaults=defaults)
 
     def _probe(self, kind: str, values: Mapping[str, Any]) -> ProbeResult:
@@ -288,6 +291,12 @@ class Run:
     def _config_of(self, name: str, values: Mapping[str, Any]) -> ConfigDict:
         step = {} if self._step is None else {"step": self._step}
         return with_values(config_files.load(name), {**step, **values})
+
+
+def _path(given: Path, name: str) -> str:
+    if not isinstance(given, str | os.PathLike):
+        raise ValueError(f"{name}={shown(given)} must be a string or a pathlib.Path")
+    return os.fspath(given)
 
 
 def _probe_result(found: dict[str, Any]) -> ProbeResult:

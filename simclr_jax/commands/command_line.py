@@ -135,8 +135,8 @@ def _meant(argument: str, known: ConfigDict | None) -> str:
     name, equals, value = argument.lstrip(_DASHES).partition("=")
     names = [*_own_flags(), *["config"] * (known is not None)]
     key = name.replace("-", "_").removeprefix(PREFIX)
-    if name.endswith(".py") and not equals and known is not None:
-        found = f"config={name}"
+    if not equals and (flag := _flag_of(name, known)):
+        found = flag
     elif near := difflib.get_close_matches(key, names, n=1, cutoff=0.65):
         found = near[0] + equals + value
     elif known is not None and (near := nearest_key(key, list(flatten(known)))):
@@ -144,6 +144,17 @@ def _meant(argument: str, known: ConfigDict | None) -> str:
     else:
         return ""
     return f"did you mean --{found}?"
+
+
+def _flag_of(word: str, known: ConfigDict | None) -> str:
+    """Returns the flag whose value a word is: a config, a run or a folder of photos; or ""."""
+    if known is not None and (word.endswith(".py") or ("train" in known and word in config_files.names())):
+        return f"config={word}"
+    if os.path.isfile(os.path.join(word, "config.json")) and "workdir" in _own_flags():
+        return f"workdir={word}"
+    if os.path.isdir(word) and known is not None and "data.source" in flatten(known):
+        return f"{PREFIX}data.source=folder:{word}"
+    return ""
 
 
 def _refuse_flag(name: str, argv: Sequence[str], known: ConfigDict | None) -> NoReturn:

@@ -44,7 +44,8 @@ class Encoder:
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images have shape {list(images.shape)}; it must be [batch, height, width, 3]")
+            mend = "; files go through preprocess() first" if images.dtype.kind in "USO" else ""
+            raise ValueError(f"images have shape {list(images.shape)}; it must be [batch, height, width, 3]{mend}")
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255
         else:
@@ -99,6 +100,10 @@ class Encoder:
         return self._central_views(Split.whole(images, None))
 
     def _views_of_files(self, paths: list[bytes]) -> np.ndarray:
+        absent = [os.fsdecode(path) for path in paths if b"://" not in path and not os.path.isfile(path)]
+        if absent:  # before the others are read
+            more = f", and {len(absent) - 1:,} more" if len(absent) > 1 else ""
+            raise ValueError(f"no such file: {absent[0]}{more}")
         return self._central_views(Split(np.array(paths), None, np.arange(len(paths)), bits=self.bits))
 
     def _central_views(self, split: Split) -> np.ndarray:

@@ -162,6 +162,7 @@ def test_views_are_those_of_pretraining():
     [
         (np.zeros((2, 8, 8, 3)), None, "images are float64 [2, 8, 8, 3]; they must be uint8 [n, height, width, 3]"),
         (np.zeros((8, 8, 3), np.uint8), None, "images are uint8 [8, 8, 3]; they must be uint8 [n, height, width, 3]"),
+        ([[1, 2]], None, "images are list; they must be an array, uint8 [n, height, width, 3]"),
         (np.zeros((2, 8, 8, 3), np.uint8), [1], "ids have the shape [1]; one of each of the 2 images is needed: [2]"),
     ],
 )

@@ -255,6 +255,12 @@ def test_a_probes_result_is_what_its_file_holds(run):
         (lambda run: simclr_jax.open_run(run.path + "/checkpoints/5"), "has no checkpoint of step 5"),
         (lambda run: run.encoder()(np.zeros((8, 8, 3))), "images have shape [8, 8, 3]; it must be [batch"),
         (lambda run: run.encoder()(np.full((1, 8, 8, 3), 255.0)), "images are float64 from 255 to 255; they must be"),
+        (lambda run: run.encoder()(["a.jpg"]), "images have shape [1]; it must be [batch, height, width, 3]; files go"),
+        (lambda _: simclr_jax.load_config(None), "config=None must be a string or a pathlib.Path"),
+        (lambda _: simclr_jax.load_config("quickstart", ["x"]), "values=['x'] must be a dict, like {"),
+        (lambda _: simclr_jax.pretrain(simclr_jax.load_config("quickstart"), None), "workdir=None must be a string"),
+        (lambda _: simclr_jax.open_run(3), "run=3 must be a string"),
+        (lambda run: simclr_jax.open_run(run.path, out=3), "out=3 must be a string"),
     ],
 )
 def test_what_cannot_be_is_one_line(run, call, words):

@@ -60,6 +60,9 @@ def answer(*arguments, monkeypatch):
             "configs/quickstart.py",
             "'configs/quickstart.py' is not a flag; did you mean --config=configs/quickstart.py?",
         ),
+        ("quickstart", "'quickstart' is not a flag; did you mean --config=quickstart?"),
+        ("--imagefolder", "--imagefolder is not a flag; did you mean --config=imagefolder?"),
+        (f"{QUICKSTART} tests", "'tests' is not a flag; did you mean --config.data.source=folder:tests?"),
         ("--config=quickstrt", "--config=quickstrt does not exist; did you mean --config=quickstart?"),
         ("--config nowhere/cifar10.py", "--config=nowhere/cifar10.py does not exist; did you mean --config=cifar10?"),
         (
@@ -101,6 +104,12 @@ def answer(*arguments, monkeypatch):
 def test_what_was_typed_is_answered_with_what_was_meant(typed, words, monkeypatch):
     found = answer(*typed.split(), monkeypatch=monkeypatch)
     assert found == words or ("did you mean" in words and found.endswith(words))
+
+
+def test_the_folder_of_a_run_is_its_workdir(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    expected = f"'{tmp_path}' is not a flag; did you mean --workdir={tmp_path}?"
+    assert answer(QUICKSTART, str(tmp_path), monkeypatch=monkeypatch) == expected
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ def by_itself(*arguments, cwd=ROOT):
         ("-m simclr_jax finetune --workdir=x --config.label_fraction=0", "must be above 0 and at most 1"),
         ("-m simclr_jax knn --workdir=x --config.temperatures=()", "must hold at least one number"),
         (
+            "-m simclr_jax --data photos",
+            "a command comes first: simclr-jax COMMAND --data; the commands are: pretrain,",
+        ),
+        (
             "-m simclr_jax prewiev",
             "'prewiev' is not a command; the commands are: pretrain, linear, preview, check-data",
         ),

@@ -127,7 +127,9 @@ def test_a_file_that_cannot_be_read_is_named(photos, encoder, tmp_path):
     with pytest.raises(
         ValueError, match=r"cannot be read: .*x.jpg: not an image, starts with b'<html>', 6 bytes, and 1 more$"
     ):
-        encoder.preprocess([photos[0], tmp_path / "x.jpg", "nowhere.png"])
+        encoder.preprocess([photos[0], tmp_path / "x.jpg", tmp_path / "x.jpg"])
+    with pytest.raises(ValueError, match="^no such file: nowhere.png, and 1 more$"):
+        encoder.preprocess([photos[0], "nowhere.png", tmp_path])
 
 
 ALONE = """
