@@ -240,7 +240,8 @@ def _tell(folder: epath.Path, name: str, study: Study, found: dict[str, Any], co
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
 
-    of = f"{config.data.source}, {config.model.encoder}, {len(next(iter(found.values()))['top1_h'])} seeds"
+    seeds = len(next(iter(found.values()))["top1_h"])
+    of = f"{config.data.source}, {config.model.encoder}, {seeds} seed{'s' * (seeds != 1)}"
     said = "\n".join(f"- {claim.text}: **{studies.verdict(claim, found)}**" for claim in study.claims)
     text = f"# {name}: {of}\n\n{table}\n\nThe paper's findings:\n\n{said}\n"
     disk.replace_text(folder / f"{name}.md", text)

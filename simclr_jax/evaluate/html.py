@@ -152,7 +152,7 @@ def _probe(name: str, result: dict[str, Any], run: RunFiles, defaults: dict[str,
     layers = {0: "h", -1: "z"}
     return {
         # One of other length than usual is another measure, and stands under another name.
-        "title": title + (f" ({epochs} epochs)" if epochs is not None else ""),
+        "title": title + (f" ({epochs} epoch{'s' * (epochs != 1)})" if epochs is not None else ""),
         "top1": percent(result, "top1"),
         "top5": percent(result, "top5"),
         "without": percent(result, "untrained_top1" if "untrained_top1" in result else "from_scratch_top1"),
