@@ -53,6 +53,9 @@ class Features:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Features({len(self):,} images" + (f", {self.dim:,} numbers each)" if self.shards else ")")
+
     @property
     def dim(self) -> int:
         """Length of a feature vector."""

@@ -38,6 +38,12 @@ def test_what_is_written_is_read(tmp_path, shard_bytes, count):
     np.testing.assert_array_equal(plain, features)  # as another program reads them
 
 
+def test_a_notebook_shows_how_many_there_are():
+    found = feature_files.Features((np.zeros((3, 8), np.float32),), np.zeros(3, int), np.arange(3))
+    assert repr(found) == "Features(3 images, 8 numbers each)"
+    assert repr(found.where(np.zeros(3, bool))) == "Features(0 images)"
+
+
 def test_nothing_is_there_before_all_is_written(tmp_path):
     writer, _, _ = written(tmp_path / "test")
     assert feature_files.read(epath.Path(tmp_path / "test")) is None and not (tmp_path / "test").exists()
