@@ -25,6 +25,7 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
         "    return config\n"
     )
     assert simclr_jax.load_config(file).train.epochs == 9
+    assert config_files.path_of("../configs/cifar10") == "../configs/cifar10", "a path is never a name"
     assert set(simclr_jax.load_config("quickstart")) == set(default.get_config())
     assert simclr_jax.load_config("linear", {"learning_rates": [1, 2]}).learning_rates == (1, 2)
     assert simclr_jax.load_config("cifar10").train.epochs == 200, "nothing of one is kept for the next"
