@@ -1,5 +1,7 @@
 """What describes a network is declared once: the config, the encoder's arguments and the bounds agree with it."""
 
+import inspect
+
 import pytest
 
 from simclr_jax.configs import default
@@ -24,7 +26,7 @@ def test_an_encoder_takes_the_keys_of_a_network_and_no_others():
 def test_a_key_without_a_meaning_is_none():
     for key in KEYS:
         section, name = key.split(".")
-        assert f"\n      {name}: " in {"model": Network, "head": Head}[section].__doc__, key
+        assert f"\n  {name}: " in inspect.getdoc({"model": Network, "head": Head}[section]), key
 
 
 @pytest.mark.parametrize(
