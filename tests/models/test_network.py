@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from simclr_jax.configs import default
-from simclr_jax.models import ENCODERS, Head, Network, create_encoder
+from simclr_jax.models import Head, Network, create_encoder
 from simclr_jax.models.network import KEYS
 
 
@@ -42,7 +42,7 @@ def test_a_key_without_a_meaning_is_none():
             lambda: create_encoder("resnet51"),
             "unknown encoder 'resnet51'; choose one of: .*resnet200.*; did you mean 'resnet",
         ),
-        (lambda: create_encoder("vit"), "unknown encoder 'vit'; choose one of: " + ", ".join(ENCODERS) + "$"),
+        (lambda: create_encoder("vit"), r"unknown encoder 'vit'; choose one of: resnet_tiny, resnet18, [\w, ]+$"),
         (lambda: create_encoder("resnet18", pool="valid"), "unknown pool 'valid'; choose one of: same, symmetric"),
         (
             lambda: create_encoder("resnet18", normalize="me"),
