@@ -140,13 +140,8 @@ def recipe(name):
 
 def changes(name):
     """Returns {key: value} of what a config sets otherwise than default.py."""
-    default = flatten(loaded("default"))
-    return {key: value for key, value in flatten(loaded(name)).items() if value != default[key]}
-
-
-def loaded(name):
-    """Returns a shipped config."""
-    return config_files.load(name)
+    default = flatten(config_files.load("default"))
+    return {key: value for key, value in flatten(config_files.load(name)).items() if value != default[key]}
 
 
 def docstring(name):
@@ -197,7 +192,7 @@ def probe_keys():
 
 def in_order(name):
     """Returns [(key, value)] of a config as its file, and those that it starts from, have them; not by the alphabet."""
-    config = loaded(name)
+    config = config_files.load(name)
     order = list(_keys_of(name))
     return sorted(flatten(config).items(), key=lambda pair: order.index(pair[0]))
 

@@ -72,6 +72,8 @@ def views(
       >>> recipe = simclr_jax.Recipe(image_size=32, jitter_strength=0.5)
       >>> pair = simclr_jax.views(recipe, images, epoch=3)  # pair[:, 0] and pair[:, 1] are the views
     """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe is {type(recipe).__name__}; it must be a simclr_jax.Recipe")
     if not isinstance(images, jax.Array | np.ndarray):
         raise ValueError(f"images are {type(images).__name__}; they must be an array, uint8 [n, height, width, 3]")
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:

@@ -160,7 +160,7 @@ class Run:
         run_folder.read_config(self.path)
         if self._step is not None and self._step not in checkpoint.steps(self.path):
             there = ", ".join(map(str, checkpoint.steps(self.path))) or "none"
-            raise ValueError(f"{self.path} has no checkpoint of step {self._step}; there are: {there}")
+            raise ValueError(f"{self.path} has no checkpoint of step {self._step!r}; there are: {there}")
 
     def __repr__(self) -> str:
         return f"Run({self.path!r}, step={self.step})"

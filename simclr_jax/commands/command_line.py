@@ -5,6 +5,7 @@ import difflib
 import os
 import pathlib
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -143,7 +144,7 @@ def _meant(argument: str, known: ConfigDict | None) -> str:
         found = PREFIX + near + equals + value
     else:
         return ""
-    return f"did you mean --{found}?"
+    return f"did you mean {shlex.quote(f'--{found}')}?"
 
 
 def _flag_of(word: str, known: ConfigDict | None) -> str:

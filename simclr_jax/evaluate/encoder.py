@@ -1,7 +1,7 @@
 """From a run to an encoder that turns images into features."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -81,7 +81,7 @@ class Encoder:
         """
         if isinstance(images, np.ndarray) and images.ndim == 4:
             return self._views_of_batch(_checked(images, 4))
-        several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else list(images)
+        several = [images] if isinstance(images, str | np.ndarray) or not isinstance(images, Iterable) else list(images)
         made = np.zeros((len(several), self.image_size, self.image_size, 3), np.float32)
         paths = {place: image for place, image in enumerate(several) if isinstance(image, str | os.PathLike)}
         if paths:
@@ -101,9 +101,10 @@ class Encoder:
 
     def _views_of_files(self, paths: list[bytes]) -> np.ndarray:
         absent = [os.fsdecode(path) for path in paths if b"://" not in path and not os.path.isfile(path)]
+        if absent and os.path.isdir(absent[0]):
+            raise ValueError(f"{absent[0]} is a folder; give the paths of the files in it")
         if absent:  # before the others are read
-            more = f", and {len(absent) - 1:,} more" if len(absent) > 1 else ""
-            raise ValueError(f"no such file: {absent[0]}{more}")
+            raise ValueError(f"no such file: {_first_of(absent)}")
         return self._central_views(Split(np.array(paths), None, np.arange(len(paths)), bits=self.bits))
 
     def _central_views(self, split: Split) -> np.ndarray:
@@ -112,9 +113,12 @@ class Encoder:
         batches = feed.central_views(split, self.image_size, batch_size=size, unreadable=unreadable)
         made = [batch["images"].copy() for batch in batches]
         if unreadable:
-            more = f", and {len(unreadable) - 1:,} more" if len(unreadable) > 1 else ""
-            raise ValueError(f"cannot be read: {unreadable.names[0]}{more}")
+            raise ValueError(f"cannot be read: {_first_of(unreadable.names)}")
         return np.concatenate(made) if made else np.zeros((0, self.image_size, self.image_size, 3), np.float32)
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] + (f", and {len(names) - 1:,} more" if len(names) > 1 else "")
 
 
 def _checked(images: np.ndarray, dimensions: int) -> np.ndarray:

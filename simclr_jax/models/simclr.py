@@ -30,6 +30,11 @@ def create_model(network: Network, *, axis_name: str | None = None) -> SimCLR:
     Args:
       network: the settings of encoder and projection head.
       axis_name: mapped axis over whose devices BatchNorm computes statistics; None = each device on its own.
+
+    Raises:
+      ValueError: it is not a `Network`.
     """
+    if not isinstance(network, Network):
+        raise ValueError(f"network is {network!r}; it must be a simclr_jax.Network: Network(encoder='resnet18')")
     encoder = ResNet(network.architecture, network, axis_name)
     return SimCLR(encoder, ProjectionHead(network, axis_name))

@@ -163,10 +163,13 @@ def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:
 
 
 def check_key(key: str, known: Collection[str]) -> None:
-    """Raises ValueError unless a key is among the known ones; names the nearest."""
+    """Raises ValueError unless a key is among the known ones; names the nearest, or else what a config has."""
     if key not in known:
-        near = nearest_key(key, known)
-        raise ValueError(f"config.{key} is not a key" + (f"; did you mean config.{near}?" if near else ""))
+        near = nearest_key(str(key), known)
+        parts = ", ".join(dict.fromkeys(other.partition(".")[0] for other in known))
+        raise ValueError(
+            f"config.{key} is not a key; {f'did you mean config.{near}?' if near else f'config has {parts}'}"
+        )
 
 
 def nearest_key(key: str, known: Collection[str]) -> str | None:

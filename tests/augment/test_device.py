@@ -167,6 +167,8 @@ def test_views_are_those_of_pretraining():
     ],
 )
 def test_views_of_what_is_no_batch_are_refused(images, ids, words):
+    with pytest.raises(ValueError, match="^recipe is NoneType; it must be a simclr_jax.Recipe$"):
+        device.views(None, images, ids=ids)
     with pytest.raises(ValueError) as error:
         device.views(Recipe(8), images, ids=ids)
     assert str(error.value) == words

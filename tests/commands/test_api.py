@@ -252,6 +252,7 @@ def test_a_probes_result_is_what_its_file_holds(run):
         (lambda run: run.features("tset"), "there are no images of 'tset'; choose train, validation, test or all"),
         (lambda run: simclr_jax.open_run(run.path + "/nowhere"), "is not a run"),
         (lambda run: simclr_jax.open_run(run.path, step=5), "has no checkpoint of step 5; there are: 2, 4, 6"),
+        (lambda run: simclr_jax.open_run(run.path, step="4"), "has no checkpoint of step '4'; there are: 2, 4, 6"),
         (lambda run: simclr_jax.open_run(run.path + "/checkpoints/5"), "has no checkpoint of step 5"),
         (lambda run: run.encoder()(np.zeros((8, 8, 3))), "images have shape [8, 8, 3]; it must be [batch"),
         (lambda run: run.encoder()(np.full((1, 8, 8, 3), 255.0)), "images are float64 from 255 to 255; they must be"),

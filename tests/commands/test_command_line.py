@@ -112,6 +112,13 @@ def test_the_folder_of_a_run_is_its_workdir(tmp_path, monkeypatch):
     assert answer(QUICKSTART, str(tmp_path), monkeypatch=monkeypatch) == expected
 
 
+def test_what_was_meant_is_written_for_a_shell(tmp_path, monkeypatch):
+    spaced = tmp_path / "my photos"
+    spaced.mkdir()
+    expected = f"'{spaced}' is not a flag; did you mean '--config.data.source=folder:{spaced}'?"
+    assert answer(QUICKSTART, str(spaced), monkeypatch=monkeypatch) == expected
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

@@ -39,6 +39,8 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
         ("nowhere/mine.py", {}, "there is no config 'nowhere/mine.py'; "),
         ("quickstart", {"train.epoch": 3}, "config.train.epoch is not a key; did you mean config.train.epochs?"),
         ("quickstart", {"lr": 3}, "config.lr is not a key; did you mean config.optimizer.learning_rate?"),
+        ("quickstart", {"zzz.yyy": 3}, "config.zzz.yyy is not a key; config has augment, checkpoint, data, head, "),
+        ("quickstart", {3: 1}, "config.3 is not a key; config has augment, checkpoint, data, head, "),
         ("quickstart", {"train": 3}, "config.train is not a key"),
         ("quickstart", {"train.epochs": "3"}, "config.train.epochs='3' must be int, like 10"),
         ("quickstart", {"train.epochs": 1.5}, "config.train.epochs=1.5 must be int, like 10"),

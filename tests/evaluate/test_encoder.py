@@ -114,6 +114,8 @@ def test_the_small_image_of_the_runs_size_is_left_as_it_is(encoder):
         np.zeros((4, 4, 4), np.uint8),
         [np.zeros((2, 4, 4, 3), np.uint8)],
         [3],
+        3,
+        None,
     ],
 )
 def test_what_is_no_image_is_told_in_a_line(wrong, encoder):
@@ -130,6 +132,8 @@ def test_a_file_that_cannot_be_read_is_named(photos, encoder, tmp_path):
         encoder.preprocess([photos[0], tmp_path / "x.jpg", tmp_path / "x.jpg"])
     with pytest.raises(ValueError, match="^no such file: nowhere.png, and 1 more$"):
         encoder.preprocess([photos[0], "nowhere.png", tmp_path])
+    with pytest.raises(ValueError, match=f"^{tmp_path} is a folder; give the paths of the files in it$"):
+        encoder.preprocess(tmp_path)
 
 
 ALONE = """
