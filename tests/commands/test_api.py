@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -189,6 +190,12 @@ def test_a_run_tells_of_itself(run):
     frame = rows.to_pandas()
     assert isinstance(frame, pandas.DataFrame) and frame.loss.dropna().index.tolist() == [1, 2, 3, 4, 5, 6]
     assert len(simclr_jax.Rows().to_pandas()) == 0
+
+
+def test_a_table_without_pandas_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"^to_pandas\(\) needs pandas: pip install pandas$"):
+        simclr_jax.Rows().to_pandas()
 
 
 def test_features_are_what_its_encoder_makes_of_the_images(run, archive):
