@@ -56,15 +56,28 @@ def get_config() -> ConfigDict:
     config.augment.max_sigma = 2.0  # largest standard deviation of the blur, pixels
 
     config.model = ConfigDict()
-    config.model.encoder = "resnet50"  # resnet18, resnet34, resnet50, resnet101, resnet152, resnet200 or resnet_tiny
-    config.model.width = 1  # multiplies the number of channels of all layers
-    config.model.cifar_stem = False  # True = first layer 3×3 without max-pool, for images of up to 32 pixels
-    config.model.sk_ratio = 0.0  # above 0 = selective kernels with the ResNet-D stem; SimCLR v2 uses 0.0625
-    config.model.se_ratio = 0.0  # above 0 = squeeze and excitation
-    config.model.pool = "same"  # padding of the first max-pool: same, as in Google's code, or symmetric, as in PyTorch
+    # resnet18, resnet34, resnet50, resnet101, resnet152, resnet200 or resnet_tiny; vit_tiny, vit_small, vit_base or
+    # vit_large; convnext_atto, _femto, _pico, _nano, _tiny, _small, _base, _large or _xlarge
+    config.model.encoder = "resnet50"
+    config.model.width = 1  # of a ResNet: multiplies the number of channels of all layers
+    # of a ResNet: True = first layer 3×3 without max-pool, for images of up to 32 pixels
+    config.model.cifar_stem = False
+    # of a ResNet: above 0 = selective kernels with the ResNet-D stem; SimCLR v2 uses 0.0625
+    config.model.sk_ratio = 0.0
+    config.model.se_ratio = 0.0  # of a ResNet: above 0 = squeeze and excitation
+    # of a ResNet: padding of the first max-pool: same, as in Google's code, or symmetric, as in PyTorch
+    config.model.pool = "same"
+    # of a ViT or ConvNeXt: side of the patches that its first layer reads, pixels; 0 = 16 of a ViT, 4 of a ConvNeXt
+    config.model.patch_size = 0
+    config.model.positions = "learned"  # of a ViT: learned, or sincos: fixed sines and cosines, as in MoCo v3
+    config.model.global_pool = "mean"  # of a ViT: representation h is the mean of all patches, or the class token
+    # of a ViT: True = its first layer is not trained but stays random, which makes training stable (MoCo v3)
+    config.model.freeze_patch_projection = False
     # or imagenet, cifar10: subtract mean and divide by standard deviation, for imported weights
     config.model.normalize = "none"
-    config.model.norm = "batch"  # or group: normalises each image by itself, so micro-batches do not change the result
+    # of a ResNet and the head: batch, or group: normalises each image by itself, so micro-batches do not change the
+    # result; ViT and ConvNeXt use LayerNorm
+    config.model.norm = "batch"
     config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters and loss always use float32
     config.model.global_batch_norm = True  # True = BatchNorm statistics over the images of all devices
     config.model.remat = False  # True = recompute activations: the same result with less memory and a third more time

@@ -15,8 +15,8 @@ import simclr_jax
 from simclr_jax.evaluate import results
 from simclr_jax.evaluate.html import PROBES
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
-from simclr_jax.interop import card, onnx, pytorch, stablehlo
-from simclr_jax.models import ResNet
+from simclr_jax.interop import card, onnx, pytorch, stablehlo, torch_names
+from simclr_jax.models import Encoder
 from simclr_jax.runtime import disk, run_folder
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
@@ -33,7 +33,7 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
     """Writes a run's encoder to a file of its own, and the file's card beside it.
 
     Args:
-      kind: of `FORMATS`: "torch", a PyTorch state dict with torchvision's names; "onnx", a graph, which is tried with
+      kind: of `FORMATS`: "torch", a PyTorch state dict with torchvision's or timm's names; "onnx", a graph, which is tried with
         onnxruntime where that is installed; "stablehlo", a program of jax.export for CPU, CUDA and TPU.
       run: RUN or RUN/checkpoints/STEP.
       out: the file, with the suffix of its kind; neither it nor its card, the same with .md behind it, may exist.
@@ -105,7 +105,7 @@ def _whole(out: str, places: list[epath.Path]) -> Iterator[list[epath.Path]]:
         raise
 
 
-def _try(path: str, encoder: ResNet, variables: dict[str, Any], side: int) -> None:
+def _try(path: str, encoder: Encoder, variables: dict[str, Any], side: int) -> None:
     """Raises ValueError where onnxruntime's features of a few images are not the encoder's."""
     exact = encoder.clone(network=dataclasses.replace(encoder.network, dtype="float32"))
     rng = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def _try(path: str, encoder: ResNet, variables: dict[str, Any], side: int) -> No
 
 def _subject(
     trained: TrainedNetwork,
-    encoder: ResNet,
+    encoder: Encoder,
     variables: dict[str, Any],
     *,
     file: epath.Path,
@@ -144,17 +144,19 @@ def _subject(
     counts = {of: sum(x.size for x in jax.tree.leaves(tree)) for of, tree in variables.items()}
     exact = "float32" + f", while this library computes in {network.dtype}" * (network.dtype != "float32")
     described = {
-        "encoder": f"{network.encoder}, width {network.width}" + ", CIFAR stem" * network.cifar_stem,
+        "encoder": network.title,
         **{name: str(getattr(network, name)) for name in ("sk_ratio", "se_ratio") if getattr(network, name)},
         "parameters": f"{counts['params']:,}",
-        "running statistics": f"{counts.get('batch_stats', 0):,} of BatchNorm",
+        "running statistics": f"{counts['batch_stats']:,} of BatchNorm" if "batch_stats" in counts else "none",
         "h": f"{encoder.feature_dim:,} numbers an image",
         "computes in": network.dtype if kind == "stablehlo" else exact,
-        "max-pool's padding": "no max-pool" if network.cifar_stem else network.pool,
     }
+    if network.architecture.family == "ResNet":
+        described["max-pool's padding"] = "no max-pool" if network.cifar_stem else network.pool
     return card.Subject(
         file=name,
         format=kind,
+        timm=torch_names.timm_call(network, trained.image_size),
         sha256=digest,
         size=disk.size(file),
         run=trained.run,
@@ -162,6 +164,7 @@ def _subject(
         network=described,
         feature_dim=encoder.feature_dim,
         image_size=trained.image_size,
+        batch_norm="batch_stats" in counts,
         bits=run_folder.read_bits(trained.run),
         normalize=network.normalize,
         config=flatten(trained.stored),

@@ -58,7 +58,7 @@ def torch(
     normalize: str | None = None,
     prefix: str | None = None,
 ) -> None:
-    """Makes a run of an encoder that is a PyTorch state dict with torchvision's names.
+    """Makes a run of an encoder that is a PyTorch state dict with torchvision's or timm's names.
 
     Args:
       path, pool, normalize, prefix: see `simclr_jax.interop.pytorch.load`.
@@ -72,12 +72,13 @@ def torch(
     weights = pytorch.load(path, pool=pool, normalize=normalize, prefix=prefix)
     network = weights.network
     image_size = weights.image_size or (32 if network.cifar_stem else 224)
-    what = f"{network.encoder}, width {network.width}" + ", CIFAR stem" * network.cifar_stem
+    what = network.title
     notes = {"from": "PyTorch state dict", "path": path, "network": what, "left_out": weights.left_out}
     variables = {kind: {"encoder": tree} for kind, tree in weights.variables.items()}
     _write(out, 0, variables, _with(config, network, image_size), notes)
     say(f"{path}\n  {what}, under the prefix {weights.prefix!r}, for images of {image_size} pixels")
-    say(f"  max-pool {network.pool}, images normalised by {network.normalize}, BatchNorm's epsilon 1e-5")
+    of_resnet = f"max-pool {network.pool}, BatchNorm's epsilon 1e-5, " * (network.architecture.family == "ResNet")
+    say(f"  {of_resnet}images normalised by {network.normalize}")
     if weights.left_out:
         say(f"  left out, not part of the encoder: {len(weights.left_out)} tensors, such as {weights.left_out[0]}")
     say(f"saved in {out}")
@@ -96,7 +97,7 @@ def _with(config: ConfigDict, network: Network, image_size: int) -> dict[str, An
     model = dataclasses.asdict(network)
     config.head.update(model.pop("head"))
     config.model.update(model)
-    if network.cifar_stem:
+    if network.cifar_stem or image_size <= 32:
         config.data.source = ""
     return config.to_dict()
 
@@ -127,7 +128,7 @@ def main() -> None:
     )
     of_google.add_argument("--ema", action="store_true", help="use the moving average of the weights")
     of_google.set_defaults(driver=google)
-    of_torch = formats.add_parser("torch", help="a PyTorch state dict with torchvision's names")
+    of_torch = formats.add_parser("torch", help="a PyTorch state dict with torchvision's or timm's names")
     of_torch.add_argument("path", metavar="FILE.safetensors")
     of_torch.add_argument("--normalize", help="how its training images were normalised: none, imagenet or cifar10")
     of_torch.add_argument("--pool", help="padding of its max-pool: symmetric, as in PyTorch's networks, or same")

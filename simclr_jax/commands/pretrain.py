@@ -152,7 +152,8 @@ def _network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | N
         differences = network_differences(network.config, trainer.config)
         if differences:
             raise ValueError(f"its network is different ({'; '.join(differences)}); set these keys to its values")
-        state.check_variables(network.variables, model=trainer.model, run=place)
+        size = trainer.config.augment.image_size
+        state.check_variables(network.variables, model=trainer.model, image_size=size, run=place)
     except ValueError as error:
         raise ValueError(f"config.train.start_from={place}: {error}") from error
     return network

@@ -84,5 +84,5 @@ def open_run(run_or_checkpoint: str, step: int | None = None) -> TrainedNetwork:
     stored, step, variables = checkpoint.load_variables(run_or_checkpoint, step)
     config = run_config(stored, run_or_checkpoint)
     model = create_model(network_of(config))
-    state.check_variables(variables, model=model, run=run_or_checkpoint)
+    state.check_variables(variables, model=model, image_size=config.augment.image_size, run=run_or_checkpoint)
     return TrainedNetwork(checkpoint.split(run_or_checkpoint)[0], step, stored, config, model, variables)

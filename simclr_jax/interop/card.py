@@ -93,6 +93,19 @@ FORMATS = {
     ),
 }
 
+TIMM = dataclasses.replace(
+    FORMATS["torch"],
+    title="a PyTorch state dict with timm's names, in a safetensors file",
+    layout="float32 [batch, 3, SIZE, SIZE], channels first",
+    normalized="to be done before: timm's networks take normalised images",
+    needs="torch timm safetensors numpy pillow",
+    imports="import numpy as np\nimport timm\nimport torch\nfrom PIL import Image, ImageOps\n"
+    "from safetensors.torch import load_file\n",
+    load="encoder = CALL\nencoder.load_state_dict(load_file(FILE), strict=True)\nencoder.eval()\n"
+    "with torch.no_grad():\n    h = encoder(torch.from_numpy(images).permute(0, 3, 1, 2))\n",
+    notes="",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -101,11 +114,13 @@ class Subject:
     Attributes:
       file: name of the exported file, without its folder.
       format: of `FORMATS`.
+      timm: of a "torch" file, the Python that makes the network of timm; "" where timm has no such network.
       sha256, size: of the file, size in bytes.
       run, step: where its weights are from.
       network: {"encoder": …, "parameters": …} in the order to be shown, in words of this library.
       feature_dim: length of h.
       image_size: side of the images, pixels.
+      batch_norm: whether the encoder has running statistics.
       bits: of the training images of 16 bits, the bit depth whose largest value is white; 0 where there were none.
       normalize: `model.normalize`.
       config: {"section.key": value} of RUN/config.json.
@@ -118,6 +133,7 @@ class Subject:
 
     file: str
     format: str
+    timm: str
     sha256: str
     size: int
     run: str
@@ -125,6 +141,7 @@ class Subject:
     network: dict[str, str]
     feature_dim: int
     image_size: int
+    batch_norm: bool
     bits: int
     normalize: str
     config: dict[str, Any]
@@ -137,7 +154,7 @@ class Subject:
 
 def render(of: Subject) -> str:
     """Returns the card, Markdown with tables."""
-    kind = FORMATS[of.format]
+    kind = TIMM if of.format == "torch" and of.timm else FORMATS[of.format]
     if of.imported is not None:
         origin, weights = "with imported weights", "the imported weights and of their training images"
         told = {"from": "from", "file": "path", "network": "network"}
@@ -171,7 +188,8 @@ def render(of: Subject) -> str:
     # A program that makes h of a photo. Its fence is longer than any that it holds: the file's name may be anything.
     names = {"SMALL_SIDE": SMALL_SIDE, "EVALUATION_CROP": EVALUATION_CROP, "SIZE": of.image_size}
     image = re.sub("|".join(names), lambda name: str(names[name[0]]), _IMAGE)
-    script = f"{kind.imports}{image}\n{kind.load.replace('FILE', ascii(of.file))}"
+    load = kind.load.replace("CALL", of.timm).replace("FILE", ascii(of.file))
+    script = f"{kind.imports}{image}\n{load}"
     fence = "`" * max(3, 1 + _longest_fence(script))
     license = (
         "Not stated; give it to the export with `--license=TEXT`." if of.license is None else f"{code(of.license)}."
@@ -179,13 +197,13 @@ def render(of: Subject) -> str:
     parts = [
         f"# {code(of.file)}",
         f"An image encoder, {origin}: {kind.title}. It turns each image into a representation h of {of.feature_dim:,} "
-        f"numbers, with BatchNorm in evaluation mode. Written by {of.versions} on {of.date}.",
+        f"numbers{", with BatchNorm in evaluation mode" * of.batch_norm}. Written by {of.versions} on {of.date}.",
         _table("network", of.network | {"run": f"{code(of.run)}, step {of.step:,}"}),
         f"## How it was trained\n\n{recipe}",
         f"## Images it was trained on\n\n{data}",
         f"## Probes\n\n{_probes(of)}",
         f"## Preprocessing\n\n{_table('input and output', wanted)}",
-        f"## How to load it\n\n```sh\npip install {kind.needs}\n```\n\n{fence}python\n{script}{fence}\n\n{kind.notes}",
+        f"## How to load it\n\n```sh\npip install {kind.needs}\n```\n\n{fence}python\n{script}{fence}\n\n{kind.notes}".rstrip(),
         f"## Licence\n\n{license} The licence of {weights} may also apply to this file.",
         f"## File\n\n{_table('file', {'name': code(of.file), 'bytes': f'{of.size:,}', 'SHA-256': code(of.sha256)})}",
     ]

@@ -13,7 +13,8 @@ import numpy as np
 from simclr_jax.interop import google_files, google_names, tensors
 from simclr_jax.interop.google_files import File
 from simclr_jax.interop.google_names import Layout
-from simclr_jax.models import ENCODERS, Head, Network, create_model
+from simclr_jax.models import Head, Network, create_model
+from simclr_jax.models.architectures import resnets
 from simclr_jax.models.channel_attention import excitation_squeezed, kernel_squeezed
 from simclr_jax.models.network import WIDEST
 
@@ -138,14 +139,14 @@ def _network(layout: Layout, names: dict[str, str], file: File, layers: list[str
     def shape(ours: str) -> tuple[int, ...]:
         return file.shapes.get(names.get(ours, ""), ())
 
-    base = ENCODERS[layout.encoder].base_width
+    base = resnets()[layout.encoder].base_width
     channels = (shape(f"params/encoder/stem_norm{3 if layout.deep_stem else ''}/scale") or (base,))[-1]
     if channels % base or not 1 <= channels // base <= WIDEST:
         raise ValueError(
             f"{file.what} is most similar to {layout.encoder}, but its stem has {channels} channels, "
             f"not {base} times 1 to {WIDEST}"
         )
-    stages = len(ENCODERS[layout.encoder].stage_sizes)
+    stages = len(resnets()[layout.encoder].stage_sizes)
     filters, last = channels * 2 ** (stages - 1), f"params/encoder/stage{stages}_block1"
     mixing = shape(f"{last}/selective/squeeze/kernel")
     narrowed = shape(f"{last}/excitation/squeeze/kernel")

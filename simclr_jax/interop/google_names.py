@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from simclr_jax.models import ENCODERS
+from simclr_jax.models.architectures import resnets
 
 # The end of a variable's name in both versions, and where its value is in ours.
 _LEAVES = {
@@ -31,7 +31,7 @@ class Layout:
     """What decides which variables there are.
 
     Attributes:
-      encoder: a key of `ENCODERS`.
+      encoder: a key of `ENCODERS`, a ResNet.
       resnet_d: whether there are selective kernels, and average pools in the shortcuts, which have no variables.
       deep_stem: whether the stem has three convolutions.
       excitation: whether there is squeeze and excitation.
@@ -45,12 +45,12 @@ class Layout:
     @property
     def bottleneck(self) -> bool:
         """Whether blocks have three convolutions."""
-        return ENCODERS[self.encoder].bottleneck
+        return resnets()[self.encoder].bottleneck
 
 
 def layouts(version: int) -> Iterator[Layout]:
     """Yields every layout there is in one version of the code."""
-    for encoder in ENCODERS:
+    for encoder in resnets():
         for resnet_d, deep_stem in ((False, False), (True, True), (True, False)):
             for excitation in (False, True):
                 layout = Layout(encoder, resnet_d, deep_stem, excitation)
@@ -66,7 +66,7 @@ def encoder_names(layout: Layout, version: int) -> dict[str, str]:
     stem = ((1, 0, 1), (2, 2, 3), (3, 4, 6)) if layout.deep_stem else (("", 0, 2),)  # place 5 names a tensor
     for index, conv, norm in stem:
         layers += _conv_norm(f"stem_{{}}{index}", "initial_conv_relu_max_pool", conv, norm)
-    for stage, blocks in enumerate(ENCODERS[layout.encoder].stage_sizes):
+    for stage, blocks in enumerate(resnets()[layout.encoder].stage_sizes):
         for index in range(blocks):
             ours, theirs = f"stage{stage + 1}_block{index + 1}/", f"block_groups/{stage}/layers/{index}"
             if index == 0:

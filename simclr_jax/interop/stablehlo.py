@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from simclr_jax.models import ResNet
+from simclr_jax.models import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def save(path: str, encoder: ResNet, variables: dict[str, Any], *, image_size: int) -> None:
+def save(path: str, encoder: Encoder, variables: dict[str, Any], *, image_size: int) -> None:
     """Writes images → h as a program with its weights in it, BatchNorm in evaluation mode, for any number of images.
 
     Args:

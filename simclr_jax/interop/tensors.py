@@ -11,9 +11,12 @@ import numpy as np
 _SHOWN = 10  # names of each fault
 
 
-def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Returns {"params/encoder/stem_conv/kernel": shape} of all that a network consists of; nothing is made."""
-    image = jnp.zeros((1, 32, 32, 3))  # no shape depends on its size
+def shapes(model: nn.Module, image_size: int = 32) -> dict[str, tuple[int, ...]]:
+    """Returns {"params/encoder/stem_conv/kernel": shape} of all that a network consists of; nothing is made.
+
+    Of the size of its images, pixels, nothing but a ViT's positions depends.
+    """
+    image = jnp.zeros((1, image_size, image_size, 3))
     tree = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
     return {path: leaf.shape for path, leaf in flat(tree).items()}
 

@@ -1,15 +1,18 @@
 """Models: images to representations h and projections z."""
 
+from simclr_jax.models.architectures import ENCODERS
 from simclr_jax.models.classifier import Classifier, create_classifier
+from simclr_jax.models.encoders import Encoder, create_encoder, encoder_of
 from simclr_jax.models.heads import ProjectionHead
-from simclr_jax.models.network import ENCODERS, NORMALIZATIONS, Head, Network
-from simclr_jax.models.resnet import ResNet, create_encoder
+from simclr_jax.models.network import NORMALIZATIONS, Head, Network
+from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.simclr import SimCLR, create_model
 
 __all__ = [
     "ENCODERS",
     "NORMALIZATIONS",
     "Classifier",
+    "Encoder",
     "Head",
     "Network",
     "ProjectionHead",
@@ -18,4 +21,5 @@ __all__ = [
     "create_classifier",
     "create_encoder",
     "create_model",
+    "encoder_of",
 ]

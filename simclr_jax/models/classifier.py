@@ -1,5 +1,7 @@
 """A pretrained network with a linear classifier on top, of which fine-tuning and linear evaluation train parts."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 
@@ -40,8 +42,8 @@ class Classifier(nn.Module):
     def is_frozen(self, path: str) -> bool:
         """Tells whether a parameter, "encoder/stem_conv/kernel", belongs to a frozen part."""
         first, second = path.split("/")[:2]
-        part = second if first == "encoder" else first
-        return ("stem" if part.startswith("stem_") else part) in self.frozen
+        layer = second if first == "encoder" else first
+        return any(layer == part or layer.startswith(f"{part}_") for part in self.frozen)  # "stem_conv" is of "stem"
 
 
 def create_classifier(model: SimCLR, *, layer: int, classes: int, trainable: str) -> Classifier:
@@ -50,17 +52,22 @@ def create_classifier(model: SimCLR, *, layer: int, classes: int, trainable: str
     Args:
       model: the network.
       layer, classes: see `Classifier`.
-      trainable: the first part that learns, and all after it: "all" or "stem", a block ("stage3_block1"), a stage
-        ("stage3"), "head" (what is read of the projection head, and the classifier) or "classifier".
+      trainable: the first part that learns, and all after it: "all" or "stem", a block ("stage3_block1"; of a ViT
+        "block9"), a stage ("stage3"), "head" (what is read of the projection head, and the classifier) or "classifier".
 
     Raises:
       ValueError: there is no such part.
     """
     parts = (*model.encoder.parts, HEAD, CLASSIFIER)
     starts = {"all": 0} | {part: index for index, part in enumerate(parts)}
-    starts |= {part.removesuffix("_block1"): index for index, part in enumerate(parts) if part.endswith("_block1")}
+    for index, part in enumerate(parts):
+        if part.startswith("stage"):
+            starts.setdefault(part.partition("_")[0], index)  # a stage begins with its first part
     if trainable not in starts:
         raise ValueError(f"trainable={trainable!r} is not a part of this network; it has: {', '.join(starts)}")
     frozen = parts[: starts[trainable]]
-    encoder = model.encoder.clone(frozen=tuple(part for part in frozen if part in model.encoder.parts))
+    encoder = model.encoder.clone(
+        frozen=tuple(part for part in frozen if part in model.encoder.parts),
+        network=dataclasses.replace(model.encoder.network, freeze_patch_projection=False),  # is of pretraining alone
+    )
     return Classifier(encoder, model.head, layer, classes, frozen)

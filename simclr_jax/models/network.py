@@ -1,7 +1,7 @@
 """A network as the user describes it: every key of the config's sections `model` and `head`, declared here alone.
 
 What reads a network, writes one or finds one in a file of others takes a :class:`Network`. Building it is left to
-`resnet` and `heads`.
+`encoders` and `heads`.
 """
 
 import dataclasses
@@ -9,34 +9,10 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from simclr_jax.models.architectures import ENCODERS, Architecture, ResNetArchitecture
 from simclr_jax.models.channel_attention import kernel_squeezed
 from simclr_jax.models.norms import GROUP_SIZE, NORMS
 
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What tells one ResNet from another.
-
-    Attributes:
-      bottleneck: whether its blocks have three convolutions, the middle one 3×3; else two, both 3×3.
-      stage_sizes: blocks of each stage.
-      base_width: filters of the stem and of the first stage, at width 1.
-    """
-
-    bottleneck: bool
-    stage_sizes: tuple[int, ...]
-    base_width: int = 64
-
-
-ENCODERS = {
-    "resnet_tiny": Architecture(False, (1, 1, 1), base_width=16),  # for tests and first runs
-    "resnet18": Architecture(False, (2, 2, 2, 2)),
-    "resnet34": Architecture(False, (3, 4, 6, 3)),
-    "resnet50": Architecture(True, (3, 4, 6, 3)),
-    "resnet101": Architecture(True, (3, 4, 23, 3)),
-    "resnet152": Architecture(True, (3, 8, 36, 3)),
-    "resnet200": Architecture(True, (3, 24, 36, 3)),
-}
 POOLS = {"same": "SAME", "symmetric": ((1, 1), (1, 1))}  # padding of the stem's max-pool: Google's and PyTorch's
 NORMALIZATIONS = {  # mean and deviation of red, green and blue
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -44,6 +20,8 @@ NORMALIZATIONS = {  # mean and deviation of red, green and blue
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
 DTYPES = ("float32", "bfloat16")
+POSITIONS = ("learned", "sincos")
+GLOBAL_POOLS = ("mean", "token")
 HEAD_KINDS = ("nonlinear", "linear", "none")
 WIDEST = 16
 
@@ -74,6 +52,7 @@ def _key(default: Any, *bounds: Bound, **more: Any) -> Any:
       more: known: names that the value is one of; an unknown one is told the nearest.
         called: what messages call it, where that is not the name of the field.
         same_result: whether a run may go on with another value.
+        families: of architectures whose encoders read the key; all, where it is not said.
         before: for a key that came later than the first runs, what networks were that had no such key.
     """
     return dataclasses.field(default=default, metadata={"bounds": bounds, **more})
@@ -101,6 +80,9 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
 _RATIO = Bound(lambda value: 0 <= value <= 1, "0 (off) to 1; 0.0625 is usual")
 _SIZE = Bound(lambda value: value >= 1, "at least 1; to train without a head use kind 'none'")
 _WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the standard network, 2 doubles its filters")
+_PATCH = Bound(lambda value: value >= 0, "0 (16 of a ViT, 4 of a ConvNeXt) or a number of pixels")
+_RESNET, _VIT, _PATCHES = ("ResNet",), ("ViT",), ("ViT", "ConvNeXt")  # families
+_LEAST_PATCHES = 4  # a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,34 +117,46 @@ class Network:
 
     Attributes:
       encoder: a key of `ENCODERS`.
-      width: multiplies the number of filters of every layer; "R50 (2x)" in the paper is width 2.
-      cifar_stem: True = first layer 3×3 without stride or max-pool, for images of up to 32 pixels.
-      sk_ratio: above 0 turns on selective kernels, with a stem of three 3×3 convolutions and average-pooled shortcuts;
-        "SK" in the second paper is 0.0625. Blocks of two convolutions get only stem and shortcuts, as in Google's code.
-      se_ratio: above 0 turns on squeeze and excitation, with this share of a block's filters in the middle.
-      pool: padding of the first max-pool: "same" as in TensorFlow and Google's code, "symmetric" as in PyTorch.
+      width: of a ResNet: multiplies the number of filters of every layer; "R50 (2x)" in the paper is width 2.
+      cifar_stem: of a ResNet: True = first layer 3×3 without stride or max-pool, for images of up to 32 pixels.
+      sk_ratio: of a ResNet: above 0 turns on selective kernels, with a stem of three 3×3 convolutions and
+        average-pooled shortcuts; "SK" in the second paper is 0.0625. Blocks of two convolutions get only stem and
+        shortcuts, as in Google's code.
+      se_ratio: of a ResNet: above 0 turns on squeeze and excitation, with this share of a block's filters inside.
+      pool: of a ResNet: padding of the first max-pool: "same" as in TensorFlow and Google's code, "symmetric" as in
+        PyTorch.
+      patch_size: side of the patches that a ViT's or a ConvNeXt's first layer makes of an image, pixels; 0 = 16 and 4.
+      positions: of a ViT: "learned", or "sincos", sines and cosines of a patch's row and column, as in MoCo v3.
+      global_pool: of a ViT: h is the "mean" of the patches' tokens, or the class "token".
+      freeze_patch_projection: of a ViT: True = its first layer stays random in pretraining, as in MoCo v3, which makes
+        training stable.
       normalize: a key of `NORMALIZATIONS`, by which images are normalised; imported weights may need it.
-      norm: "batch" or "group", for encoder and head, see `norms`. Parameters have the same names, but only "batch"
-        has running statistics.
+      norm: "batch" or "group", for a ResNet and for the head, see `norms`; ViTs and ConvNeXts have LayerNorm.
+        Parameters have the same names, but only "batch" has running statistics.
       dtype: of the computation: "float32" or "bfloat16". Parameters, BatchNorm statistics, h and z are always float32.
       global_batch_norm: whether BatchNorm uses statistics over all devices, which needs the mapped axis `axis_name`.
-      remat: True = keep only the inputs of residual blocks for the backward pass and recompute the rest.
+      remat: True = keep only the inputs of the encoder's blocks for the backward pass and recompute the rest.
       head: see `Head`.
 
     Raises:
-      ValueError: a name is unknown, a number is out of range, or channels are not divisible into a norm's groups.
+      ValueError: a name is unknown, a number is out of range, a key does not apply to this encoder, or channels are not
+        divisible into a norm's groups.
 
     Reference:
       He et al. 2015, "Deep Residual Learning"; Chen et al. 2020, appendix B.9 for the CIFAR stem;
-      Chen et al. 2020b (arXiv 2006.10029), section 3.2 for selective kernels.
+      Chen et al. 2020b (arXiv 2006.10029), section 3.2 for selective kernels. Others: `vit`, `convnext`.
     """
 
     encoder: str = _key("resnet50", known=ENCODERS)
-    width: int = _key(1, _WIDTH, at_most(WIDEST, "the widest in the papers has 4"))
-    cifar_stem: bool = False
-    sk_ratio: float = _key(0.0, _RATIO, before=0.0)
-    se_ratio: float = _key(0.0, _RATIO, before=0.0)
-    pool: str = _key("same", one_of(POOLS), known=POOLS, before="same")
+    width: int = _key(1, _WIDTH, at_most(WIDEST, "the widest in the papers has 4"), families=_RESNET)
+    cifar_stem: bool = _key(False, families=_RESNET)
+    sk_ratio: float = _key(0.0, _RATIO, before=0.0, families=_RESNET)
+    se_ratio: float = _key(0.0, _RATIO, before=0.0, families=_RESNET)
+    pool: str = _key("same", one_of(POOLS), known=POOLS, before="same", families=_RESNET)
+    patch_size: int = _key(0, _PATCH, at_most(256, "usual are 4 to 32"), before=0, families=_PATCHES)
+    positions: str = _key("learned", one_of(POSITIONS), known=POSITIONS, before="learned", families=_VIT)
+    global_pool: str = _key("mean", one_of(GLOBAL_POOLS), known=GLOBAL_POOLS, before="mean", families=_VIT)
+    freeze_patch_projection: bool = _key(False, before=False, families=_VIT)
     normalize: str = _key("none", one_of(NORMALIZATIONS), known=NORMALIZATIONS, called="normalization", before="none")
     norm: str = _key("batch", one_of(NORMS), known=NORMS)
     dtype: str = _key("float32", known=DTYPES)
@@ -172,12 +166,63 @@ class Network:
 
     def __post_init__(self) -> None:
         _check(self)
-        if self.norm != "group":
-            return
+        self._check_family()
+        if self.norm == "group":
+            self._check_groups()
+
+    @property
+    def architecture(self) -> Architecture:
+        """What `encoder` names."""
+        return ENCODERS[self.encoder]
+
+    @property
+    def patch(self) -> int:
+        """Side of a ViT's or a ConvNeXt's patches, pixels; 1 of a ResNet."""
+        return self.patch_size or getattr(self.architecture, "patch_size", 1)
+
+    @property
+    def title(self) -> str:
+        """The encoder in words: "resnet50, width 2", "vit_tiny, patches of 4 × 4 pixels"."""
+        if self.architecture.family == "ResNet":
+            return f"{self.encoder}, width {self.width}" + ", CIFAR stem" * self.cifar_stem
+        return f"{self.encoder}, patches of {self.patch} × {self.patch} pixels"
+
+    def check_image_size(self, size: int) -> None:
+        """Raises ValueError where square images of a size, pixels, do not suit the encoder."""
+        least = {"ViT": _LEAST_PATCHES, "ConvNeXt": 8}.get(self.architecture.family, 1) * self.patch
+        if size < least:
+            patches = size // self.patch
+            smaller = max(1, size // 8)
+            raise ValueError(
+                f"augment.image_size={size} gives {self.encoder} {patches} × {patches} patches of {self.patch} pixels, "
+                f"which are too few; use --config.model.patch_size={smaller}, or images of at least {least} pixels"
+            )
+        if size % self.patch:
+            below = size // self.patch * self.patch
+            raise ValueError(
+                f"augment.image_size={size} is not divisible by model.patch_size={self.patch}; use "
+                f"--config.augment.image_size={below} or {below + self.patch}"
+            )
+
+    def _check_family(self) -> None:
+        """Raises ValueError for a key that this encoder does not read and that has another value than its default."""
+        family = self.architecture.family
+        for field in dataclasses.fields(self):
+            value, families = getattr(self, field.name), field.metadata.get("families", (family,))
+            if family not in families and value != field.default:
+                small = "; for small images give --config.model.patch_size=4" * (field.name == "cifar_stem")
+                raise ValueError(
+                    f"model.{field.name}={value} does not apply to {self.encoder}, only to a "
+                    f"{' or a '.join(families)}; use --config.model.{field.name}={field.default}{small}"
+                )
+
+    def _check_groups(self) -> None:
+        """Raises ValueError where a layer's channels are not divisible into groups."""
         # Most layers have multiples of a group's 16 channels, but what selective kernels add, and z, may have others.
-        if self.sk_ratio:
-            width = self.architecture.base_width * self.width
-            filters = [width * 2**stage for stage in range(len(self.architecture.stage_sizes))]
+        architecture = self.architecture
+        if self.sk_ratio and isinstance(architecture, ResNetArchitecture):
+            width = architecture.base_width * self.width
+            filters = [width * 2**stage for stage in range(len(architecture.stage_sizes))]
             # Of the stem's first convolutions, and of what decides on the streams of each selective kernel.
             channels = [width // 2, *(kernel_squeezed(f, self.sk_ratio) for f in filters)]
             wrong = [count for count in channels if count % GROUP_SIZE]
@@ -192,11 +237,6 @@ class Network:
             raise ValueError(
                 f"head dim {dim} is not divisible by the {GROUP_SIZE} channels of a norm's group; use {near}"
             )
-
-    @property
-    def architecture(self) -> Architecture:
-        """The ResNet that `encoder` names."""
-        return ENCODERS[self.encoder]
 
 
 # Every key of the two sections: {"model.width": its field}.

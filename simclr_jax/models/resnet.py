@@ -6,16 +6,17 @@ Blocks receive their `conv` and `norm` as partials, so that what holds for every
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.architectures import ResNetArchitecture
 from simclr_jax.models.channel_attention import SelectiveKernel, SqueezeExcitation
 from simclr_jax.models.cpu_convolution import conv_general_dilated
+from simclr_jax.models.images import normalized
 from simclr_jax.models.max_pool import max_pool
-from simclr_jax.models.network import NORMALIZATIONS, POOLS, Architecture, Network
+from simclr_jax.models.network import POOLS, Network
 from simclr_jax.models.norms import norm_layer
 
 _CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # as in SimCLR's code
@@ -114,7 +115,7 @@ class ResNet(nn.Module):
       frozen: of `parts`: those whose BatchNorm uses its running statistics in training too.
     """
 
-    architecture: Architecture
+    architecture: ResNetArchitecture
     network: Network
     axis_name: str | None = None
     frozen: tuple[str, ...] = ()
@@ -157,11 +158,6 @@ class ResNet(nn.Module):
         Raises:
           ValueError: if the images are not float `[B, H, W, 3]`.
         """
-        if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(
-                f"images {images.dtype} {list(images.shape)} must be float [batch, height, width, 3] in [0, 1]; "
-                "divide uint8 images by 255"
-            )
         network, dtype = self.network, jnp.dtype(self.network.dtype)
         block = nn.remat(self._block) if network.remat else self._block
 
@@ -183,11 +179,7 @@ class ResNet(nn.Module):
             trained = train and part not in self.frozen
             return functools.partial(norm_layer(network.norm, train=trained, axis_name=self.axis_name), dtype=dtype)
 
-        x = images
-        if network.normalize != "none":
-            mean, deviation = (jnp.asarray(of_colour, x.dtype) for of_colour in NORMALIZATIONS[network.normalize])
-            x = (x - mean) / deviation
-        x = x.astype(dtype)
+        x = normalized(images, network.normalize).astype(dtype)
         # Of each layer of the stem: its number in the names, by what the width is divided, side of the kernel, stride.
         if network.cifar_stem:
             layers = [("", 1, 3, 1)]
@@ -209,26 +201,3 @@ class ResNet(nn.Module):
                 x = block(filters, stride, index == 1, conv, norm(name), *ratios, name=name)(x)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-
-
-def create_encoder(name: str, *, axis_name: str | None = None, **keys: Any) -> ResNet:
-    """Builds an encoder by name.
-
-    Args:
-      name: a key of `ENCODERS`: "resnet18" to "resnet200", or "resnet_tiny".
-      axis_name: mapped axis over whose devices BatchNorm computes statistics; None = each device on its own.
-      **keys: keys of the config's section `model`: width=1, cifar_stem=False, sk_ratio=0.0,
-        se_ratio=0.0, pool="same", normalize="none", norm="batch", dtype="float32", remat=False. See `Network`.
-
-    Returns:
-      A flax module: `variables = m.init(key, images, train=False)` and `m.apply(variables, images, train=False)`
-      gives representations h, float32 `[B, m.feature_dim]`, for images `[B, H, W, 3]`, float in [0, 1].
-
-    Raises:
-      ValueError: a name is unknown, a number is out of range, or channels are not divisible into a norm's groups.
-
-    Example:
-      >>> encoder = create_encoder("resnet18", cifar_stem=True)
-    """
-    network = Network(encoder=name, **keys)
-    return ResNet(network.architecture, network, axis_name)

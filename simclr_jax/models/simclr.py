@@ -3,16 +3,16 @@
 import flax.linen as nn
 import jax
 
+from simclr_jax.models.encoders import encoder_of
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.network import Network
-from simclr_jax.models.resnet import ResNet
 
 
 class SimCLR(nn.Module):
     """Images to the layers of the head; parameters and statistics live under "encoder" and "head".
 
     Attributes:
-      encoder: a `ResNet`.
+      encoder: a `ResNet`, a `ViT` or a `ConvNeXt`.
       head: a `ProjectionHead`.
     """
 
@@ -36,5 +36,4 @@ def create_model(network: Network, *, axis_name: str | None = None) -> SimCLR:
     """
     if not isinstance(network, Network):
         raise ValueError(f"network is {network!r}; it must be a simclr_jax.Network: Network(encoder='resnet18')")
-    encoder = ResNet(network.architecture, network, axis_name)
-    return SimCLR(encoder, ProjectionHead(network, axis_name))
+    return SimCLR(encoder_of(network, axis_name=axis_name), ProjectionHead(network, axis_name))

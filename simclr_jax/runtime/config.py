@@ -139,8 +139,10 @@ def recipe_of(config: ConfigDict) -> Recipe:
 
 
 def network_of(config: ConfigDict) -> Network:
-    """Returns the network that a config describes; raises ValueError for a value that is out of its range."""
-    return Network(**config.model, head=Head(**config.head))
+    """Returns the network that a config describes; raises ValueError for a value or an image size that does not fit."""
+    network = Network(**config.model, head=Head(**config.head))
+    network.check_image_size(config.augment.image_size)
+    return network
 
 
 def source_arguments(data: ConfigDict) -> dict[str, Any]:

@@ -91,16 +91,16 @@ def initial_variables(key: jax.Array, image_size: int, *, model: nn.Module) -> d
     return jax.jit(model.init, static_argnames="train", compiler_options=_ONCE)(key, _an_image(image_size), train=False)
 
 
-def check_variables(variables: dict[str, Any], *, model: nn.Module, run: str) -> None:
+def check_variables(variables: dict[str, Any], *, model: nn.Module, image_size: int, run: str) -> None:
     """Raises ValueError unless arrays that were read from a run are those of a model, by name, shape and type.
 
     Args:
       variables: {"params"} and, with BatchNorm, "batch_stats".
       model: what is to compute with them.
+      image_size: of the images that they were trained on, pixels.
       run: RUN, for messages.
     """
-    side = 32  # of the image; no shape depends on it
-    wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), _an_image(side), train=False))
+    wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), _an_image(image_size), train=False))
     wrong = checksums.form_differences(variables, wanted)
     if wrong:
         raise ValueError(f"{run}: {len(wrong)} arrays do not fit the network of its config.json: {wrong[0]}")

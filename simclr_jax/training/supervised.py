@@ -107,7 +107,14 @@ class SupervisedTrainer:
         optimizer, step = self._compiled(weight_decay)
         peak = self.scaled(learning_rate)
         state = devices.replicate(
-            supervised.initial_state(variables, model=self._model, optimizer=optimizer, learning_rate=peak, seed=seed)
+            supervised.initial_state(
+                variables,
+                model=self._model,
+                optimizer=optimizer,
+                learning_rate=peak,
+                seed=seed,
+                image_size=self._recipe.image_size,
+            )
         )
         batches = feed.single_views(
             self._train,

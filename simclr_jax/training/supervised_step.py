@@ -49,6 +49,7 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     learning_rate: float,
     seed: int,
+    image_size: int,
 ) -> SupervisedState:
     """Returns the state of step 0: a network's variables, and a classifier of zeros.
 
@@ -58,8 +59,9 @@ def initial_state(
       optimizer: of rate 1 at its peak.
       learning_rate: the peak.
       seed: of the views.
+      image_size: of the views, pixels.
     """
-    an_image = jnp.zeros((1, 32, 32, 3))  # no shape depends on its side
+    an_image = jnp.zeros((1, image_size, image_size, 3))
     wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), an_image, train=False))
 
     def chosen(name: str) -> Flat:

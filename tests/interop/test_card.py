@@ -30,6 +30,7 @@ def subject(**changes):
     plain = card.Subject(
         file="encoder.onnx",
         format="onnx",
+        timm="",
         sha256="ab" * 32,
         size=1234567,
         run="runs/mine",
@@ -37,6 +38,7 @@ def subject(**changes):
         network={"encoder": "resnet50, width 1"},
         feature_dim=2048,
         image_size=224,
+        batch_norm=True,
         bits=0,
         normalize="none",
         config=config,

@@ -17,7 +17,7 @@ from simclr_jax import __main__
 from simclr_jax.commands import export_weights
 from simclr_jax.interop import card, onnx, stablehlo
 from simclr_jax.models import ENCODERS, create_encoder
-from simclr_jax.models.network import Architecture
+from simclr_jax.models.architectures import ResNetArchitecture
 from simclr_jax.runtime import run_folder
 from support import smallest
 from support.runs import write_run
@@ -63,7 +63,7 @@ def epsilon_counts(path, leaf):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_onnxruntime_computes_the_same_from_the_graph(network, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: graphs are not run")
-    monkeypatch.setitem(ENCODERS, "small", Architecture(True, (1, 2, 1), base_width=16))
+    monkeypatch.setitem(ENCODERS, "small", ResNetArchitecture(True, (1, 2, 1), base_width=16))
     settings, side = NETWORKS[network]
     encoder = create_encoder(**({"name": "small"} | settings))
     x = images(3, side)

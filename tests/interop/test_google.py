@@ -15,13 +15,13 @@ from simclr_jax.commands import import_weights, pretrain
 from simclr_jax.configs import default
 from simclr_jax.interop import google, google_names, tensors
 from simclr_jax.models import ENCODERS, Head, Network, create_model
-from simclr_jax.models.network import Architecture
+from simclr_jax.models.architectures import ResNetArchitecture
 from simclr_jax.models.resnet import BasicBlock, BottleneckBlock
 from simclr_jax.runtime.config import run_config, whole_config
 from support import tf_simclr
 from support.samples import assert_one_line
 
-SMALL = Architecture(True, (1, 2, 1, 1), base_width=8)
+SMALL = ResNetArchitecture(True, (1, 2, 1, 1), base_width=8)
 TINY = ENCODERS["resnet_tiny"]
 
 

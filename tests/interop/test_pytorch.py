@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 import simclr_jax
 from simclr_jax.commands import export_weights, import_weights
 from simclr_jax.configs import default
-from simclr_jax.interop import pytorch
+from simclr_jax.interop import pytorch, torch_names
 from simclr_jax.models import ENCODERS, Head, Network, create_encoder
-from simclr_jax.models.network import Architecture
+from simclr_jax.models.architectures import ResNetArchitecture
 from simclr_jax.models.resnet import ResNet
 from support.runs import write_run
 from support.samples import assert_one_line
@@ -32,7 +32,7 @@ NETWORKS = {
 
 @pytest.fixture(autouse=True)
 def small_bottleneck(monkeypatch):
-    monkeypatch.setitem(ENCODERS, "small", Architecture(True, (1, 2, 1, 1), base_width=8))
+    monkeypatch.setitem(ENCODERS, "small", ResNetArchitecture(True, (1, 2, 1, 1), base_width=8))
 
 
 def images(side=32):
@@ -96,7 +96,7 @@ def test_the_names_are_torchvisions():
     """The first, the last and one of each kind of torchvision's resnet50; its whole list has 318 names besides fc."""
     module = create_encoder("resnet50")
     leaves = pytorch.tensors.shapes(module)
-    names = {pytorch._name(leaf) for leaf in leaves}
+    names = {torch_names.name_of(leaf, module.network) for leaf in leaves}
     assert len(names) == len(leaves) == 53 * 5
     assert {"conv1.weight", "bn1.running_var", "layer1.0.downsample.0.weight", "layer1.0.downsample.1.bias"} <= names
     assert {"layer3.5.conv3.weight", "layer4.2.bn3.running_mean", "layer2.3.bn2.weight"} <= names
@@ -233,7 +233,7 @@ ZERO = np.zeros(3, np.float32)
         (
             {"layer1.0.conv1.weight": None},
             {"normalize": "none"},
-            "holds no ResNet with torchvision's names; it has: bn1",
+            "holds no encoder with torchvision's or timm's names; it has: bn1",
         ),
     ],
 )

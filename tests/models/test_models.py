@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.models import Head, Network, ProjectionHead, SimCLR, create_encoder
-from simclr_jax.models.network import Architecture
+from simclr_jax.models.architectures import ResNetArchitecture
 from simclr_jax.models.resnet import ResNet, relu_of_sum
 from support.numpy_resnet import NumpyResNet
 from support.variables import random_variables, variable_shapes
@@ -18,7 +18,7 @@ BLOCKS = {"basic": False, "bottleneck": True}
 
 
 def resnet(block, stage_sizes, **settings):
-    return ResNet(Architecture(BLOCKS[block], stage_sizes, base_width=4), Network(**settings))
+    return ResNet(ResNetArchitecture(BLOCKS[block], stage_sizes, base_width=4), Network(**settings))
 
 
 def projection_head(**settings):

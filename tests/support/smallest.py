@@ -3,10 +3,10 @@
 import pathlib
 import runpy
 
-from simclr_jax.models import network
+from simclr_jax.models import architectures
 
 NAME = "resnet_smallest"
-network.ENCODERS[NAME] = network.Architecture(False, (1,), base_width=16)
+architectures.ENCODERS[NAME] = architectures.ResNetArchitecture(False, (1,), base_width=16)
 
 if __name__ == "__main__":
     runpy.run_path(str(pathlib.Path(__file__).parents[2] / "train.py"), run_name="__main__")

@@ -10,7 +10,7 @@ from jax import lax
 
 from simclr_jax.losses import contrastive, nt_xent, streaming
 from simclr_jax.models import Head, Network, ProjectionHead, SimCLR
-from simclr_jax.models.network import Architecture
+from simclr_jax.models.architectures import ResNetArchitecture
 from simclr_jax.models.resnet import ResNet
 
 AXIS = "batch"
@@ -185,7 +185,7 @@ PAIRS = make_pairs()
 
 def build_model(axis_name):
     network = Network(cifar_stem=True, head=Head(layers=2, dim=8))
-    encoder = ResNet(Architecture(False, (1, 1), base_width=8), network, axis_name)
+    encoder = ResNet(ResNetArchitecture(False, (1, 1), base_width=8), network, axis_name)
     return SimCLR(encoder, ProjectionHead(network, axis_name))
 
 

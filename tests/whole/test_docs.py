@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 import simclr_jax
 from simclr_jax import __main__
-from simclr_jax.interop import google_names, pytorch, tensors
+from simclr_jax.interop import google_names, pytorch, tensors, torch_names
 from simclr_jax.models import Head, Network, create_encoder, create_model
 from support import tf_simclr
 from support.pages import BLOCK, DOCS, ROOT
@@ -63,8 +63,9 @@ def a_google_checkpoint(folder):
 
 def a_state_dict(folder):
     settings = {"name": "resnet_tiny", "cifar_stem": True}
-    variables = random_variables(create_encoder(**settings), np.zeros((1, SIDE, SIDE, 3), np.float32))
-    leaves = {pytorch._name(name): array for name, array in tensors.flat(variables).items()}
+    encoder = create_encoder(**settings)
+    variables = random_variables(encoder, np.zeros((1, SIDE, SIDE, 3), np.float32))
+    leaves = {torch_names.name_of(name, encoder.network): array for name, array in tensors.flat(variables).items()}
     turned = {name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array for name, array in leaves.items()}
     save_file({name: np.ascontiguousarray(array) for name, array in turned.items()}, folder / "resnet50.safetensors")
 
