@@ -33,8 +33,8 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
     """Writes a run's encoder to a file of its own, and the file's card beside it.
 
     Args:
-      kind: of `FORMATS`: "torch", a PyTorch state dict with torchvision's or timm's names; "onnx", a graph, which is tried with
-        onnxruntime where that is installed; "stablehlo", a program of jax.export for CPU, CUDA and TPU.
+      kind: of `FORMATS`: "torch", a PyTorch state dict with torchvision's or timm's names; "onnx", a graph, which is
+        tried with onnxruntime where that is installed; "stablehlo", a program of jax.export for CPU, CUDA and TPU.
       run: RUN or RUN/checkpoints/STEP.
       out: the file, with the suffix of its kind; neither it nor its card, the same with .md behind it, may exist.
       license: of the weights, for the card.

@@ -103,7 +103,7 @@ TIMM = dataclasses.replace(
     "from safetensors.torch import load_file\n",
     load="encoder = CALL\nencoder.load_state_dict(load_file(FILE), strict=True)\nencoder.eval()\n"
     "with torch.no_grad():\n    h = encoder(torch.from_numpy(images).permute(0, 3, 1, 2))\n",
-    notes="",
+    notes="All names and shapes are timm's, which strict=True checks.",
 )
 
 
@@ -194,16 +194,17 @@ def render(of: Subject) -> str:
     license = (
         "Not stated; give it to the export with `--license=TEXT`." if of.license is None else f"{code(of.license)}."
     )
+    mode = ", with BatchNorm in evaluation mode" if of.batch_norm else ""
     parts = [
         f"# {code(of.file)}",
         f"An image encoder, {origin}: {kind.title}. It turns each image into a representation h of {of.feature_dim:,} "
-        f"numbers{", with BatchNorm in evaluation mode" * of.batch_norm}. Written by {of.versions} on {of.date}.",
+        f"numbers{mode}. Written by {of.versions} on {of.date}.",
         _table("network", of.network | {"run": f"{code(of.run)}, step {of.step:,}"}),
         f"## How it was trained\n\n{recipe}",
         f"## Images it was trained on\n\n{data}",
         f"## Probes\n\n{_probes(of)}",
         f"## Preprocessing\n\n{_table('input and output', wanted)}",
-        f"## How to load it\n\n```sh\npip install {kind.needs}\n```\n\n{fence}python\n{script}{fence}\n\n{kind.notes}".rstrip(),
+        f"## How to load it\n\n```sh\npip install {kind.needs}\n```\n\n{fence}python\n{script}{fence}\n\n{kind.notes}",
         f"## Licence\n\n{license} The licence of {weights} may also apply to this file.",
         f"## File\n\n{_table('file', {'name': code(of.file), 'bytes': f'{of.size:,}', 'SHA-256': code(of.sha256)})}",
     ]

@@ -178,7 +178,9 @@ def _convnext(path: str, sizes: Sizes, stated: Any) -> Network:
         if isinstance(known, ConvNeXtArchitecture) and (known.stage_sizes, known.widths[0]) == (blocks, *stem[:1]):
             return Network(encoder=encoder, patch_size=_patch_of(path, stem), head=_HEADLESS)
     names = [name for name, of in ENCODERS.items() if isinstance(of, ConvNeXtArchitecture)]
-    raise ValueError(f"{path} has {list(blocks)} blocks and {(*stem, 0)[0]} channels in its stem; known: {', '.join(names)}")
+    raise ValueError(
+        f"{path} has {list(blocks)} blocks and {(*stem, 0)[0]} channels in its stem; known: {', '.join(names)}"
+    )
 
 
 def _patch_of(path: str, kernel: tuple[int, ...]) -> int:

@@ -59,7 +59,8 @@ SGD = optimizers.sgd(optimizers.warmup_cosine(1.0, warmup_steps=0, total_steps=4
 
 
 def start(model, optimizer=SGD, learning_rate=0.1):
-    return supervised.initial_state(variables(), model=model, optimizer=optimizer, learning_rate=learning_rate, seed=0)
+    how = {"optimizer": optimizer, "learning_rate": learning_rate, "seed": 0, "image_size": SIZE}
+    return supervised.initial_state(variables(), model=model, **how)
 
 
 def steps(model, count, state=None):
