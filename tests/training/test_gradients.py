@@ -56,7 +56,7 @@ def views_of(batch):
 
 
 def how(norm, axis_name=None):
-    loss = functools.partial(losses.nt_xent, temperature=0.5, axis_name=axis_name)
+    loss = functools.partial(losses.create_loss("nt_xent", temperature=0.5), axis_name=axis_name)
     return {"views_of": views_of, "model": model_of(norm, axis_name), "loss": loss}
 
 
