@@ -74,10 +74,9 @@ def in_micro_batches(
         return jax.tree.map(lambda mean, new: mean + new / count, mean_stats, stats), (h, z, part["labels"])
 
     stats, (h, z, labels) = jax.lax.scan(embed, jax.tree.map(jnp.zeros_like, batch_stats), parts)
-    labels = labels.reshape(-1)
 
     def loss_fn(z):
-        return loss(*jnp.split(_whole(z), 2), labels=labels)
+        return loss(*jnp.split(_whole(z), 2), labels=labels.reshape(-1))
 
     # The one place where the whole batch is seen: dz [count, 2n / count, dim], the gradient of the loss by each z.
     (value, metrics), dz = jax.value_and_grad(loss_fn, has_aux=True)(z)
@@ -89,7 +88,7 @@ def in_micro_batches(
         return jax.tree.map(jnp.add, gradients, pull_back(dz)[0]), None
 
     gradients, _ = jax.lax.scan(pull, jax.tree.map(jnp.zeros_like, params), (parts, dz))
-    return BatchResult(value, metrics, stats, _whole(h), labels), gradients
+    return BatchResult(value, metrics, stats, _whole(h), labels.reshape(-1)), gradients
 
 
 def in_evaluation(variables: Any, batch: Any, *, count: int, views_of: Views, model: nn.Module):
