@@ -122,13 +122,13 @@ def _registered_loss(z1, z2, *, labels, axis_name, loss, temperature):
 
 
 def _is_scalar(value: Any) -> bool:
-    return isinstance(value, jax.typing.ArrayLike) and jnp.shape(value) == ()
+    return isinstance(value, int | float) or (hasattr(value, "dtype") and jnp.shape(value) == ())
 
 
 def _words(value: Any) -> str:
     """Says what a loss returned: type and shape of an array, the type of anything else."""
-    if isinstance(value, jax.typing.ArrayLike):
-        return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
+    if hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
     return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
 
 
