@@ -107,6 +107,14 @@ def test_epochs_become_steps():
     assert [step for step in range(1, 971) if plan.ends_epoch(step)] == list(range(97, 971, 97))
 
 
+def test_a_single_image_that_is_held_out_is_no_validation_for_a_loss_that_needs_negatives():
+    def validated(name, images):
+        config = changed(train__batch_size=10, loss__name=name)
+        return schedule.resolve(config, num_train=40, num_validation=images, num_devices=1).validation_batch_size
+
+    assert [validated(name, images) for name in ("nt_xent", "dcl") for images in (1, 2)] == [1, 2, 0, 2]
+
+
 @pytest.mark.parametrize(
     ("changes", "saved"),
     [
