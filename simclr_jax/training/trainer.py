@@ -25,6 +25,13 @@ from simclr_jax.runtime.targets import Target
 from simclr_jax.training import chance, collapse, optimizers, schedule, state
 from simclr_jax.training import step as steps
 
+# What a run logs besides the metrics of its loss; a loss of a user's own has other names for its.
+_METRICS = {
+    *("step", "epoch", "seconds", "views_per_second", "learning_rate", "loss", "gradient_norm", "update_ratio"),
+    *("finite", "skipped", "stop", "online_loss", "online_top1"),
+    *("std_h", "std_z", "rank_h", "rank_z", "alignment", "uniformity", "chance_loss"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
@@ -198,7 +205,10 @@ class Trainer:
     def _check_loss(self) -> None:
         """Traces a registered loss and its gradient as a step does; raises ValueError where it does not work there."""
         try:
-            self.lower_loss()
+            returns = self.lower_loss().out_tree
+            (_, metrics), _ = jax.tree.unflatten(returns, range(returns.num_leaves))
+            if taken := sorted(metrics.keys() & _METRICS):
+                raise ValueError(f"its metric {taken[0]!r} has the name of one that every run logs; choose another")
         except Exception as error:  # a user's function may raise anything
             what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             of_z = f"z1 and z2 float32[{self.schedule.batch_size // self.devices}, {self.dim}]"

@@ -130,6 +130,7 @@ def test_a_trainer_refuses_a_loss_that_does_not_work_in_a_step(tmp_path):
     for loss, words in (
         (needs_a_number, "ConcretizationTypeError: "),
         (of_two, "TypeError: of_two() got an unexpected keyword argument 'labels'"),
+        (returning(lambda z: (z.sum(), {"alignment": z.mean()})), "its metric 'alignment' has the name of one that"),
         (returning(BROKEN["its loss must be a float scalar, but is float32[4]"]), "its loss must be a float scalar"),
     ):
         registry._registered.clear()
