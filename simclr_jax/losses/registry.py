@@ -49,7 +49,7 @@ def register_loss(name: str, loss: Callable) -> None:
         raise ValueError(f"the name {name!r} is that of a loss of this library; give yours another")
     if not callable(loss):
         raise ValueError(
-            f"loss {name!r} must be a function (z1, z2, *, labels, temperature, axis_name), not {loss!r:.80}"
+            f"loss {name!r} must be a function (z1, z2, *, labels, temperature, axis_name), not a {type(loss).__name__}"
         )
     if name in _registered and _definition(_registered[name]) != _definition(loss):
         raise ValueError(f"loss {name!r} is registered already, by another function; choose another name")

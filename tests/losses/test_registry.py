@@ -73,7 +73,7 @@ def test_a_loss_that_breaks_the_contract_is_told_which_part(words):
         ("1st", pull, "cannot be named '1st'"),
         ("mine\n", pull, r"cannot be named 'mine\\n'"),
         (3, pull, "cannot be named 3"),
-        ("mine", 0.5, "must be a function .*, not 0.5"),
+        ("mine", 0.5, "must be a function .*, not a float"),
     ],
 )
 def test_what_cannot_be_registered(name, loss, words):

@@ -238,3 +238,10 @@ def test_a_stored_config_is_completed_by_the_keys_that_came_after_it():
 def test_a_stored_config_that_is_none_is_not_completed(change, message):
     with pytest.raises(ValueError, match=f"RUN: its config.json cannot be used: {message}"):
         whole_config(default.get_config().to_dict() | change, default.get_config(), "RUN")
+
+
+def test_a_run_of_before_the_losses_had_names_had_nt_xent_and_another_is_another_run():
+    old = changed().to_dict()
+    del old["loss"]["name"]
+    assert config_differences(old, changed().to_dict()) == []
+    assert config_differences(old, changed(loss__name="dcl").to_dict()) == ["loss.name: 'nt_xent' → 'dcl'"]
