@@ -104,12 +104,13 @@ def _loss(target: Any, images: int, dim: int) -> Any:
     import jax
     import numpy as np
 
-    from simclr_jax.losses import nt_xent
+    from simclr_jax.losses import create_loss
     from simclr_jax.runtime import devices
     from simclr_jax.training.step import loss_step
 
-    z = jax.ShapeDtypeStruct((2, images // target.count, dim), np.float32)
-    return devices.lower_step(loss_step, None, z, None, target=target, loss=nt_xent).compile()
+    n, loss = images // target.count, create_loss("nt_xent", temperature=0.1)
+    batch = jax.ShapeDtypeStruct((2, n, dim), np.float32), jax.ShapeDtypeStruct((n,), np.int32)
+    return devices.lower_step(loss_step, None, batch, None, target=target, loss=loss).compile()
 
 
 def table(rows: list[dict[str, Any]]) -> str:

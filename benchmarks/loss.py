@@ -1,4 +1,4 @@
-"""Time and memory of NT-Xent's value and gradient: dense, in stripes, round a ring, and optax's.
+"""Time and memory of the losses' value and gradient: NT-Xent dense, in stripes, round a ring, and optax's; DCL; SupCon.
 
     make bench-loss BENCH_FLAGS="--out=benchmarks/results/loss"
 
@@ -28,10 +28,11 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 from turns import show, spread  # noqa: E402
 
-from simclr_jax.losses import contrastive, nt_xent  # noqa: E402
+from simclr_jax.losses import contrastive, create_loss  # noqa: E402
 
 DIM = 128  # of z, as in the paper
 TEMPERATURE = 0.1
+CLASSES = 10  # of the images' labels, for SupCon
 LONG = 15.0  # seconds from which on a program's first turn is its only one
 FROM = 2048  # images from which on memory and time are said to grow as they do
 
@@ -39,12 +40,15 @@ FROM = 2048  # images from which on memory and time are said to grow as they do
 # The programs: z [2, n, d] of a device → its loss (and metrics), gradient
 
 
-def ours(z: jax.Array, axis_name: str | None, *, dense: bool = False, metrics: bool = True, **how: Any) -> Any:
-    """nt_xent, in the form that is asked for whatever the batch."""
+def ours(
+    z: jax.Array, axis_name: str | None, *, name: str = "nt_xent", dense: bool = False, metrics: bool = True, **how: Any
+) -> Any:
+    """A loss of the library, in the form that is asked for whatever the batch."""
     contrastive.DENSE_BYTES = 2**60 if dense else 0  # read when the program is traced
+    of_name, labels = create_loss(name, temperature=TEMPERATURE, **how), jnp.arange(z.shape[1]) % CLASSES
 
     def loss(z):
-        value, seen = nt_xent(z[0], z[1], temperature=TEMPERATURE, axis_name=axis_name, **how)
+        value, seen = of_name(z[0], z[1], labels=labels, axis_name=axis_name)
         return value, seen if metrics else {}
 
     return jax.value_and_grad(loss, has_aux=True)(z)
@@ -64,6 +68,16 @@ PROGRAMS = {
     "dense, 4 devices": (4, functools.partial(ours, dense=True)),
     "stripes, 4 devices": (4, ours),
     "ring, 4 devices": (4, functools.partial(ours, gather="ring")),
+}
+# Others are compared with NT-Xent in the same form, and not drawn.
+OTHERS = {
+    f"{name} {form}": (devices, functools.partial(ours, name=name, **how))
+    for name in ("dcl", "supcon")
+    for form, devices, how in (
+        ("dense", 1, {"dense": True}),
+        ("stripes", 1, {}),
+        ("ring, 4 devices", 4, {"gather": "ring"}),
+    )
 }
 
 
@@ -87,7 +101,7 @@ def measure(images: int, rounds: int, limit: float, chosen: list[str]) -> dict[s
     """Compiles all programs for so many images, and runs in turn those that fit."""
     rows, running = {}, {}
     for name in chosen:
-        devices, program = PROGRAMS[name]
+        devices, program = (PROGRAMS | OTHERS)[name]
         step = compiled(program, images, devices)
         rows[name] = {"MiB": step.memory_analysis().temp_size_in_bytes / 2**20}
         if rows[name]["MiB"] * devices < limit * 2**10:
@@ -105,6 +119,9 @@ def measure(images: int, rounds: int, limit: float, chosen: list[str]) -> dict[s
         base = "dense, 4 devices" if name.endswith("4 devices") else "dense"
         if len(values) == len(times.get(base, ())) and name != base:
             rows[name]["ratio to dense"] = spread(a / b for a, b in zip(values, times[base], strict=True))
+        nt_xent = name.partition(" ")[2]
+        if name in OTHERS and len(values) == len(times.get(nt_xent, ())):
+            rows[name]["ratio to nt_xent"] = spread(a / b for a, b in zip(values, times[nt_xent], strict=True))
     return rows
 
 
@@ -118,7 +135,7 @@ def seconds(run: Any) -> float:
 def exponents(result: dict[str, Any]) -> dict[str, Any]:
     """Returns how memory and time of each program grow with the images, as a power of them."""
     found = {}
-    for name in PROGRAMS:
+    for name in PROGRAMS | OTHERS:
         for unit in ("MiB", "ms"):
             points = [(int(n), rows[name][unit]) for n, rows in result.items() if unit in rows.get(name, {})]
             points = [(n, y if unit == "MiB" else y[1]) for n, y in points if n >= FROM]
@@ -130,11 +147,12 @@ def exponents(result: dict[str, Any]) -> dict[str, Any]:
 
 def print_rows(images: int, rows: dict[str, Any]) -> None:
     """Prints a table of one batch size."""
-    print(f"\n{images:,} images{'MiB':>22}{'ms: min – median – max':>38}{'ratio to dense':>28}")
+    print(f"\n{images:,} images{'MiB':>22}{'ms: min – median – max':>38}{'ratio to dense':>28}{'ratio to nt_xent':>24}")
     for name, row in rows.items():
         line = f"  {name:25}{row['MiB']:10,.1f}"
         line += f"{show(row['ms'], '10,.1f'):>38}" if "ms" in row else f"{'not run: too much memory':>38}"
-        print(line + (f"{show(row['ratio to dense'], '6.2f'):>28}" if "ratio to dense" in row else ""), flush=True)
+        line += f"{show(row['ratio to dense'], '6.2f'):>28}" if "ratio to dense" in row else " " * 28
+        print(line + (f"{show(row['ratio to nt_xent'], '6.2f'):>24}" if "ratio to nt_xent" in row else ""), flush=True)
 
 
 def plot(path: str, result: dict[str, Any]) -> None:
@@ -170,7 +188,7 @@ def main() -> None:
     parser.add_argument("--gibibytes", type=float, default=6.0, help="of temporary memory that a program may take")
     parser.add_argument("--out", default="", help="OUT.json and OUT.png are written")
     given = parser.parse_args()
-    chosen = [name for name, (devices, _) in PROGRAMS.items() if devices <= jax.local_device_count()]
+    chosen = [name for name, (devices, _) in (PROGRAMS | OTHERS).items() if devices <= jax.local_device_count()]
     result = {}
     for images in given.images:
         result[str(images)] = measure(images, given.rounds, given.gibibytes, chosen)

@@ -88,6 +88,8 @@ def get_config() -> ConfigDict:
     config.head.dim = 128  # dimension of the projection z
 
     config.loss = ConfigDict()
+    # nt_xent; dcl: no positive in the denominator; supcon: images of the same label are positives; or a registered one
+    config.loss.name = "nt_xent"
     config.loss.temperature = 0.1  # of the softmax over similarities; 0.1 to 0.5 is usual
     # rows of the similarity matrix in memory at once; 0 = automatic. Changes memory, not the result
     config.loss.chunk_size = 0

@@ -13,9 +13,9 @@ from simclr_jax.data import feed, sources
 from simclr_jax.evaluate import plots, results
 from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.evaluate.scores import printable
-from simclr_jax.runtime.config import recipe_of, run_config
+from simclr_jax.runtime.config import recipe_of, run_config, shown
 from simclr_jax.runtime.console import progress
-from simclr_jax.training import collapse
+from simclr_jax.training import chance, collapse
 
 MOST_IMAGES = 8192  # all pairs of them are compared
 BINS = np.linspace(-1, 1, 101)  # of the histograms of cosines
@@ -55,11 +55,13 @@ def run(config: ConfigDict, workdir: str, out: str | None = None) -> dict[str, A
         n = min(pretraining.train.batch_size, len(z[0]))
         starts = range(0, len(z[0]) - n + 1, n)
         value = float(np.mean([float(loss(z[0][i : i + n], z[1][i : i + n])[0]) for i in starts]))
-        of_loss = {"loss": value, "chance_loss": collapse.chance_loss(n), "batch_size": n}
+        of_loss = {"loss": value, "chance_loss": chance.chance_loss(n), "batch_size": n}
         found[name] = collapse.of_pairs(h, z) | of_loss
     images = len(found["pretrained"]["positive"])
     moved = distance(*(of["params"] for of in variables.values()))
     said = collapse.verdict(found["pretrained"], temperature, step=network.step, moved=moved)
+    if pretraining.loss.name != "nt_xent":
+        said.append(f"This run was trained with the loss {shown(pretraining.loss.name)}; the loss here is NT-Xent.")
     if not network.depth:
         said.append("This run has no projection head: its z is h, normalised.")
     of = f"step {network.step:,} on {images:,} {config.split} images of {printable(probed.source)}"

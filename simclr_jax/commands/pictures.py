@@ -9,9 +9,10 @@ from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.evaluate.scores import printable
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.config import flatten
+from simclr_jax.runtime.config import CAME_LATER, flatten
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
+from simclr_jax.training import chance as at_chance
 from simclr_jax.training import collapse
 
 LIMITS = {"tsne_images": (0, 10_000), "queries": (0, 24), "neighbours": (1, 16)}
@@ -173,13 +174,14 @@ def _draw_curves(probed: ProbedRun, path: epath.Path) -> list[str]:
                 lines.append(plots.Line(words, *zip(*found, strict=True), colour=colour, **style))
         if label == "loss" and lines:
             # The loss at chance: of training, and of validation where its batches are smaller.
-            batch = flatten(probed.network.stored).get("train.batch_size")
-            chance = {collapse.chance_loss(batch)} if isinstance(batch, int) and batch > 1 else set()
+            stored = CAME_LATER | flatten(probed.network.stored)
+            batch, loss = stored.get("train.batch_size"), str(stored["loss.name"])
+            chance = {at_chance.chance_loss(batch, loss)} - {None} if isinstance(batch, int) and batch > 1 else set()
             chance |= {row["validation_chance_loss"] for row in rows if "validation_chance_loss" in row}
             end = max(row["epoch"] for row in rows)
-            for loss in sorted(chance, reverse=True):
-                words = f"chance, ln(2N-1) = {loss:.2f}"
-                lines.append(plots.Line(words, (0, end), (loss, loss), colour="0.35", style=":"))
+            for level in sorted(chance, reverse=True):
+                words = f"chance, ln(2N-{2 if loss == 'dcl' else 1}) = {level:.2f}"
+                lines.append(plots.Line(words, (0, end), (level, level), colour="0.35", style=":"))
         if lines:
             panels.append(plots.Panel(label, lines))
     if not panels:

@@ -202,7 +202,8 @@ def _candidates(trainer: Trainer) -> Iterator[dict[str, Any]]:
     if config.loss.chunk_size:
         exact |= {"loss.chunk_size": 0}
         yield dict(exact)
-    if devices > 1 and config.loss.gather == "all" and not losses.is_dense(config.train.batch_size // devices, devices):
+    striped = config.loss.name in losses.NAMES and not losses.is_dense(config.train.batch_size // devices, devices)
+    if devices > 1 and config.loss.gather == "all" and striped:
         exact |= {"loss.gather": "ring"}
         yield dict(exact)
     if not config.model.remat:

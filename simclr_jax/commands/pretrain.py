@@ -225,6 +225,8 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     }
     micro_batches = f"{schedule.microbatches} micro-batches of {config.train.microbatch_size} images"
     of_source = trainer.splits.source.describe()
+    without_labels = config.loss.name in ("nt_xent", "dcl")
+    negatives = f", {2 * schedule.batch_size - 2} negatives per view" if without_labels else ""
     lines = {
         "data": f"{config.data.source}: {len(trainer.train):,} training images, "
         f"{len(trainer.validation):,} validation images ({validation})",
@@ -234,8 +236,8 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         "devices": devices.describe(),
         "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computed in {config.model.dtype}",
-        "batch": f"{schedule.batch_size} images, {2 * schedule.batch_size - 2} negatives per view, "
-        f"temperature {config.loss.temperature:g}",
+        "batch": f"{schedule.batch_size} images{negatives}",
+        "loss": f"{config.loss.name}, temperature {config.loss.temperature:g}",
         **({"passes": f"{micro_batches}; {exact[config.model.norm]}"} if schedule.microbatches > 1 else {}),
         "steps": f"{schedule.total_steps:,}: {config.train.epochs} epochs of {schedule.steps_per_epoch:,} steps, "
         f"{schedule.warmup_steps:,} of warm-up",

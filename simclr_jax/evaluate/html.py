@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from simclr_jax.evaluate.scores import NO_VALUE, number, percent, printable
+from simclr_jax.runtime.config import CAME_LATER
 
 # File names in RUN/eval, with what they are called; in the order of the report.
 PROBES = {
@@ -217,7 +218,8 @@ def _shown(run: RunFiles, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]
         "name": run.name,
         "summary": f"{config.get('model.encoder')} on {config.get('data.source')}, "
         f"batch {config.get('train.batch_size')}, {config.get('train.epochs')} epochs, "
-        f"temperature {config.get('loss.temperature')}; {steps:,} steps done",
+        f"loss {config.get('loss.name', CAME_LATER['loss.name'])}, temperature {config.get('loss.temperature')}; "
+        f"{steps:,} steps done",
         "figures": dict(list(figures.items())[:_HEADLINES]),
         "probes": probes,
         "sections": {

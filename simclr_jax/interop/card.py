@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from simclr_jax.augment.recipe import EVALUATION_CROP, SMALL_SIDE
-from simclr_jax.runtime.config import shown
+from simclr_jax.runtime.config import CAME_LATER, shown
 
 _LONGEST = 300  # characters of a value that is shown
 _NO_VALUE = "–"
@@ -22,10 +22,17 @@ image = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Im
 images = np.asarray(image, np.float32)[None] / 255
 """
 
+# How a run was trained, by its loss.
+_ORIGINS = {
+    "nt_xent": "pretrained without labels by SimCLR",
+    "dcl": "pretrained without labels by SimCLR with the decoupled loss DCL",
+    "supcon": "pretrained with labels by supervised contrastive learning (SupCon)",
+}
+
 # The keys of RUN/config.json that make the recipe, by the beginnings of their names.
 _RECIPE = {
     "views": ("augment.",),
-    "loss and head": ("loss.temperature", "head."),
+    "loss and head": ("loss.name", "loss.temperature", "head."),
     "optimiser": ("optimizer.",),
     "length": ("train.batch_size", "train.epochs", "train.microbatch_size"),
     "normalisation": ("model.norm", "model.global_batch_norm"),
@@ -162,7 +169,8 @@ def render(of: Subject) -> str:
         recipe = f"Not by simclr_jax: the weights were imported, and their file does not contain the recipe.\n\n{rows}"
         data = "Not known: the imported file does not say."
     else:
-        origin, weights = "pretrained without labels by SimCLR", "the training images"
+        loss = str(of.config.get("loss.name", CAME_LATER["loss.name"]))
+        origin, weights = _ORIGINS.get(loss, f"pretrained with a loss of its own, {code(loss)}"), "the training images"
         rows = {}
         for name, beginnings in _RECIPE.items():
             values = [code(f"{key}={_text(value)}") for key, value in of.config.items() if key.startswith(beginnings)]

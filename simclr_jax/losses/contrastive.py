@@ -1,4 +1,4 @@
-"""NT-Xent, the contrastive loss of SimCLR, and the two metrics that show whether it is learning.
+"""NT-Xent, the contrastive loss of SimCLR, its decoupled form DCL, and two metrics that show whether it is learning.
 
 Knows vectors and, through `axis_name`, that some of them live on other devices. Where the vectors come from, and
 the pmean over devices of what is returned here, belong to `training.step`.
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from simclr_jax.losses.gather import GATHERS, all_rows
-from simclr_jax.losses.streaming import LossSettings, streaming_nt_xent
+from simclr_jax.losses.streaming import LossSettings, streaming_loss
 from simclr_jax.losses.stripes import ENTROPY_EPSILON
 
 # Bytes of the largest similarity matrix that is held: 512 images on one device. A dense step needs three to four times
@@ -64,6 +64,55 @@ def nt_xent(
     Reference:
       Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", section 2.1.
     """
+    return _contrast(z1, z2, temperature, axis_name, chunk_size, gather, decoupled=False)
+
+
+def dcl(
+    z1: jax.Array,
+    z2: jax.Array,
+    *,
+    temperature: float = 0.1,
+    axis_name: str | None = None,
+    chunk_size: int | None = None,
+    gather: str = "all",
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Decoupled contrastive loss: NT-Xent whose denominator leaves out the positive.
+
+    The softmax of NT-Xent multiplies an anchor's gradient by 1 - p(positive), which is small in a small batch of easy
+    negatives; here it does not. This is the unweighted form. Its value has no lower bound of 0, and chance level, where
+    all vectors are alike, is ln(2N - 2) for N images.
+
+    Args:
+      z1: as of `nt_xent`, and so are all others. There must be at least two images over all devices.
+      z2: likewise.
+      temperature: likewise.
+      axis_name: likewise.
+      chunk_size: likewise.
+      gather: likewise.
+
+    Returns:
+      The mean loss over the 2n anchors, and the metrics of `nt_xent`: the positive is among their candidates.
+
+    Raises:
+      ValueError: as `nt_xent`, or there is only one image, which has no negatives.
+
+    Example:
+      >>> loss, metrics = dcl(z1, z2, temperature=0.1)
+
+    Reference:
+      Yeh et al. 2022, "Decoupled Contrastive Learning", equation 6, arXiv 2110.06848.
+    """
+    return _contrast(z1, z2, temperature, axis_name, chunk_size, gather, decoupled=True)
+
+
+def l2_normalize(z: jax.Array) -> jax.Array:
+    """Returns vectors [n, d] at length 1, in float32; a zero vector stays."""
+    z_nxD = z.astype(jnp.float32)
+    squared_norm_nx1 = jnp.sum(jnp.square(z_nxD), axis=1, keepdims=True)
+    return z_nxD * lax.rsqrt(jnp.maximum(squared_norm_nx1, _NORM_EPSILON))
+
+
+def _contrast(z1, z2, temperature, axis_name, chunk_size, gather, *, decoupled):
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError(
             f"z1 {list(z1.shape)} and z2 {list(z2.shape)} must have the same shape [batch, dim]; row i of both "
@@ -75,15 +124,20 @@ def nt_xent(
         raise ValueError(f"chunk_size {chunk_size} must be from 1 to {len(z1)}; None chooses automatically")
     if gather not in GATHERS:
         raise ValueError(f"gather {gather!r} must be {' or '.join(GATHERS)}")
-    z1_nxD, z2_nxD = _l2_normalize(z1), _l2_normalize(z2)
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    if decoupled and len(z1) * devices < 2:
+        raise ValueError(
+            "dcl needs at least 2 images over all devices, and this batch has 1: an anchor is compared with the views "
+            "of other images alone"
+        )
+    z1_nxD, z2_nxD = l2_normalize(z1), l2_normalize(z2)
     if chunk_size is None and gather == "all" and is_dense(len(z1), devices):
-        loss, accuracy, entropy = _dense(z1_nxD, z2_nxD, temperature, axis_name)
+        loss, accuracy, entropy = _dense(z1_nxD, z2_nxD, temperature, axis_name, decoupled)
     else:
         row_bytes = 4 * 2 * len(z1) * devices
         stripe = chunk_size or max(1, min(STRIPE_ANCHORS, STRIPE_BYTES // row_bytes))
-        settings = LossSettings(temperature, stripe, axis_name, gather)
-        loss, accuracy, entropy = streaming_nt_xent(z1_nxD, z2_nxD, settings)
+        settings = LossSettings(temperature, stripe, axis_name, gather, decoupled)
+        loss, accuracy, entropy = streaming_loss(z1_nxD, z2_nxD, settings)
     return loss, {"contrastive_accuracy": accuracy, "contrastive_entropy": entropy}
 
 
@@ -92,7 +146,7 @@ def is_dense(n: int, devices: int) -> bool:
     return 4 * 2 * n * 2 * n * devices <= DENSE_BYTES
 
 
-def _dense(z1_nxD, z2_nxD, temperature, axis_name):
+def _dense(z1_nxD, z2_nxD, temperature, axis_name, decoupled):
     """Mean loss, accuracy and entropy from whole rows of similarities, differentiated by jax."""
     z1_NxD, z2_NxD = all_rows(z1_nxD, axis_name), all_rows(z2_nxD, axis_name)
     n_all = len(z1_NxD)
@@ -109,7 +163,10 @@ def _dense(z1_nxD, z2_nxD, temperature, axis_name):
             logits_M = jnp.dot(anchor_D, candidates_MxD.T, precision=lax.Precision.HIGHEST) / temperature
             # Picked by a mask, not by an index: its gradient is a product too, and not a scatter.
             match = jnp.sum(logits_M, where=candidate_M == n_all + row)
-            loss = jax.nn.logsumexp(logits_M, where=candidate_M != row) - match
+            others_M = candidate_M != row
+            if decoupled:
+                others_M &= candidate_M != n_all + row
+            loss = jax.nn.logsumexp(logits_M, where=others_M) - match
             across_N = lax.stop_gradient(logits_M[n_all:])
             p_N = jax.nn.softmax(across_N)
             entropy = -jnp.sum(p_N * jnp.log(p_N + ENTROPY_EPSILON))
@@ -120,9 +177,3 @@ def _dense(z1_nxD, z2_nxD, temperature, axis_name):
     loss1_n, accuracy_n, entropy_n = score(z1_nxD, jnp.concatenate([z1_NxD, z2_NxD]))
     loss2_n, _, _ = score(z2_nxD, jnp.concatenate([z2_NxD, z1_NxD]))
     return (jnp.mean(loss1_n) + jnp.mean(loss2_n)) / 2, jnp.mean(accuracy_n), jnp.mean(entropy_n)
-
-
-def _l2_normalize(z_nxD):
-    z_nxD = z_nxD.astype(jnp.float32)
-    squared_norm_nx1 = jnp.sum(jnp.square(z_nxD), axis=1, keepdims=True)
-    return z_nxD * lax.rsqrt(jnp.maximum(squared_norm_nx1, _NORM_EPSILON))

@@ -1,4 +1,4 @@
-"""NT-Xent in stripes: exact, and the similarity matrix is never held, in neither pass.
+"""NT-Xent and DCL in stripes: exact, and the similarity matrix is never held, in neither pass.
 
 The similarities of a device's own 2n vectors are a symmetric matrix: each entry serves two anchors, that of its row and
 that of its column, and is computed once in the forward pass and once more in the backward pass. Those to the vectors
@@ -16,23 +16,25 @@ from simclr_jax.losses.gather import over_others
 
 
 class LossSettings(NamedTuple):
-    """LossSettings the loss is computed; but for the temperature, none of it changes the result.
+    """How the loss is computed; only ``temperature`` and ``decoupled`` change the result.
 
     Attributes:
       temperature: divides the similarities.
       chunk_size: anchors in a stripe, at most.
       axis_name: mapped axis whose devices share their vectors, or None.
       gather: "all" or "ring", see `gather`.
+      decoupled: whether an anchor's match is left out of its log-sum-exp, as DCL has it.
     """
 
     temperature: float
     chunk_size: int
     axis_name: str | None
     gather: str
+    decoupled: bool
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def streaming_nt_xent(z1: jax.Array, z2: jax.Array, settings: LossSettings) -> tuple[jax.Array, jax.Array, jax.Array]:
+def streaming_loss(z1: jax.Array, z2: jax.Array, settings: LossSettings) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns loss, accuracy and entropy, means over this device's anchors, the last two without gradient.
 
     Args:
@@ -60,6 +62,8 @@ def _forward(z1, z2, settings):
     same, across, lse2 = over_others(add_others, own, (z1, z2), axis_name=settings.axis_name, gather=settings.gather)
     lse1 = jnp.logaddexp(same, across)
     loss = (jnp.mean(lse1 - match) + jnp.mean(lse2 - match)) / 2
+    if settings.decoupled:  # the metrics know all candidates
+        across = jnp.logaddexp(across, match)
     accuracy, entropy = _metrics(z1, z2, across, settings)
     return (loss, accuracy, entropy), (z1, z2, lse1, lse2)
 
@@ -67,8 +71,8 @@ def _forward(z1, z2, settings):
 def _backward(settings, residuals, cotangents):
     """Σ_j (g_i p_i(j) + g_j p_j(i)) z_j - 2 g_i z_match, for vector i as an anchor and as a candidate of every other.
 
-    p_i is anchor i's softmax. g_i, the loss's cotangent on the device of anchor i over 2nτ, is 1 / 2nτ on all devices
-    where each differentiates its own loss.
+    p_i is anchor i's softmax over its candidates, and 0 elsewhere. g_i, the loss's cotangent on the device of anchor i
+    over 2nτ, is 1 / 2nτ on all devices where each differentiates its own loss.
     """
     z1, z2, lse1, lse2 = residuals
     # Of this device's own block each similarity serves both its anchors at once, at weight 1, and is scaled at the end.
@@ -88,7 +92,7 @@ def _backward(settings, residuals, cotangents):
     return tuple(jnp.split(gradient, 2))
 
 
-streaming_nt_xent.defvjp(_forward, _backward)
+streaming_loss.defvjp(_forward, _backward)
 
 
 def _metrics(z1, z2, across, settings):

@@ -1,7 +1,8 @@
 """Sweeps over a block of similarities, a stripe of rows at a time: log-sum-exps, what gradients need, and metrics.
 
 x and y are blocks of l2-normalised vectors, [m, d] and [k, d]; a stripe is [c, k]. Arguments called `settings` have a
-`chunk_size`, the largest c, and a `temperature`.
+`chunk_size`, the largest c, and a `temperature`. Where x and y are the two views of the same images, row i and column i
+are each other's match; `decoupled` settings count it in no log-sum-exp and no pull.
 """
 
 from collections.abc import Callable
@@ -27,8 +28,9 @@ def lse_of_both(x: jax.Array, y: jax.Array, settings: Any) -> tuple[jax.Array, j
         scores = _scores(x, y, settings)
         # The last stripe ends in rows of zeros, which must not count among the columns' candidates.
         outside = jnp.where(row < len(y), 0.0, _MASKED)[:, None]
-        columns = jnp.logaddexp(columns, _log_sum_exp(scores + outside, 0))
-        return columns, (_log_sum_exp(scores, 1), _matches(scores, row))
+        candidates = jnp.where(_is_match(scores, row), _MASKED, scores) if settings.decoupled else scores
+        columns = jnp.logaddexp(columns, _log_sum_exp(candidates + outside, 0))
+        return columns, (_log_sum_exp(candidates, 1), _matches(scores, row))
 
     columns, (rows, match) = _sweep(visit, jnp.full(len(y), _MASKED, x.dtype), x, settings)
     return rows, columns, match
@@ -82,6 +84,8 @@ def pull_of_both(
         scores = _scores(x, y, settings)
         weights = jnp.exp(scores - lse_x[:, None]) + jnp.exp(scores - lse_y)
         weights = jnp.where((row < len(y))[:, None], weights, 0.0)
+        if settings.decoupled:
+            weights = jnp.where(_is_match(scores, row), 0.0, weights)
         return dy + _product(weights.T, x), _product(weights, y)
 
     dy, dx = _sweep(visit, jnp.zeros_like(y), (x, lse_x), settings)
@@ -153,6 +157,10 @@ def _log_sum_exp(scores, axis):
 def _matches(scores, row):
     column = jnp.minimum(row, scores.shape[1] - 1)[:, None]  # rows outside find anything
     return jnp.take_along_axis(scores, column, axis=1)[:, 0]
+
+
+def _is_match(scores, row):
+    return jnp.arange(scores.shape[1]) == row[:, None]
 
 
 def _sweep(visit: Callable, carry: Any, rows: Any, settings: Any) -> tuple[Any, Any]:

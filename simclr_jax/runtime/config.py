@@ -115,6 +115,7 @@ CAME_LATER = {
     "data.labels": "folders",
     "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
     "data.images": 0,
+    "loss.name": "nt_xent",
     "train.start_from": "",
     "log.to": "tensorboard",
     **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
@@ -125,6 +126,7 @@ CAME_LATER = {
 _OF_ITS_VIEWS = {
     **{key: field.default for key, field in DECLARED.items() if key not in _OF_A_RUN},
     "augment.placement": "",
+    "loss.name": "",
     "loss.temperature": 0.0,
     "train.batch_size": 0,
 }

@@ -8,7 +8,7 @@
 | rank       | h, z              | 1         | a good part of the dimensions  | Garrido et al. 2023, equation 1 |
 | alignment  | two views' z      | 0         | low, with uniformity low too   | Wang & Isola 2020, section 4    |
 | uniformity | different images' z | 0       | low; -4 is the least, nearly   | Wang & Isola 2020, section 4    |
-| loss       | a batch's z       | ln(2N-1)  | well below                     | all candidates are alike        |
+| loss       | a batch's z       | `chance`  | well below                     | all candidates are alike        |
 """
 
 import math
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from simclr_jax.training.chance import NEAR_CHANCE, chance_loss
 from simclr_jax.training.gradients import pmean, psum
 
 MOST_IMAGES = 512  # of a batch, whose pairs are compared; all pairs of a large one would cost what the loss costs
@@ -41,7 +42,6 @@ STILL = 1e-3  # of the largest standard deviation: a dimension that varies less 
 # keep 0.9 of themselves each step, have forgotten their start, z of all images are nearly the same in every run.
 SETTLING = 100
 PATIENCE, PATIENT_STEPS, PATIENT_SHARE = 3, 100, 0.02  # a fault lasts for validations, steps and a long run's share
-NEAR_CHANCE = 0.1  # as `CHANCE_MARGIN`: untrained networks were found to be this far below it, and no farther
 RISE = 0.05  # likewise, of the loss above its lowest
 HARDLY_MOVED = 0.01  # of their norm, that parameters have moved by in all: this changes no image's z
 LARGEST_UPDATE = 0.1  # of their norm, in a step; recipes that learn have 0.001 to 0.03
@@ -167,30 +167,28 @@ def similarities(z1: np.ndarray, z2: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.diag(products), products[~np.eye(len(z1), dtype=bool)]
 
 
-def chance_loss(batch_size: int) -> float:
-    """Returns the loss where all 2N - 1 candidates of an anchor are alike, N images a batch."""
-    return math.log(2 * batch_size - 1)
-
-
-def of_batches(batches: list[Mapping[str, Any]], batch_size: int) -> dict[str, float]:
+def of_batches(batches: list[Mapping[str, Any]], batch_size: int, loss: str = "nt_xent") -> dict[str, float]:
     """Returns the measures of a run's validation, from the `sums` of its batches.
 
     Args:
       batches: sums, one of each batch.
       batch_size: images a batch.
+      loss: the name of the run's.
 
     Returns:
-      "std_h", "std_z" (means over dimensions), "rank_h", "rank_z", "alignment", "uniformity", "chance_loss".
+      "std_h", "std_z" (means over dimensions), "rank_h", "rank_z", "alignment", "uniformity" and, where it is known,
+      "chance_loss".
     """
     found = {}
     for name in ("h", "z"):
         measures = of_moments([batch[name] for batch in batches])
         found |= {f"std_{name}": float(measures["std"].mean()), f"rank_{name}": measures["rank"]}
     closeness = float(np.mean([batch["closeness"] for batch in batches]))
+    chance = chance_loss(batch_size, loss)
     return found | {
         "alignment": float(np.mean([batch["distance"] for batch in batches])),
         "uniformity": float(np.log(closeness)) if closeness > 0 else float("nan"),
-        "chance_loss": chance_loss(batch_size),
+        **({} if chance is None else {"chance_loss": chance}),
     }
 
 
@@ -266,12 +264,13 @@ class Alarm:
     All of it is counted in steps, from `SETTLING` steps after warm-up on; an epoch may be one step or a million.
 
     Args:
-      temperature: of the loss.
+      temperature: of the loss, as `cosine_scale` gives it; where it is None the loss is not judged.
       warmup_steps, total_steps: of the run.
     """
 
-    def __init__(self, *, temperature: float, warmup_steps: int, total_steps: int):
-        self._temperature, self._warmup, self._total = temperature, warmup_steps, total_steps
+    def __init__(self, *, temperature: float | None, warmup_steps: int, total_steps: int):
+        self._temperature = math.nan if temperature is None else temperature  # no comparison with it holds
+        self._warmup, self._total = warmup_steps, total_steps
         self._patient_steps = max(PATIENT_STEPS, math.ceil(PATIENT_SHARE * total_steps))
         self._moved, self._update, self._step = 0.0, 0.0, 0
         self._lowest = math.inf
@@ -289,6 +288,8 @@ class Alarm:
     def see(self, step: int, values: Mapping[str, float | None]) -> str | None:
         """Takes in a validation, {"validation_loss", …}; returns what to say, where there is something."""
         values = {name: values.get(f"validation_{name}") for name in ("uniformity", "rank_z", "loss", "chance_loss")}
+        if math.isnan(self._temperature):
+            values["chance_loss"] = math.nan
         if self._said or not all(isinstance(x, int | float) for x in values.values()):
             return None
         found = self._find(step, values)

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Loss = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]  # (z1, z2, *, labels) → loss, metrics
 Views = Callable[[Any], dict[str, jax.Array]]
 
 
@@ -46,13 +46,13 @@ def in_one_pass(params: Any, batch_stats: Any, batch: Any, *, views_of: Views, m
       batch: arrays [n, …].
       views_of: makes {"views": [n, 2, size, size, 3], "labels": [n]} of a batch, or of any part of it.
       model: images to [h, …, z].
-      loss: (z1, z2) → loss, metrics.
+      loss: (z1, z2, *, labels) → loss, metrics.
     """
     batch = views_of(batch)
 
     def loss_fn(params):
         h, z, stats = _embed(params, batch_stats, batch["views"], model)
-        value, metrics = loss(*jnp.split(z, 2))
+        value, metrics = loss(*jnp.split(z, 2), labels=batch["labels"])
         return value, BatchResult(value, metrics, stats, h, batch["labels"])
 
     gradients, result = jax.grad(loss_fn, has_aux=True)(params)
@@ -74,8 +74,12 @@ def in_micro_batches(
         return jax.tree.map(lambda mean, new: mean + new / count, mean_stats, stats), (h, z, part["labels"])
 
     stats, (h, z, labels) = jax.lax.scan(embed, jax.tree.map(jnp.zeros_like, batch_stats), parts)
+
+    def loss_fn(z):
+        return loss(*jnp.split(_whole(z), 2), labels=labels.reshape(-1))
+
     # The one place where the whole batch is seen: dz [count, 2n / count, dim], the gradient of the loss by each z.
-    (value, metrics), dz = jax.value_and_grad(lambda z: loss(*jnp.split(_whole(z), 2)), has_aux=True)(z)
+    (value, metrics), dz = jax.value_and_grad(loss_fn, has_aux=True)(z)
 
     def pull(gradients, part_and_dz):
         part, dz = part_and_dz

@@ -92,6 +92,8 @@ def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devi
         )
     unit = micro if num_validation >= micro else num_devices  # fewer images than a micro-batch pass at once
     validation_batch = min(batch, num_validation // unit * unit)
+    if validation_batch == 1 and config.loss.name == "dcl":  # a single image has no negatives
+        validation_batch = 0
     steps_per_epoch = num_train // batch
     if steps_per_epoch * config.train.epochs > LARGEST_WHOLE:
         most = LARGEST_WHOLE // steps_per_epoch

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from simclr_jax.losses import Loss
 from simclr_jax.training import collapse
 from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass, pmean, psum, settled
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.tree_norms import norm
 
 ViewsOf = Callable[[Any, Any], dict[str, jax.Array]]
-Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]  # (z1, z2, *, axis_name) → loss, metrics
 
 
 def pretrain_step(
@@ -47,7 +47,7 @@ def pretrain_step(
       batch, resident: one shard of a batch and what the device holds, which ``views_of`` makes into
         {"views": float [n, 2, size, size, 3], "labels": int [n], -1 where there is none}.
       model, optimizer: what is pretrained, and how.
-      loss: (z1, z2, *, axis_name) → loss, metrics: :func:`simclr_jax.losses.nt_xent` with its settings.
+      loss: (z1, z2, *, labels, axis_name) → loss, metrics: what :func:`simclr_jax.losses.create_loss` returns.
       probe, probe_optimizer: the online probe; None without labels.
       views_of: makes the views on the device; by default the batch holds them.
       microbatches: parts that the shard passes in, see :mod:`simclr_jax.training.gradients`; 1 is one pass.
@@ -59,7 +59,7 @@ def pretrain_step(
       "contrastive_entropy", "gradient_norm", "update_ratio" (by what share of their norm the parameters change),
       "finite" (1.0 where the loss and the norms of its gradient, of the update and of the parameters are; one above
       1e19 is not) and, with labels, "online_loss" and "online_top1"; with ``skip_nonfinite`` "skipped", the newest
-      steps in a row whose updates were dropped.
+      steps in a row whose updates were dropped. Other metrics of the loss are among them.
     """
     how = {
         "views_of": functools.partial(views_of, resident=resident),
@@ -120,16 +120,22 @@ def validation_step(
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     views_of = functools.partial(views_of, resident=resident)
     h, z, labels = in_evaluation(variables, batch, count=microbatches, views_of=views_of, model=model)
-    value, metrics = loss(*jnp.split(z, 2), axis_name=axis_name)
+    value, metrics = loss(*jnp.split(z, 2), labels=labels, axis_name=axis_name)
     metrics = pmean({"loss": value, **metrics}, axis_name)
     if probe is not None:
         metrics |= _probe_loss(state.probe_params, h, labels, probe, axis_name)[1]
     return metrics, collapse.sums(h, z, axis_name)
 
 
-def loss_step(_: None, z: jax.Array, __: None, *, loss: Loss, axis_name: str | None = None) -> Any:
-    """Returns the loss and its gradient by z [2, n, dim] alone, for a plan, which tells what memory they take."""
-    return jax.value_and_grad(lambda z: loss(z[0], z[1], axis_name=axis_name), has_aux=True)(z)
+def loss_step(_: None, batch: tuple, __: None, *, loss: Loss, axis_name: str | None = None) -> Any:
+    """Returns the loss and its gradient by z alone, for a plan, which tells what memory they take.
+
+    Args:
+      batch: z [2, n, dim] and labels [n].
+      loss, axis_name: as of `pretrain_step`.
+    """
+    z, labels = batch
+    return jax.value_and_grad(lambda z: loss(z[0], z[1], labels=labels, axis_name=axis_name), has_aux=True)(z)
 
 
 def encode_step(variables: Any, images: jax.Array, *, model: nn.Module, layer: int) -> jax.Array:

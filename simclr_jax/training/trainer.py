@@ -22,8 +22,15 @@ from simclr_jax.models import SimCLR, create_model
 from simclr_jax.runtime import devices, loggers, processes
 from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
 from simclr_jax.runtime.targets import Target
-from simclr_jax.training import collapse, optimizers, schedule, state
+from simclr_jax.training import chance, collapse, optimizers, schedule, state
 from simclr_jax.training import step as steps
+
+# What a run logs besides the metrics of its loss; a loss of a user's own has other names for its.
+_METRICS = {
+    *("step", "epoch", "seconds", "views_per_second", "learning_rate", "loss", "gradient_norm", "update_ratio"),
+    *("finite", "skipped", "stop", "online_loss", "online_top1"),
+    *("std_h", "std_z", "rank_h", "rank_z", "alignment", "uniformity", "chance_loss"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +68,17 @@ class Trainer:
         """
         loggers.names(config.log.to)
         splits = _blank_splits(config) if blank and config.data.images else open_splits(config, bits=bits)
-        model = _model(config)  # before any image is read: a wrong model is told at once
+        model, loss = _model(config), _loss(config)  # before any image is read: a wrong one is told at once
         train, validation = splits.load("train"), splits.load("validation")
         if config.data.bits and train.kind == "pixels":
             raise ValueError(
                 f"config.data.bits={config.data.bits} only applies to 16-bit image files, but the pixels of "
                 f"{config.data.source} have 8 bits: leave it 0"
+            )
+        if config.loss.name == "supcon" and not train.labelled:
+            raise ValueError(
+                f"loss.name=supcon learns from labels, but no training image of {config.data.source} has one: use a "
+                "source with labels (of a folder data.labels=folders or csv:FILE), or loss.name=nt_xent"
             )
         lengths = _schedule(config, train, validation, target)
         free = target.memory // 2 if target else devices.free_bytes()
@@ -76,7 +88,7 @@ class Trainer:
             lengths.peak_learning_rate, warmup_steps=lengths.warmup_steps, total_steps=lengths.total_steps
         )
         watched = train.labelled and config.online_probe.learning_rate > 0
-        return cls(
+        trainer = cls(
             config=config,
             splits=splits,
             train=train,
@@ -84,7 +96,7 @@ class Trainer:
             feed=_feed(config, lengths, train, validation, _shard(target)),
             schedule=lengths,
             model=model,
-            loss=_loss(config),
+            loss=loss,
             learning_rate=learning_rate,
             optimizer=optimizers.create_optimizer(
                 config.optimizer.name, learning_rate, weight_decay=config.optimizer.weight_decay
@@ -93,6 +105,9 @@ class Trainer:
             probe_optimizer=optax.adam(config.online_probe.learning_rate),
             target=target,
         )
+        if config.loss.name not in losses.NAMES:
+            trainer._check_loss()
+        return trainer
 
     def with_changes(self, changes: dict[str, Any]) -> "Trainer":
         """Returns a Trainer with other values of config keys of the model, the loss and the micro-batches."""
@@ -149,8 +164,9 @@ class Trainer:
 
     def lower_loss(self) -> jax.stages.Lowered:
         """Returns likewise the program of the loss alone and of its gradient."""
-        z = jax.ShapeDtypeStruct((2, self.schedule.batch_size // self.devices, self.dim), np.float32)
-        return devices.lower_step(steps.loss_step, None, z, None, target=self.target, loss=self.loss)
+        n = self.schedule.batch_size // self.devices
+        batch = jax.ShapeDtypeStruct((2, n, self.dim), np.float32), jax.ShapeDtypeStruct((n,), np.int32)
+        return devices.lower_step(steps.loss_step, None, batch, None, target=self.target, loss=self.loss)
 
     def validate(self, train_state: state.TrainState) -> dict[str, float]:
         """Returns what a state makes of the held-out images, {"validation_loss", …}; {} where there are too few."""
@@ -162,13 +178,15 @@ class Trainer:
             rows.append(devices.first(metrics))
             sums.append(devices.first_arrays(batch_sums))
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        measures = means | collapse.of_batches(sums, self.schedule.validation_batch_size)
+        measures = means | collapse.of_batches(sums, self.schedule.validation_batch_size, self.config.loss.name)
         return {f"validation_{name}": value for name, value in measures.items()}
 
     def alarm(self) -> collapse.Alarm:
         """Returns what says that the run has collapsed, diverged or does not learn, from its steps and `validate`."""
         steps = {"warmup_steps": self.schedule.warmup_steps, "total_steps": self.schedule.total_steps}
-        return collapse.Alarm(temperature=self.config.loss.temperature, **steps)
+        loss, labels = self.config.loss, self.train.class_numbers
+        scale = chance.cosine_scale(loss.name, loss.temperature, labels, self.schedule.batch_size)
+        return collapse.Alarm(temperature=scale, **steps)
 
     @property
     def _trained(self) -> dict[str, Any]:
@@ -183,6 +201,21 @@ class Trainer:
             "microbatches": self.schedule.microbatches,
             "skip_nonfinite": self.config.train.on_nonfinite == "skip",
         }
+
+    def _check_loss(self) -> None:
+        """Traces a registered loss and its gradient as a step does; raises ValueError where it does not work there."""
+        try:
+            returns = self.lower_loss().out_tree
+            (_, metrics), _ = jax.tree.unflatten(returns, range(returns.num_leaves))
+            if taken := sorted(metrics.keys() & _METRICS):
+                raise ValueError(f"its metric {taken[0]!r} has the name of one that every run logs; choose another")
+        except Exception as error:  # a user's function may raise anything
+            what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            of_z = f"z1 and z2 float32[{self.schedule.batch_size // self.devices}, {self.dim}]"
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"the registered loss loss.name={self.config.loss.name!r} cannot be used with {of_z}: {what}{reason}"
+            ) from error
 
     @functools.cached_property
     def _validation_step(self) -> Callable:
@@ -228,8 +261,8 @@ def _model(config: ConfigDict) -> SimCLR:
 
 def _loss(config: ConfigDict) -> steps.Loss:
     loss = config.loss
-    return functools.partial(
-        losses.nt_xent, temperature=loss.temperature, chunk_size=loss.chunk_size or None, gather=loss.gather
+    return losses.create_loss(
+        loss.name, temperature=loss.temperature, chunk_size=loss.chunk_size or None, gather=loss.gather
     )
 
 

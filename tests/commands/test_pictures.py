@@ -1,12 +1,14 @@
 """What the pictures show, asked of matplotlib's own objects; and that they are PNGs."""
 
 import io
+import types
 
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
 
+from simclr_jax.commands import pictures as of_run
 from simclr_jax.commands.pictures import tsne
 from simclr_jax.evaluate import plots
 from simclr_jax.evaluate import sheets as pictures
@@ -115,3 +117,20 @@ def test_a_map_keeps_groups_apart_and_comes_out_the_same_twice():
     assert (distances.argmin(1) // 20 == np.arange(40) // 20).all()
     np.testing.assert_array_equal(tsne(x, perplexity=5, seed=0), found)
     assert not tsne(np.ones((12, 3)), perplexity=5, seed=0).any()
+
+
+@pytest.mark.parametrize(
+    ("loss", "lines"),
+    [
+        ({}, ["training", "chance, ln(2N-1) = 2.71"]),  # of a run from before losses had names
+        ({"name": "dcl"}, ["training", "chance, ln(2N-2) = 2.64"]),
+        ({"name": "mine"}, ["training"]),
+    ],
+)
+def test_the_line_of_chance_is_that_of_the_run_s_loss(loss, lines, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(of_run, "read_rows", lambda run: [{"epoch": 1, "loss": 3.0}])
+    monkeypatch.setattr(plots, "curves", lambda path, panels, **_: drawn.extend(panels))
+    network = types.SimpleNamespace(run="runs/mine", stored={"train": {"batch_size": 8}, "loss": loss})
+    of_run._draw_curves(types.SimpleNamespace(network=network), epath.Path("curves.png"))
+    assert [line.name for line in drawn[0].lines] == lines

@@ -1,5 +1,6 @@
 """The plan tells what a run takes, finds what fits, and leaves nothing behind."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -150,6 +151,17 @@ def test_candidates_come_in_order_and_all_of_them_can_be_made(config):
     assert [changes.get("train.microbatch_size") for changes in candidates[2:]] == [48, 24, 8, 8]
     for changes in candidates:
         trainer.with_changes(changes)
+
+
+def test_the_ring_is_no_candidate_for_a_loss_that_has_none(config, monkeypatch):
+    changed = config.copy_and_resolve_references()
+    changed.train.batch_size = 96
+    trainer = Trainer.from_config(changed)
+    monkeypatch.setattr(plan.losses, "is_dense", lambda n, devices: False)
+    for name, found in (("supcon", True), ("mine", False)):
+        changed.loss.name = name
+        candidates = plan._candidates(dataclasses.replace(trainer, config=changed))
+        assert any("loss.gather" in changes for changes in candidates) is found
 
 
 # For machines that are not here. The compilers are not installed where the tests run: the CPU's stands in for them.

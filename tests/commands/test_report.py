@@ -175,6 +175,7 @@ def test_several_runs_are_compared(run, tmp_path):
     table = page.text[page.text.index("Comparison") : page.text.index("Probes")]
     assert re.search(r"run 50.00 ± 1.00 % .*other 62.50 %", table)
     assert re.search(r"Differences between the configs key .* loss.temperature 0.2 0.75", table)
+    assert "loss nt_xent, temperature 0.75; " in page.text
     assert table.count("temperature") == 2  # as a key, and in the summary of the run that follows
     assert "optimizer" not in table
     assert {"#run1", "#run2"} <= set(page.links)

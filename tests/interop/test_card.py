@@ -61,6 +61,21 @@ def section(text, name):
     return re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dcl", "pretrained without labels by SimCLR with the decoupled loss DCL: an ONNX"),
+        ("supcon", r"pretrained with labels by supervised contrastive learning \(SupCon\): an ONNX"),
+        ("mine|`", r"pretrained with a loss of its own, `` mine\\x7c` ``: an ONNX"),
+    ],
+)
+def test_a_card_tells_which_loss_trained(name, words):
+    of = subject()
+    text = card.render(dataclasses.replace(of, config=of.config | {"loss.name": name}))
+    assert re.search(words, text), text[:400]
+    assert "loss.name=" in section(text, "How it was trained")
+
+
 def test_a_card_tells_what_the_file_is():
     text = card.render(subject())
     assert "pretrained without labels by SimCLR: an ONNX graph" in text and "2,048 numbers" in text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.commands import pretrain
-from simclr_jax.training import collapse
+from simclr_jax.training import chance, collapse
 from support.tiny_config import small, write_archive
 
 RNG = np.random.default_rng(0)
@@ -260,3 +260,32 @@ def test_the_verdict_says_what_is_used_and_what_is_still():
     found = collapse.of_pairs((h, h), (point, point)) | {"loss": 5.0, "chance_loss": 5.0}
     for step, moved, word in ((500, 0.5, "COLLAPSED"), (20, 0.5, "TOO EARLY TO TELL"), (500, 1e-6, "NOT LEARNING YET")):
         assert collapse.verdict(found, 0.5, step=step, moved=moved)[0].startswith(word)
+
+
+def test_chance_of_a_loss_is_that_of_its_candidates_and_of_an_own_one_not_known():
+    assert chance.chance_loss(8) == chance.chance_loss(8, "supcon") == np.log(15)
+    assert chance.chance_loss(8, "dcl") == np.log(14) and chance.chance_loss(8, "mine") is None
+
+
+def test_supcon_may_fall_less_below_chance_where_classes_tell_less_apart():
+    ten, frequent = np.arange(100) % 10, np.where(np.arange(100) < 95, 0, 1)
+    for name, labels, want in (
+        ("nt_xent", frequent, 0.1),
+        ("dcl", frequent, 0.1),
+        ("supcon", ten, 0.1),  # ln 10 · 0.1 is more than untrained networks reach
+        ("supcon", np.full(100, -1), 0.1),
+        ("supcon", frequent, 0.1 / -(0.95 * np.log(0.95) + 0.05 * np.log(0.05))),
+        ("supcon", np.zeros(100, int), 0.1),  # of one class there is nothing to tell apart
+    ):
+        assert chance.cosine_scale(name, 0.1, labels, 64) == pytest.approx(want), (name, want)
+    assert chance.cosine_scale("mine", 0.1, ten, 64) is None
+
+
+def test_an_own_loss_is_not_judged_but_collapse_is():
+    for uniformity, said in ((-1.0, 0), (-0.01, 1)):
+        alarm, warnings = collapse.Alarm(temperature=None, warmup_steps=0, total_steps=1000), []
+        for step in range(100, 1001, 100):
+            alarm.on_step(step, {"update_ratio": 0.01})
+            values = {"uniformity": uniformity, "rank_z": 20.0, "loss": 1e6 + step}
+            warnings.append(alarm.see(step, {f"validation_{name}": value for name, value in values.items()}))
+        assert len([words for words in warnings if words]) == said

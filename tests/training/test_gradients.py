@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,8 @@ from simclr_jax.augment.recipe import Recipe
 from simclr_jax.models import Head, Network, create_model
 from simclr_jax.runtime import devices
 from simclr_jax.training import gradients as passes
+from simclr_jax.training import state
+from simclr_jax.training import step as steps
 
 SIZE, IMAGES = 8, 16
 
@@ -56,7 +59,7 @@ def views_of(batch):
 
 
 def how(norm, axis_name=None):
-    loss = functools.partial(losses.nt_xent, temperature=0.5, axis_name=axis_name)
+    loss = functools.partial(losses.create_loss("nt_xent", temperature=0.5), axis_name=axis_name)
     return {"views_of": views_of, "model": model_of(norm, axis_name), "loss": loss}
 
 
@@ -162,3 +165,34 @@ def test_gradients_are_made_flat_on_gpus_alone_and_stay_what_they_are():
     bias, kernel = passes._through_flat(tree["bias"], tree["kernel"])
     for found in (passes.settled(tree), {"bias": bias, "kernel": kernel}):
         jax.tree.map(np.testing.assert_array_equal, found, tree)
+
+
+class Projection(nn.Module):
+    """A network of one product, so that what is tested is what surrounds it."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return [x, x @ self.param("kernel", nn.initializers.ones, (4, 3))]
+
+
+def test_labels_reach_the_loss_beside_their_images_in_one_pass_in_parts_and_in_validation():
+    """A loss that adds up labels times z: any other order of either would give another sum."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(-1, 7, dtype=np.int32)
+    batch = {"views": rng.normal(size=(8, 2, 4)).astype(np.float32), "labels": labels}
+    params = {"kernel": rng.normal(size=(4, 3)).astype(np.float32)}
+
+    def loss(z1, z2, *, labels, axis_name=None):
+        return jnp.sum(labels[:, None] * (z1 + 2 * z2)), {}
+
+    given = {"views_of": lambda batch: batch, "model": Projection(), "loss": loss}
+    weighed = (labels[:, None] * (batch["views"][:, 0] + 2 * batch["views"][:, 1])).sum(0)  # [4], of the sum's gradient
+    for found, gradients in (
+        passes.in_one_pass(params, {}, batch, **given),
+        passes.in_micro_batches(params, {}, batch, count=4, **given),
+    ):
+        np.testing.assert_allclose(found.loss, (weighed @ params["kernel"]).sum(), rtol=1e-5)
+        np.testing.assert_allclose(gradients["kernel"], np.tile(weighed[:, None], 3), rtol=1e-5)
+    of_state = state.TrainState(0, 0, params, {}, {}, {}, {})
+    metrics, _ = steps.validation_step(of_state, batch, model=Projection(), loss=loss, probe=None, microbatches=2)
+    np.testing.assert_allclose(metrics["loss"], (weighed @ params["kernel"]).sum(), rtol=1e-5)

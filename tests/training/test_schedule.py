@@ -107,6 +107,14 @@ def test_epochs_become_steps():
     assert [step for step in range(1, 971) if plan.ends_epoch(step)] == list(range(97, 971, 97))
 
 
+def test_a_single_image_that_is_held_out_is_no_validation_for_a_loss_that_needs_negatives():
+    def validated(name, images):
+        config = changed(train__batch_size=10, loss__name=name)
+        return schedule.resolve(config, num_train=40, num_validation=images, num_devices=1).validation_batch_size
+
+    assert [validated(name, images) for name in ("nt_xent", "dcl") for images in (1, 2)] == [1, 2, 0, 2]
+
+
 @pytest.mark.parametrize(
     ("changes", "saved"),
     [
@@ -230,3 +238,10 @@ def test_a_stored_config_is_completed_by_the_keys_that_came_after_it():
 def test_a_stored_config_that_is_none_is_not_completed(change, message):
     with pytest.raises(ValueError, match=f"RUN: its config.json cannot be used: {message}"):
         whole_config(default.get_config().to_dict() | change, default.get_config(), "RUN")
+
+
+def test_a_run_of_before_the_losses_had_names_had_nt_xent_and_another_is_another_run():
+    old = changed().to_dict()
+    del old["loss"]["name"]
+    assert config_differences(old, changed().to_dict()) == []
+    assert config_differences(old, changed(loss__name="dcl").to_dict()) == ["loss.name: 'nt_xent' → 'dcl'"]
