@@ -67,12 +67,16 @@ def get_config() -> ConfigDict:
     config.model.norm = "batch"  # or group: normalises each image by itself, so micro-batches do not change the result
     config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters and loss always use float32
     config.model.global_batch_norm = True  # True = BatchNorm statistics over the images of all devices
+    # True = the two views pass one after another, each with BatchNorm statistics of its own, as in most PyTorch code
+    config.model.view_batch_norm = False
     config.model.remat = False  # True = recompute activations: the same result with less memory and a third more time
 
     config.head = ConfigDict()
     config.head.kind = "nonlinear"  # projection head, from representation h to projection z: nonlinear, linear or none
     config.head.layers = 2  # number of layers of a nonlinear head
     config.head.dim = 128  # dimension of the projection z
+    config.head.hidden_dim = 0  # width of the middle layers of a nonlinear head; 0 = that of representation h
+    config.head.norm = True  # whether the head's layers end in BatchNorm (see model.norm); without, they have biases
 
     config.loss = ConfigDict()
     config.loss.temperature = 0.1  # of the softmax over similarities; 0.1 to 0.5 is usual

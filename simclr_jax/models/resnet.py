@@ -231,4 +231,6 @@ def create_encoder(name: str, *, axis_name: str | None = None, **keys: Any) -> R
       >>> encoder = create_encoder("resnet18", cifar_stem=True)
     """
     network = Network(encoder=name, **keys)
+    if network.view_batch_norm:
+        raise ValueError("view_batch_norm=True has no effect on an encoder, which knows no views; leave it out")
     return ResNet(network.architecture, network, axis_name)
