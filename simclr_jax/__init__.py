@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors; when it runs, a name is impo
     from simclr_jax.losses import nt_xent
     from simclr_jax.models import Head, Network, create_encoder, create_model
     from simclr_jax.runtime.loggers import Logger
-    from simclr_jax.training.optimizers import lars, warmup_cosine
+    from simclr_jax.training.optimizers import lars, register_optimizer, warmup_cosine
 
 _HOMES = {
     "Encoder": "evaluate.encoder",
@@ -44,6 +44,7 @@ _HOMES = {
     "nt_xent": "losses",
     "open_run": "commands.api",
     "pretrain": "commands.api",
+    "register_optimizer": "training.optimizers",
     "views": "augment.device",
     "warmup_cosine": "training.optimizers",
 }
@@ -65,6 +66,7 @@ __all__ = [
     "nt_xent",
     "open_run",
     "pretrain",
+    "register_optimizer",
     "views",
     "warmup_cosine",
 ]

@@ -53,6 +53,7 @@ _ALSO_CALLED = {
 
 _NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
 _POSITIVE = Bound(lambda value: value > 0, "above 0")
+_BELOW_1 = Bound(lambda value: isinstance(value, int | float) and 0 <= value < 1, "0 or more and below 1")
 _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "seed": (_NOT_NEGATIVE,),
     "data.labels": (
@@ -74,7 +75,15 @@ _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "loss.chunk_size": (Bound(lambda value: value >= 0, "0 (automatic) or more"),),
     "loss.gather": (one_of(("all", "ring")),),
     "optimizer.learning_rate": (_POSITIVE,),
+    "optimizer.momentum": (_BELOW_1,),
+    "optimizer.nesterov": (Bound(lambda value: value in ("", "yes", "no"), 'yes, no, or "" (as usual)'),),
+    "optimizer.betas": (
+        Bound(lambda both: len(both) == 2 and all(map(_BELOW_1.holds, both)), "two, each 0 to below 1"),
+    ),
     "optimizer.weight_decay": (_NOT_NEGATIVE,),
+    "optimizer.exclude": (
+        Bound(lambda value: all(map(str.strip, value.split(","))), "none or parts of paths: bias,norm"),
+    ),
     "optimizer.warmup_epochs": (_NOT_NEGATIVE,),
     "train.batch_size": (
         Bound(lambda value: value >= 2, "at least 2: the negatives are the views of the other images"),
@@ -109,6 +118,7 @@ _OF_A_RUN = {
     **{key: field.default for key, field in networks.KEYS.items()},
 }
 
+_OF_OLD_OPTIMIZERS = {"momentum": 0.9, "nesterov": "", "betas": (0.9, 0.999), "exclude": "all_but_kernels"}
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
 CAME_LATER = {
     "data.identity": "position",
@@ -116,6 +126,7 @@ CAME_LATER = {
     "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
     "data.images": 0,
     "train.start_from": "",
+    **{f"optimizer.{name}": value for name, value in _OF_OLD_OPTIMIZERS.items()},
     "log.to": "tensorboard",
     **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
 }
@@ -231,6 +242,13 @@ def check_value(key: str, value: Any) -> None:
 
     No number may be infinite or more than 32 bits hold, no text longer than a path.
     """
+    _check_size(key, value)
+    for bound in _BOUNDS.get(key, ()):
+        if not bound.holds(value):
+            raise ValueError(f"config.{key}={value!r} must be {bound.words}")
+
+
+def _check_size(key: str, value: Any) -> None:
     if isinstance(value, str):
         good, rule = (
             len(value) <= LONGEST_TEXT and "\0" not in value,
@@ -247,10 +265,7 @@ def check_value(key: str, value: Any) -> None:
     if not good:
         raise ValueError(f"config.{key}={shown(value)} must be {rule}")
     for part in value if isinstance(value, tuple | list) else ():
-        check_value(key, part)
-    for bound in _BOUNDS.get(key, ()):
-        if not bound.holds(value):
-            raise ValueError(f"config.{key}={value!r} must be {bound.words}")
+        _check_size(key, part)
 
 
 def shown(value: Any) -> str:

@@ -22,7 +22,7 @@ from simclr_jax.models import SimCLR, create_model
 from simclr_jax.runtime import devices, loggers, processes
 from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
 from simclr_jax.runtime.targets import Target
-from simclr_jax.training import collapse, optimizers, schedule, state
+from simclr_jax.training import collapse, decay, optimizers, schedule, state
 from simclr_jax.training import step as steps
 
 
@@ -76,7 +76,7 @@ class Trainer:
             lengths.peak_learning_rate, warmup_steps=lengths.warmup_steps, total_steps=lengths.total_steps
         )
         watched = train.labelled and config.online_probe.learning_rate > 0
-        return cls(
+        trainer = cls(
             config=config,
             splits=splits,
             train=train,
@@ -86,13 +86,14 @@ class Trainer:
             model=model,
             loss=_loss(config),
             learning_rate=learning_rate,
-            optimizer=optimizers.create_optimizer(
-                config.optimizer.name, learning_rate, weight_decay=config.optimizer.weight_decay
-            ),
+            optimizer=schedule.optimizer_of(config, learning_rate),
             probe=nn.Dense(len(splits.source.class_names)) if watched else None,
             probe_optimizer=optax.adam(config.online_probe.learning_rate),
             target=target,
         )
+        if decay.parts_of(config.optimizer.exclude):
+            decay.check_exclude(config.optimizer.exclude, trainer.state_shapes().params)
+        return trainer
 
     def with_changes(self, changes: dict[str, Any]) -> "Trainer":
         """Returns a Trainer with other values of config keys of the model, the loss and the micro-batches."""
