@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
@@ -213,6 +214,8 @@ def _help(known: ConfigDict | None, what: str, config: str | None) -> str:
         lines[-1] += "" if default in (None, False, True, []) else f" (default: {default})"
     lines.append("  --version: print the version")
     if known is not None:
+        if "train" in known:
+            lines += ["", textwrap.fill(f"shipped configs: {', '.join(config_files.names())}", 118)]
         file = pathlib.Path(config or config_files.FOLDER / "default.py")
         said = comments(file)
         lines += ["", f"config keys, with their values in the config {file.stem}:"]

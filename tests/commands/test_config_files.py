@@ -26,6 +26,9 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
     )
     assert simclr_jax.load_config(file).train.epochs == 9
     assert config_files.path_of("../configs/cifar10") == "../configs/cifar10", "a path is never a name"
+    assert config_files.path_of("recipes/cifar10_google") == str(config_files.FOLDER / "recipes" / "cifar10_google.py")
+    for path in ("recipes/../default", "configs/recipes/cifar10_google", "/recipes/cifar10_google"):
+        assert config_files.path_of(path) == path
     assert set(simclr_jax.load_config("quickstart")) == set(default.get_config())
     assert simclr_jax.load_config("linear", {"learning_rates": [1, 2]}).learning_rates == (1, 2)
     assert simclr_jax.load_config("cifar10").train.epochs == 200, "nothing of one is kept for the next"
@@ -35,6 +38,8 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
     ("config", "values", "words"),
     [
         ("cifar", {}, "there is no config 'cifar'; did you mean cifar10?"),
+        ("cifar10_plain_sgd", {}, "there is no config 'cifar10_plain_sgd'; did you mean recipes/cifar10_plain_sgd?"),
+        ("recipes/cifar_google", {}, "there is no config 'recipes/cifar_google'; did you mean recipes/cifar10_google?"),
         ("zzz", {}, "there is no config 'zzz'; the shipped configs are ablation, ablation_cifar10, cifar10, "),
         ("nowhere/mine.py", {}, "there is no config 'nowhere/mine.py'; "),
         ("quickstart", {"train.epoch": 3}, "config.train.epoch is not a key; did you mean config.train.epochs?"),
