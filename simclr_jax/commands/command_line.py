@@ -113,10 +113,18 @@ def _with_files(argv: Sequence[str]) -> list[str]:
     for place, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config") and equals:
-            named[place] = f"{name}={config_files.path_of(value)}"
+            named[place] = f"{name}={_file_of(value)}"
         elif place and argv[place - 1] in ("--config", "-config"):
-            named[place] = config_files.path_of(argument)
+            named[place] = _file_of(argument)
     return named
+
+
+def _file_of(given: str) -> str:
+    """Returns a config's file. One that there is not is told here: a key behind it would fail first, in other words."""
+    file = config_files.path_of(given)
+    if given and not os.path.exists(file.partition(":")[0]):
+        raise ValueError(f"--config={given} does not exist; {config_files.meant(given)}")
+    return file
 
 
 def _name(argument: str) -> str:

@@ -26,7 +26,6 @@ MOST_VALUES = 64  # of a tuple
 # Keys that are declared where they are used: their fields, with bounds and defaults.
 DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in dataclasses.fields(Recipe)}
 
-
 # What papers and other programs call keys, and the last part of ours.
 _ALSO_CALLED = {
     **dict.fromkeys(("lr", "base_lr", "eta"), "optimizer.learning_rate"),
@@ -78,11 +77,11 @@ _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "optimizer.momentum": (_BELOW_1,),
     "optimizer.nesterov": (Bound(lambda value: value in ("", "yes", "no"), 'yes, no, or "" (as usual)'),),
     "optimizer.betas": (
-        Bound(lambda both: len(both) == 2 and all(map(_BELOW_1.holds, both)), "two, each 0 to below 1"),
+        Bound(lambda both: len(both) == 2 and all(map(_BELOW_1.holds, both)), "two numbers, each 0 to below 1"),
     ),
     "optimizer.weight_decay": (_NOT_NEGATIVE,),
     "optimizer.exclude": (
-        Bound(lambda value: all(map(str.strip, value.split(","))), "none or parts of paths: bias,norm"),
+        Bound(lambda value: all(map(str.strip, value.split(","))), "none, all_but_kernels or parts of paths"),
     ),
     "optimizer.warmup_epochs": (_NOT_NEGATIVE,),
     "train.batch_size": (
@@ -130,7 +129,6 @@ CAME_LATER = {
     "log.to": "tensorboard",
     **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
 }
-
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
@@ -234,7 +232,9 @@ def check_type(key: str, value: Any, example: Any) -> None:
     """Raises ValueError unless a key's value is of the type of an example; whole numbers may stand for real ones."""
     allowed = {float: (int, float), tuple: (tuple, list)}.get(type(example), type(example))
     if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(example, bool)):
-        raise ValueError(f"config.{key}={shown(value)} must be {type(example).__name__}, like {example!r}")
+        like = f"{type(example).__name__}, like {example!r}"
+        words = next((bound.words for bound in _BOUNDS.get(key, ()) if example == ""), like)
+        raise ValueError(f"config.{key}={shown(value)} must be {words}")
 
 
 def check_value(key: str, value: Any) -> None:
