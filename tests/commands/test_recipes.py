@@ -166,6 +166,15 @@ def make_archive(tmp_path_factory):
     return write_archive(tmp_path_factory.mktemp("data") / "images.npz")
 
 
+def test_what_is_excluded_from_decay_must_be_there(archive):
+    small = {"data.source": f"npz:{archive}", "train.batch_size": 16, "model.encoder": "resnet_tiny"}
+    parts = {"optimizer.exclude": "bias,norm"}
+    Trainer.from_config(simclr_jax.load_config("recipes/cifar10_plain_sgd", small | parts))
+    parts["optimizer.exclude"] += ",batchnorm"
+    with pytest.raises(ValueError, match="no parameter has 'batchnorm' in its path"):
+        Trainer.from_config(simclr_jax.load_config("recipes/cifar10_plain_sgd", small | parts))
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_run_can_be_made_of_it_and_its_docstring_says_where_it_is_from(name, archive):
     values = {
