@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+import simclr_jax
 from simclr_jax.commands import studies
 from simclr_jax.commands.studies import Claim, verdict
 from simclr_jax.configs import ablation, ablation_cifar10, default
-from simclr_jax.configs.recipes import cifar10_plain_sgd
 from simclr_jax.runtime.config import check_keys, flatten, network_of
 from simclr_jax.training import schedule
 
@@ -36,14 +36,13 @@ def test_every_run_of_a_study_is_a_config_that_can_be(name, config):
 
 
 def test_heads_are_compared_whatever_the_base_has():
-    base = cifar10_plain_sgd.get_config()  # a wide head without norms
+    base = simclr_jax.load_config("recipes/cifar10_plain_sgd")  # a wide head without norms
     for variant in studies.STUDIES["head"](flatten(base)).variants:
         changed = base.copy_and_resolve_references()
         changed.update_from_flattened_dict(variant.settings)
         head = network_of(changed).head
-        assert (head.hidden_dim, head.norm) == {"nonlinear": (1024, False), "linear": (0, False), "none": (0, True)}[
-            head.kind
-        ]
+        wanted = {"nonlinear": (1024, False), "linear": (0, False), "none": (0, True)}
+        assert (head.hidden_dim, head.norm) == wanted[head.kind]
 
 
 def settings(name, variant, config):
