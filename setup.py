@@ -40,7 +40,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=find_packages(include=["simclr_jax", "simclr_jax.*"]),
+    packages=[*find_packages(include=["simclr_jax", "simclr_jax.*"]), "simclr_jax.configs.recipes"],
     # The files of configs/ are simclr_jax.configs of a wheel; in a clone simclr_jax/configs leads to them.
     package_dir={"simclr_jax.configs": "configs"},
     package_data={"simclr_jax": ["py.typed"], "simclr_jax.evaluate": ["report.html"]},

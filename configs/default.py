@@ -80,12 +80,16 @@ def get_config() -> ConfigDict:
     config.model.norm = "batch"
     config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters and loss always use float32
     config.model.global_batch_norm = True  # True = BatchNorm statistics over the images of all devices
+    # True = the two views pass one after another, each with BatchNorm statistics of its own, as in most PyTorch code
+    config.model.view_batch_norm = False
     config.model.remat = False  # True = recompute activations: the same result with less memory and a third more time
 
     config.head = ConfigDict()
     config.head.kind = "nonlinear"  # projection head, from representation h to projection z: nonlinear, linear or none
     config.head.layers = 2  # number of layers of a nonlinear head
     config.head.dim = 128  # dimension of the projection z
+    config.head.hidden_dim = 0  # width of the middle layers of a nonlinear head; 0 = that of representation h
+    config.head.norm = True  # whether the head's layers end in BatchNorm (see model.norm); without, they have biases
 
     config.loss = ConfigDict()
     # nt_xent; dcl: no positive in the denominator; supcon: images of the same label are positives; or a registered one
@@ -97,10 +101,17 @@ def get_config() -> ConfigDict:
     config.loss.gather = "all"
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "lars"  # lars, sgd (Nesterov momentum 0.9) or adamw
+    config.optimizer.name = "lars"  # lars, sgd, adamw, or one of simclr_jax.register_optimizer
     config.optimizer.learning_rate = 0.3  # before scaling, see optimizer.scaling
     config.optimizer.scaling = "linear"  # of the learning rate: linear = × batch / 256, sqrt = × √batch, or none
-    config.optimizer.weight_decay = 1e-6  # of kernels only, not of BatchNorm and biases
+    config.optimizer.momentum = 0.9  # of lars and sgd
+    # whether the momentum of lars and sgd is Nesterov's: yes or no; "" = yes for sgd, no for lars
+    config.optimizer.nesterov = ""
+    config.optimizer.betas = (0.9, 0.999)  # decays of the two moments of adamw
+    config.optimizer.weight_decay = 1e-6  # see optimizer.exclude
+    # Parameters without weight decay and without the adaptation of lars: all_but_kernels (BatchNorm and biases), none,
+    # or parts of paths like encoder/stage1_block1/norm1/scale, separated by commas: bias,norm.
+    config.optimizer.exclude = "all_but_kernels"
     config.optimizer.warmup_epochs = 10.0  # linear increase from 0; then the learning rate follows a cosine to 0
 
     config.train = ConfigDict()

@@ -104,7 +104,7 @@ def with_links_of_the_site(markdown, source):
         if not target or target.startswith("docs/"):
             return found[0]
         if target.startswith("configs/") and target not in PAGES:
-            page, anchor = "recipes.md", pathlib.PurePath(target).stem
+            page, anchor = "recipes.md", target.removeprefix("configs/").removesuffix(".py")
         elif target.startswith(RESULTS) and (ROOT / target).is_file():
             page = target
         elif target in PAGES:

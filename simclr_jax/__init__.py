@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors; when it runs, a name is impo
     from simclr_jax.losses import nt_xent, register_loss
     from simclr_jax.models import Head, Network, create_encoder, create_model
     from simclr_jax.runtime.loggers import Logger
-    from simclr_jax.training.optimizers import lars, warmup_cosine
+    from simclr_jax.training.optimizers import lars, register_optimizer, warmup_cosine
 
 _HOMES = {
     "Encoder": "evaluate.encoder",
@@ -45,6 +45,7 @@ _HOMES = {
     "open_run": "commands.api",
     "pretrain": "commands.api",
     "register_loss": "losses",
+    "register_optimizer": "training.optimizers",
     "views": "augment.device",
     "warmup_cosine": "training.optimizers",
 }
@@ -67,6 +68,7 @@ __all__ = [
     "open_run",
     "pretrain",
     "register_loss",
+    "register_optimizer",
     "views",
     "warmup_cosine",
 ]

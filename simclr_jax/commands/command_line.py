@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
@@ -112,10 +113,18 @@ def _with_files(argv: Sequence[str]) -> list[str]:
     for place, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config") and equals:
-            named[place] = f"{name}={config_files.path_of(value)}"
+            named[place] = f"{name}={_file_of(value)}"
         elif place and argv[place - 1] in ("--config", "-config"):
-            named[place] = config_files.path_of(argument)
+            named[place] = _file_of(argument)
     return named
+
+
+def _file_of(given: str) -> str:
+    """Returns a config's file. One that there is not is told here: a key behind it would fail first, in other words."""
+    file = config_files.path_of(given)
+    if given and not os.path.exists(file.partition(":")[0]):
+        raise ValueError(f"--config={given} does not exist; {config_files.meant(given)}")
+    return file
 
 
 def _name(argument: str) -> str:
@@ -213,6 +222,8 @@ def _help(known: ConfigDict | None, what: str, config: str | None) -> str:
         lines[-1] += "" if default in (None, False, True, []) else f" (default: {default})"
     lines.append("  --version: print the version")
     if known is not None:
+        if "train" in known:
+            lines += ["", textwrap.fill(f"shipped configs: {', '.join(config_files.names())}", 118)]
         file = pathlib.Path(config or config_files.FOLDER / "default.py")
         said = comments(file)
         lines += ["", f"config keys, with their values in the config {file.stem}:"]

@@ -11,19 +11,22 @@ from simclr_jax import configs
 from simclr_jax.runtime.config import shown
 
 FOLDER = pathlib.Path(next(iter(configs.__path__)))
+_OF_OTHERS = "recipes"  # its folder of published recipes, whose names begin with it: recipes/cifar10_plain_sgd
 
 
 def names() -> list[str]:
-    """Returns the shipped configs that say how to pretrain: "cifar10", "imagefolder", …"""
+    """Returns the shipped configs that say how to pretrain: "cifar10", "imagefolder", …, "recipes/…"."""
+    files = [*sorted(FOLDER.glob("*.py")), *sorted((FOLDER / _OF_OTHERS).glob("*.py"))]
     others = ("__init__", "default")  # which says nothing yet of what to train on
-    shipped = [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem not in others]
+    shipped = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in files if path.stem not in others]
     return [name for name in shipped if "train" in load(name)]  # those of probes have no such section
 
 
 def path_of(given: str) -> str:
     """Returns the file of a shipped config's name; what is no such name is a file already, there or not."""
+    folder, _, name = given.rpartition("/")
     file = FOLDER / f"{given}.py"
-    return str(file) if given.isidentifier() and file.is_file() else given
+    return str(file) if folder in ("", _OF_OTHERS) and name.isidentifier() and file.is_file() else given
 
 
 def meant(given: str) -> str:
@@ -31,8 +34,9 @@ def meant(given: str) -> str:
     folder = os.path.dirname(given) or "."
     beside = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
     files = [name.removeprefix("./") for name in beside if name.endswith(".py") and "__init__" not in name]
-    of_name = difflib.get_close_matches(pathlib.PurePath(given).stem, names(), n=1)
-    near = difflib.get_close_matches(given, files, n=1) or of_name
+    shipped = {pathlib.PurePath(name).name: name for name in reversed(names())}  # of two of one name the shorter
+    of_name = difflib.get_close_matches(pathlib.PurePath(given).stem, shipped, n=1)
+    near = difflib.get_close_matches(given, files, n=1) or [shipped[name] for name in of_name]
     if near:
         return f"did you mean --config={near[0]}?"
     return f"the shipped configs are {', '.join(names())}; your own config is a file whose name ends in .py"

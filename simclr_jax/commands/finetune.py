@@ -138,7 +138,7 @@ def _check(config: ConfigDict) -> None:
         raise ValueError("config.ids and config.label_fraction both select images; give only one of them")
     if not 0 < config.min_area <= 1:
         raise ValueError(f"config.min_area={config.min_area} must be above 0 and at most 1, the whole image")
-    optimizers.create_optimizer(config.optimizer, 1.0, weight_decay=0.0)
+    optimizers.create_optimizer(config.optimizer, lambda step: 0.0, weight_decay=0.0)
     optimizers.scaled_learning_rate(1.0, batch_size=1, scaling=config.scaling)
 
 

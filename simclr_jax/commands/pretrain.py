@@ -22,7 +22,7 @@ from simclr_jax.runtime.console import detail, say
 from simclr_jax.runtime.differences import config_differences, epochs_extended_from, network_differences
 from simclr_jax.runtime.loggers import AnyLogger, check_loggers, names, open_loggers
 from simclr_jax.runtime.trackers import import_tensorboardx_without_torch
-from simclr_jax.training import loop, optimizers, state
+from simclr_jax.training import decay, loop, state
 from simclr_jax.training.trainer import Trainer
 
 
@@ -250,10 +250,11 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     }
     for name, text in lines.items():
         say(f"{name + ':':14}{text}")
-    excluded = optimizers.excluded_from_decay(params)
+    excluded = decay.excluded_from_decay(params, config.optimizer.exclude)
     what = "weight decay or learning-rate adaptation" if config.optimizer.name == "lars" else "weight decay"
-    say(f"{config.optimizer.name} applies no {what} to {len(excluded)} tensors; --verbose lists them")
-    detail(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
+    if excluded:
+        say(f"{config.optimizer.name} applies no {what} to {len(excluded)} tensors; --verbose lists them")
+        detail(textwrap.fill(", ".join(excluded), 118, initial_indent="  ", subsequent_indent="  "))
     if not first_step and (advice := devices.quicker_type(config.model.dtype)):  # a run that goes on keeps its type
         say(advice)
     if first_step:

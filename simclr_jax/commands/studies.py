@@ -116,12 +116,13 @@ def augmentation(base: Base) -> Study:
 def head(base: Base) -> Study:
     """Section 4.2: a non-linear, a linear and no head, the output's dimension, h against z."""
     dims = [max(1, round(base["head.dim"] * factor)) for factor in (1 / 8, 1 / 2, 2)]
+    no_middle = {"head.hidden_dim": 0}  # which would have no effect there
     variants = [
-        Variant(f"{kind}, {dim}", {"head.kind": kind, "head.dim": dim}, dim, kind)
-        for kind in ("nonlinear", "linear")
+        Variant(f"{kind}, {dim}", {"head.kind": kind, "head.dim": dim, **more}, dim, kind)
+        for kind, more in (("nonlinear", {}), ("linear", no_middle))
         for dim in dims
     ]
-    variants += [Variant("none", {"head.kind": "none"}, dims[1], "none")]
+    variants += [Variant("none", {"head.kind": "none", **no_middle, "head.norm": True}, dims[1], "none")]
     middle, linear = (f"{kind}, {dims[1]}" for kind in ("nonlinear", "linear"))
     return Study(
         variants,

@@ -37,4 +37,7 @@ def create_encoder(name: str, *, axis_name: str | None = None, **keys: Any) -> E
     Example:
       >>> encoder = create_encoder("resnet18", cifar_stem=True)
     """
-    return encoder_of(Network(encoder=name, **keys), axis_name=axis_name)
+    network = Network(encoder=name, **keys)
+    if network.view_batch_norm:
+        raise ValueError("view_batch_norm=True has no effect on an encoder, which knows no views; leave it out")
+    return encoder_of(network, axis_name=axis_name)

@@ -14,10 +14,10 @@ _DENSE_INIT = nn.initializers.normal(0.01)  # Google's code
 
 
 class ProjectionHead(nn.Module):
-    """An MLP with normalisation, of which the layer before the loss is thrown away after pretraining.
+    """An MLP, by default with normalisation, which is thrown away after pretraining.
 
-    Middle layers keep the width of h and end in a norm and ReLU; the last has `dim` outputs and a norm without
-    offset. No dense layer has a bias.
+    Middle layers, of the width of h or of `head.hidden_dim`, end in a norm and ReLU; the last has `dim` outputs and a
+    norm without offset. No dense layer has a bias. Without `head.norm` all dense layers have one, and no norm.
 
     Attributes:
       network: what it is the head of; its section `head`, its dtype and its norm are read. Parameters, statistics and
@@ -48,19 +48,21 @@ class ProjectionHead(nn.Module):
         Returns:
           `[h, layer 1 after ReLU, ..., z]`, all float32, z `[B, dim]`; only `[h]` if the kind is "none".
         """
-        norm = norm_layer(self.network.norm, train=train, axis_name=self.axis_name)
+        head, norm = self.network.head, norm_layer(self.network.norm, train=train, axis_name=self.axis_name)
         hiddens = [h]
         for layer in range(1, (self.depth if upto is None else upto) + 1):
             last = layer == self.depth
-            features = self.network.head.dim if last else h.shape[-1]
+            features = head.dim if last else head.hidden_dim or h.shape[-1]
             x = nn.Dense(
                 features,
-                use_bias=False,
+                use_bias=not head.norm,
                 kernel_init=_DENSE_INIT,
                 dtype=jnp.dtype(self.network.dtype),
                 name=f"dense{layer}",
             )(hiddens[-1])
-            # The norm returns float32: it computes in it anyway, and z would be rounded to bfloat16 for nothing.
-            x = norm(use_bias=not last, dtype=jnp.float32, name=f"norm{layer}")(x)
+            if head.norm:
+                # It returns float32: it computes in it anyway, and z would be rounded to bfloat16 for nothing.
+                x = norm(use_bias=not last, dtype=jnp.float32, name=f"norm{layer}")(x)
+            x = x.astype(jnp.float32)
             hiddens.append(x if last else nn.relu(x))
         return hiddens

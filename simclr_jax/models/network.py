@@ -93,17 +93,35 @@ class Head:
       kind: "nonlinear", "linear" (one layer; `layers` is ignored) or "none" (the loss is computed on h itself).
       layers: number of dense layers of a nonlinear head: 2 in the first paper, 3 in the second.
       dim: dimension of z.
+      hidden_dim: width of the middle layers of a nonlinear head; 0 = that of h.
+      norm: whether each layer ends in a norm, as in Google's code. False = dense layers alone, which then have a bias.
 
     Raises:
-      ValueError: a value is out of its range.
+      ValueError: a value is out of its range, or has no effect on this kind of head.
     """
 
     kind: str = _key("nonlinear", known=HEAD_KINDS, called="head kind")
     layers: int = _key(2, _SIZE, at_most(16, "the papers use 2 and 3"), called="head layers")
     dim: int = _key(128, _SIZE, at_most(65_536, "the papers use 128"), called="head dim")
+    hidden_dim: int = _key(
+        0,
+        Bound(lambda value: value >= 0, "0 (the width of representation h) or more"),
+        at_most(65_536, "2,048 is usual"),
+        called="head hidden_dim",
+        before=0,
+    )
+    norm: bool = _key(True, before=True)
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.hidden_dim and (self.kind != "nonlinear" or self.layers == 1):
+            of = f"layers {self.layers}" if self.kind == "nonlinear" else f"kind {self.kind!r}"
+            raise ValueError(
+                f"head hidden_dim {self.hidden_dim} has no effect with {of}, which has no middle layer; leave it 0, "
+                "or use a nonlinear head of 2 layers or more"
+            )
+        if self.kind == "none" and not self.norm:
+            raise ValueError("head norm False has no effect with kind 'none'; leave it True")
 
     @property
     def depth(self) -> int:
@@ -135,11 +153,14 @@ class Network:
         Parameters have the same names, but only "batch" has running statistics.
       dtype: of the computation: "float32" or "bfloat16". Parameters, BatchNorm statistics, h and z are always float32.
       global_batch_norm: whether BatchNorm uses statistics over all devices, which needs the mapped axis `axis_name`.
+      view_batch_norm: True = pretraining passes the first views of a batch and then the second, each with BatchNorm
+        statistics of its own, by which the running statistics move one after the other, as in most PyTorch code.
+        False = both pass together, as in Google's code.
       remat: True = keep only the inputs of the encoder's blocks for the backward pass and recompute the rest.
       head: see `Head`.
 
     Raises:
-      ValueError: a name is unknown, a number is out of range, a key does not apply to this encoder, or channels are not
+      ValueError: a name is unknown, a number is out of range, a value has no effect with another, or channels are not
         divisible into a norm's groups.
 
     Reference:
@@ -161,6 +182,7 @@ class Network:
     norm: str = _key("batch", one_of(NORMS), known=NORMS)
     dtype: str = _key("float32", known=DTYPES)
     global_batch_norm: bool = True
+    view_batch_norm: bool = _key(False, before=False)
     remat: bool = _key(False, same_result=True)
     head: Head = Head()
 
@@ -217,7 +239,12 @@ class Network:
                 )
 
     def _check_groups(self) -> None:
-        """Raises ValueError where a layer's channels are not divisible into groups."""
+        """Raises ValueError where there is nothing that BatchNorm does, or channels are not divisible into groups."""
+        if self.view_batch_norm:
+            raise ValueError(
+                "view_batch_norm True has no effect with norm 'group', which normalises each image by itself; leave it "
+                "False, or use norm 'batch'"
+            )
         # Most layers have multiples of a group's 16 channels, but what selective kernels add, and z, may have others.
         architecture = self.architecture
         if self.sk_ratio and isinstance(architecture, ResNetArchitecture):
@@ -231,12 +258,14 @@ class Network:
                     f"sk_ratio {self.sk_ratio} makes layers of {wrong[0]} channels, which are not divisible by the "
                     f"{GROUP_SIZE} channels of a norm's group; use another ratio, another width, or norm 'batch'"
                 )
-        dim, below = self.head.dim, self.head.dim // GROUP_SIZE * GROUP_SIZE
-        if self.head.depth and dim != below:
-            near = f"{below} or {below + GROUP_SIZE}" if below else f"{GROUP_SIZE}"
-            raise ValueError(
-                f"head dim {dim} is not divisible by the {GROUP_SIZE} channels of a norm's group; use {near}"
-            )
+        sizes = {"dim": self.head.dim, "hidden_dim": self.head.hidden_dim} if self.head.depth and self.head.norm else {}
+        for name, size in sizes.items():
+            below = size // GROUP_SIZE * GROUP_SIZE
+            if size != below:
+                near = f"{below} or {below + GROUP_SIZE}" if below else f"{GROUP_SIZE}"
+                raise ValueError(
+                    f"head {name} {size} is not divisible by the {GROUP_SIZE} channels of a norm's group; use {near}"
+                )
 
 
 # Every key of the two sections: {"model.width": its field}.

@@ -14,10 +14,12 @@ class SimCLR(nn.Module):
     Attributes:
       encoder: a `ResNet`, a `ViT` or a `ConvNeXt`.
       head: a `ProjectionHead`.
+      view_batch_norm: whether training passes each of the two views by itself, see `Network`.
     """
 
     encoder: nn.Module
     head: nn.Module
+    view_batch_norm: bool = False
 
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
         """Returns `[h, ..., z]`, each float32 `[B, features]`, for images `[B, H, W, 3]`, float in [0, 1]."""
@@ -36,4 +38,5 @@ def create_model(network: Network, *, axis_name: str | None = None) -> SimCLR:
     """
     if not isinstance(network, Network):
         raise ValueError(f"network is {network!r}; it must be a simclr_jax.Network: Network(encoder='resnet18')")
-    return SimCLR(encoder_of(network, axis_name=axis_name), ProjectionHead(network, axis_name))
+    encoder = encoder_of(network, axis_name=axis_name)
+    return SimCLR(encoder, ProjectionHead(network, axis_name), network.view_batch_norm)

@@ -26,7 +26,6 @@ MOST_VALUES = 64  # of a tuple
 # Keys that are declared where they are used: their fields, with bounds and defaults.
 DECLARED = networks.KEYS | {f"augment.{field.name}": field for field in dataclasses.fields(Recipe)}
 
-
 # What papers and other programs call keys, and the last part of ours.
 _ALSO_CALLED = {
     **dict.fromkeys(("lr", "base_lr", "eta"), "optimizer.learning_rate"),
@@ -53,6 +52,7 @@ _ALSO_CALLED = {
 
 _NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
 _POSITIVE = Bound(lambda value: value > 0, "above 0")
+_BELOW_1 = Bound(lambda value: isinstance(value, int | float) and 0 <= value < 1, "0 or more and below 1")
 _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "seed": (_NOT_NEGATIVE,),
     "data.labels": (
@@ -74,7 +74,15 @@ _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "loss.chunk_size": (Bound(lambda value: value >= 0, "0 (automatic) or more"),),
     "loss.gather": (one_of(("all", "ring")),),
     "optimizer.learning_rate": (_POSITIVE,),
+    "optimizer.momentum": (_BELOW_1,),
+    "optimizer.nesterov": (Bound(lambda value: value in ("", "yes", "no"), 'yes, no, or "" (as usual)'),),
+    "optimizer.betas": (
+        Bound(lambda both: len(both) == 2 and all(map(_BELOW_1.holds, both)), "two numbers, each 0 to below 1"),
+    ),
     "optimizer.weight_decay": (_NOT_NEGATIVE,),
+    "optimizer.exclude": (
+        Bound(lambda value: all(map(str.strip, value.split(","))), "none, all_but_kernels or parts of paths"),
+    ),
     "optimizer.warmup_epochs": (_NOT_NEGATIVE,),
     "train.batch_size": (
         Bound(lambda value: value >= 2, "at least 2: the negatives are the views of the other images"),
@@ -109,6 +117,7 @@ _OF_A_RUN = {
     **{key: field.default for key, field in networks.KEYS.items()},
 }
 
+_OF_OLD_OPTIMIZERS = {"momentum": 0.9, "nesterov": "", "betas": (0.9, 0.999), "exclude": "all_but_kernels"}
 # Keys that came later, at what runs did before them: a config.json without them is read as if it had these.
 CAME_LATER = {
     "data.identity": "position",
@@ -117,10 +126,10 @@ CAME_LATER = {
     "data.images": 0,
     "loss.name": "nt_xent",
     "train.start_from": "",
+    **{f"optimizer.{name}": value for name, value in _OF_OLD_OPTIMIZERS.items()},
     "log.to": "tensorboard",
     **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
 }
-
 
 # What else a reader needs that makes views as the run did, and compares them as its loss did.
 _OF_ITS_VIEWS = {
@@ -227,7 +236,9 @@ def check_type(key: str, value: Any, example: Any) -> None:
     """Raises ValueError unless a key's value is of the type of an example; whole numbers may stand for real ones."""
     allowed = {float: (int, float), tuple: (tuple, list)}.get(type(example), type(example))
     if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(example, bool)):
-        raise ValueError(f"config.{key}={shown(value)} must be {type(example).__name__}, like {example!r}")
+        like = f"{type(example).__name__}, like {example!r}"
+        words = next((bound.words for bound in _BOUNDS.get(key, ()) if example == ""), like)
+        raise ValueError(f"config.{key}={shown(value)} must be {words}")
 
 
 def check_value(key: str, value: Any) -> None:
@@ -235,6 +246,13 @@ def check_value(key: str, value: Any) -> None:
 
     No number may be infinite or more than 32 bits hold, no text longer than a path.
     """
+    _check_size(key, value)
+    for bound in _BOUNDS.get(key, ()):
+        if not bound.holds(value):
+            raise ValueError(f"config.{key}={value!r} must be {bound.words}")
+
+
+def _check_size(key: str, value: Any) -> None:
     if isinstance(value, str):
         good, rule = (
             len(value) <= LONGEST_TEXT and "\0" not in value,
@@ -251,10 +269,7 @@ def check_value(key: str, value: Any) -> None:
     if not good:
         raise ValueError(f"config.{key}={shown(value)} must be {rule}")
     for part in value if isinstance(value, tuple | list) else ():
-        check_value(key, part)
-    for bound in _BOUNDS.get(key, ()):
-        if not bound.holds(value):
-            raise ValueError(f"config.{key}={value!r} must be {bound.words}")
+        _check_size(key, part)
 
 
 def shown(value: Any) -> str:

@@ -8,6 +8,9 @@ parameters. It costs a forward pass more.
 BatchNorm takes its statistics over a micro-batch, as it must. Its running statistics move once a step, by the mean over
 the micro-batches, so that their momentum means what it means in one pass. Without BatchNorm the gradient is that of
 one pass.
+
+With `model.view_batch_norm` the two views pass one after the other, each with statistics of its own; running statistics
+then move twice a step, by the first view's and then by the second's.
 """
 
 from collections.abc import Callable
@@ -139,9 +142,18 @@ def _cut(batch, count):
 
 
 def _embed(params, batch_stats, views, model):
-    """h, z and the running statistics after both views passed together."""
+    """h, z and the running statistics after both views passed, together or one after the other."""
+    if not model.view_batch_norm:
+        return _pass(params, batch_stats, both_views(views), model)
+    h1, z1, batch_stats = _pass(params, batch_stats, views[:, 0], model)
+    h2, z2, batch_stats = _pass(params, batch_stats, views[:, 1], model)
+    return jnp.concatenate([h1, h2]), jnp.concatenate([z1, z2]), batch_stats
+
+
+def _pass(params, batch_stats, images, model):
+    """h, z and the running statistics after images passed that BatchNorm sees together."""
     variables = {"params": params, "batch_stats": batch_stats}
-    hiddens, updates = model.apply(variables, both_views(views), train=True, mutable=["batch_stats"])
+    hiddens, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
     return hiddens[0], hiddens[-1], updates.get("batch_stats", {})
 
 

@@ -1,21 +1,24 @@
 """Optimizers and learning-rate schedules: how parameters change.
 
-Every optimizer here decays the same leaves, chosen by their path in the parameter tree: kernels do, BatchNorm
-scales, BatchNorm biases and biases of dense layers do not. Turning epochs into steps belongs to `schedule`.
+Which parameters decay is left to `decay`, and turning epochs into steps to `schedule`.
 """
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from simclr_jax.runtime.config import shown
+from simclr_jax.training.decay import ALL_BUT_KERNELS, KERNELS, Mask, decay_mask, path_name
 from simclr_jax.training.tree_norms import leaf_norms
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+OptimizerFactory = Callable[..., optax.GradientTransformation]  # (learning_rate, *, weight_decay, mask) → optimizer
 
 _LINEAR_SCALING_BATCH = 256  # Goyal et al. 2017: published linear rates are per 256 images
 
@@ -25,7 +28,9 @@ def lars(
     *,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
+    nesterov: bool = False,
     trust_coefficient: float = 1e-3,
+    mask: Mask = KERNELS,
 ) -> optax.GradientTransformation:
     """LARS as used by SimCLR: parameters other than kernels get neither weight decay nor a layer-wise learning rate.
 
@@ -34,9 +39,11 @@ def lars(
 
     Args:
       learning_rate: a number, or a function of the step.
-      weight_decay: multiple of a kernel that is added to its gradient.
-      momentum: decay of the heavy-ball (not Nesterov) momentum.
-      trust_coefficient: ratio of update norm to kernel norm at learning rate 1.
+      weight_decay: multiple of a parameter that is added to its gradient.
+      momentum: decay of the momentum.
+      nesterov: whether the momentum is Nesterov's; else heavy-ball, as in SimCLR.
+      trust_coefficient: ratio of update norm to parameter norm at learning rate 1.
+      mask: (params) → tree of bools: which get weight decay and a layer-wise learning rate; by default kernels.
 
     Returns:
       An optax transformation; its `update` needs the parameters.
@@ -44,13 +51,18 @@ def lars(
     Reference:
       You et al. 2017, "Large Batch Training of Convolutional Networks"; Chen et al. 2020, section 2.2.
     """
+
+    def adapts(params: Any) -> Any:
+        def one(path, decays):
+            return decays and not path_name(path).startswith("classifier/")
+
+        return jax.tree_util.tree_map_with_path(one, mask(params))
+
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=_leaves(_is_kernel)),
-        _scale_by_trust_ratio(
-            trust_coefficient, _leaves(lambda path: _is_kernel(path) and not path.startswith("classifier/"))
-        ),
+        optax.add_decayed_weights(weight_decay, mask=mask),
+        _scale_by_trust_ratio(trust_coefficient, adapts),
         optax.scale_by_learning_rate(learning_rate),
-        optax.trace(decay=momentum),
+        optax.trace(decay=momentum, nesterov=nesterov),
     )
 
 
@@ -71,25 +83,137 @@ def _scale_by_trust_ratio(trust_coefficient: float, adapts: Callable) -> optax.G
     return optax.GradientTransformation(optax.masked(optax.scale_by_trust_ratio(), adapts).init, update)
 
 
-def sgd(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum 0.9; weight decay, added to the gradient, applies to kernels only."""
-    decay = optax.add_decayed_weights(weight_decay, mask=_leaves(_is_kernel))
-    return optax.chain(decay, optax.sgd(learning_rate, momentum=0.9, nesterov=True))
+def sgd(
+    learning_rate: float | Schedule,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    mask: Mask = KERNELS,
+) -> optax.GradientTransformation:
+    """SGD with momentum; weight decay is added to the gradient. Arguments as of `lars`."""
+    decay = optax.add_decayed_weights(weight_decay, mask=mask)
+    return optax.chain(decay, optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov))
 
 
-def adamw(learning_rate: float | Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """AdamW with optax's moments (0.9, 0.999); weight decay, times the learning rate, applies to kernels only."""
-    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=_leaves(_is_kernel))
+def adamw(
+    learning_rate: float | Schedule,
+    *,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    mask: Mask = KERNELS,
+) -> optax.GradientTransformation:
+    """AdamW; ``betas`` are the decays of its two moments, and weight decay is multiplied by the learning rate."""
+    return optax.adamw(learning_rate, b1=betas[0], b2=betas[1], weight_decay=weight_decay, mask=mask)
 
 
-OPTIMIZERS = {"lars": lars, "sgd": sgd, "adamw": adamw}
+OPTIMIZERS: dict[str, OptimizerFactory] = {"lars": lars, "sgd": sgd, "adamw": adamw}
+_REGISTERED: dict[str, OptimizerFactory] = {}
+# Keys that some optimizers alone have: which, and the value that leaves it to them.
+_HAVING = {"momentum": ("lars", "sgd"), "nesterov": ("lars", "sgd"), "betas": ("adamw",)}
+_USUAL = {"momentum": 0.9, "nesterov": "", "betas": (0.9, 0.999)}
+
+
+def register_optimizer(name: str, factory: OptimizerFactory) -> None:
+    """Registers an optimizer of your own, which ``config.optimizer.name`` may then name.
+
+    A run that is resumed needs it registered again; probes and `load_encoder` do not.
+
+    Args:
+      name: a word, such as "lion".
+      factory: called as ``factory(learning_rate, weight_decay=…, mask=…)``; returns an optax transformation, whose
+        updates are added to the parameters. learning_rate is a function of the step, counted from 0, with warm-up,
+        scaling and cosine in it; weight_decay is config.optimizer.weight_decay; mask is a function of the tree of
+        parameters, which returns the tree of bools of those that config.optimizer.exclude leaves to weight decay.
+
+    Raises:
+      ValueError: the name is no word, one of this library's, or that of another factory; or the factory cannot be
+        called. The same function, or one that a notebook's cell has defined anew, replaces the first.
+
+    Example:
+      >>> def lion(learning_rate, *, weight_decay, mask):
+      ...     return optax.lion(learning_rate, weight_decay=weight_decay, mask=mask)
+      >>> simclr_jax.register_optimizer("lion", lion)
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"name={name!r} must be a word, such as 'lion'")
+    if name in OPTIMIZERS:
+        raise ValueError(f"{name!r} is an optimizer of this library; give yours another name, such as 'my_{name}'")
+    if not callable(factory):
+        raise ValueError(
+            f"factory={shown(factory)} must be a function (learning_rate, *, weight_decay, mask) that returns an optax "
+            "transformation"
+        )
+    before = _REGISTERED.get(name, factory)
+    if before is not factory and _defined_as(before) != _defined_as(factory):
+        raise ValueError(
+            f"the optimizer {name!r} is already registered, as {shown(before)}; give this one another name"
+        )
+    _REGISTERED[name] = factory
+
+
+def _defined_as(factory: OptimizerFactory) -> Any:
+    """Its module and name, by which a function that was defined anew is known; what has no name is itself alone."""
+    return (factory.__module__, factory.__qualname__) if hasattr(factory, "__qualname__") else id(factory)
 
 
 def create_optimizer(
-    name: str, learning_rate: float | Schedule, *, weight_decay: float
+    name: str,
+    learning_rate: Schedule,
+    *,
+    weight_decay: float,
+    exclude: str = ALL_BUT_KERNELS,
+    momentum: float = _USUAL["momentum"],
+    nesterov: str = _USUAL["nesterov"],
+    betas: Sequence[float] = _USUAL["betas"],
 ) -> optax.GradientTransformation:
-    """Returns the optimizer called `name` in `OPTIMIZERS`; raises ValueError for another name."""
-    return _known("optimizer", name, OPTIMIZERS)(learning_rate, weight_decay=weight_decay)
+    """Returns the optimizer that config keys describe.
+
+    Args:
+      name: of `OPTIMIZERS`, or registered.
+      learning_rate: a function of the step.
+      weight_decay, exclude: how much, and which parameters not, see `decay_mask`.
+      momentum, nesterov: of lars and sgd; "yes", "no", or "" = as the optimizer has it.
+      betas: of adamw.
+
+    Raises:
+      ValueError: the name is unknown, a key has no effect with it, or a registered factory makes no optimizer.
+    """
+    more = f"; or register yours: simclr_jax.register_optimizer({name!r}, factory)"
+    factory = _known("optimizer", name, OPTIMIZERS | _REGISTERED, more)
+    values = {"momentum": momentum, "nesterov": nesterov, "betas": tuple(betas)}
+    own: dict[str, Any] = {key: value for key, value in values.items() if value != _USUAL[key]}
+    for key, value in own.items():
+        if name not in _HAVING[key]:
+            raise ValueError(
+                f"config.optimizer.{key}={value} only applies to {' and '.join(_HAVING[key])}, but "
+                f"config.optimizer.name is {name}: leave it {_USUAL[key] or 'empty'}"
+            )
+    if nesterov:
+        own["nesterov"] = nesterov == "yes"
+        if own["nesterov"] and not momentum:
+            raise ValueError("config.optimizer.nesterov=yes needs momentum, but config.optimizer.momentum is 0")
+    arguments = {"weight_decay": weight_decay, "mask": decay_mask(exclude), **own}
+    if name in OPTIMIZERS:
+        return factory(learning_rate, **arguments)
+    return _of_registered(name, factory, learning_rate, arguments)
+
+
+def _of_registered(name: str, factory: OptimizerFactory, learning_rate: Schedule, arguments: dict[str, Any]) -> Any:
+    """What a registered factory makes, if it is an optimizer."""
+    try:
+        made = factory(learning_rate, **arguments)
+    except Exception as error:  # it is somebody else's program, and may raise anything
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(
+            f"the registered optimizer {name!r} cannot be made: {fault}; it is called as factory(learning_rate, "
+            "weight_decay=…, mask=…)"
+        ) from error
+    if not isinstance(made, optax.GradientTransformation):
+        raise ValueError(
+            f"the registered optimizer {name!r} returns {shown(made)}, not an optax.GradientTransformation"
+        )
+    return made
 
 
 def warmup_cosine(peak_lr: float, *, warmup_steps: int, total_steps: int) -> Schedule:
@@ -152,29 +276,10 @@ def scaled_learning_rate(base: float, *, batch_size: int, scaling: str) -> float
     return _known("scaling", scaling, SCALINGS)(base, batch_size)
 
 
-def excluded_from_decay(params) -> list[str]:
-    """Paths such as "encoder/stem_norm/scale" of the leaves that skip weight decay and adaptation."""
-    paths = [_path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return [path for path in paths if not _is_kernel(path)]
-
-
-def _leaves(chosen: Callable[[str], bool]) -> Callable:
-    """Returns the mask of the leaves whose paths are chosen, as optax takes it."""
-    return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: chosen(_path_name(path)), params)
-
-
-def _path_name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _is_kernel(path: str) -> bool:
-    return path.rsplit("/", 1)[-1] == "kernel"
-
-
-def _known(what, name, table):
+def _known(what, name, table, more=""):
     """`table[name]`, or a ValueError that lists what there is."""
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(table)}{hint}")
+        raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(table)}{hint}{more}")
     return table[name]

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import optax
 from ml_collections import ConfigDict
 
 from simclr_jax.runtime.config import LARGEST_WHOLE, check_value, flatten, recipe_of
 from simclr_jax.training import optimizers
+
+_OF_THE_RATE = ("learning_rate", "scaling", "warmup_epochs")  # keys of the optimizer that the schedule reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,13 @@ def check(config: ConfigDict) -> None:
             f"usual: --config.optimizer.warmup_epochs={epochs / 10:g}"
         )
     recipe_of(config)
+    optimizer_of(config, lambda step: 0.0)
+
+
+def optimizer_of(config: ConfigDict, learning_rate: optimizers.Schedule) -> optax.GradientTransformation:
+    """Returns the optimizer of a config; raises ValueError for a key that has no effect with it."""
+    keys = {name: value for name, value in config.optimizer.items() if name not in _OF_THE_RATE}
+    return optimizers.create_optimizer(learning_rate=learning_rate, **keys)
 
 
 def resolve(config: ConfigDict, *, num_train: int, num_validation: int, num_devices: int) -> Schedule:

@@ -39,7 +39,8 @@ def pretrain_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step of SimCLR (Algorithm 1 of the paper) and one of the online probe.
 
-    Both views of an image go through the network in one forward pass, so that BatchNorm sees both. The online probe
+    Both views of an image go through the network in one forward pass, so that BatchNorm sees both, unless
+    `model.view_batch_norm`. The online probe
     learns from h behind a stop_gradient: it watches, and changes nothing.
 
     Args:

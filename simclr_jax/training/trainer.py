@@ -22,7 +22,7 @@ from simclr_jax.models import SimCLR, create_model
 from simclr_jax.runtime import devices, loggers, processes
 from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
 from simclr_jax.runtime.targets import Target
-from simclr_jax.training import chance, collapse, optimizers, schedule, state
+from simclr_jax.training import chance, collapse, decay, optimizers, schedule, state
 from simclr_jax.training import step as steps
 
 # What a run logs besides the metrics of its loss; a loss of a user's own has other names for its.
@@ -98,15 +98,15 @@ class Trainer:
             model=model,
             loss=loss,
             learning_rate=learning_rate,
-            optimizer=optimizers.create_optimizer(
-                config.optimizer.name, learning_rate, weight_decay=config.optimizer.weight_decay
-            ),
+            optimizer=schedule.optimizer_of(config, learning_rate),
             probe=nn.Dense(len(splits.source.class_names)) if watched else None,
             probe_optimizer=optax.adam(config.online_probe.learning_rate),
             target=target,
         )
         if config.loss.name not in losses.NAMES:
             trainer._check_loss()
+        if decay.parts_of(config.optimizer.exclude):
+            decay.check_exclude(config.optimizer.exclude, trainer.state_shapes().params)
         return trainer
 
     def with_changes(self, changes: dict[str, Any]) -> "Trainer":

@@ -69,7 +69,13 @@ def answer(*arguments, monkeypatch):
             "--config=zzz",
             "--config=zzz does not exist; the shipped configs are ablation, ablation_cifar10, cifar10, "
             "cifar10_resnet50, "
-            "imagefolder, imagenet, imagenet_v2, quickstart, stl10; your own config is a file whose name ends in .py",
+            "imagefolder, imagenet, imagenet_v2, quickstart, stl10, recipes/cifar10_google, recipes/cifar10_lightly, "
+            "recipes/cifar10_plain_sgd, recipes/cifar10_solo_learn, recipes/imagenette_lightly; "
+            "your own config is a file whose name ends in .py",
+        ),
+        (
+            "--config=cifar10_plain_sgd --config.train.epochs=5",
+            "--config=cifar10_plain_sgd does not exist; did you mean --config=recipes/cifar10_plain_sgd?",
         ),
         ("--config configs/quickstart.py.", "did you mean --config=configs/quickstart.py?"),
         (f"{QUICKSTART} --wrkdir=x", "--wrkdir is not a flag; did you mean --workdir=x?"),

@@ -26,8 +26,12 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
     )
     assert simclr_jax.load_config(file).train.epochs == 9
     assert config_files.path_of("../configs/cifar10") == "../configs/cifar10", "a path is never a name"
+    assert config_files.path_of("recipes/cifar10_google") == str(config_files.FOLDER / "recipes" / "cifar10_google.py")
+    for path in ("recipes/../default", "configs/recipes/cifar10_google", "/recipes/cifar10_google"):
+        assert config_files.path_of(path) == path
     assert set(simclr_jax.load_config("quickstart")) == set(default.get_config())
     assert simclr_jax.load_config("linear", {"learning_rates": [1, 2]}).learning_rates == (1, 2)
+    assert simclr_jax.load_config("cifar10", {"optimizer.betas": [0.8, 0.9]}).optimizer.betas == (0.8, 0.9)
     assert simclr_jax.load_config("cifar10").train.epochs == 200, "nothing of one is kept for the next"
 
 
@@ -35,6 +39,8 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
     ("config", "values", "words"),
     [
         ("cifar", {}, "there is no config 'cifar'; did you mean cifar10?"),
+        ("cifar10_plain_sgd", {}, "there is no config 'cifar10_plain_sgd'; did you mean recipes/cifar10_plain_sgd?"),
+        ("recipes/cifar_google", {}, "there is no config 'recipes/cifar_google'; did you mean recipes/cifar10_google?"),
         ("zzz", {}, "there is no config 'zzz'; the shipped configs are ablation, ablation_cifar10, cifar10, "),
         ("nowhere/mine.py", {}, "there is no config 'nowhere/mine.py'; "),
         ("quickstart", {"train.epoch": 3}, "config.train.epoch is not a key; did you mean config.train.epochs?"),
@@ -45,6 +51,28 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
         ("quickstart", {"train.epochs": "3"}, "config.train.epochs='3' must be int, like 10"),
         ("quickstart", {"train.epochs": 1.5}, "config.train.epochs=1.5 must be int, like 10"),
         ("quickstart", {"train.epochs": 0}, "config.train.epochs=0 must be above 0"),
+        (
+            "quickstart",
+            {"optimizer.nesterov": False},
+            'config.optimizer.nesterov=False must be yes, no, or "" (as usual)',
+        ),
+        ("quickstart", {"optimizer.nesterov": "maybe"}, "config.optimizer.nesterov='maybe' must be yes, no, or"),
+        ("quickstart", {"optimizer.momentum": 1}, "config.optimizer.momentum=1 must be 0 or more and below 1"),
+        (
+            "quickstart",
+            {"optimizer.betas": (0.9, "x")},
+            "config.optimizer.betas=(0.9, 'x') must be two numbers, each 0 to",
+        ),
+        (
+            "quickstart",
+            {"optimizer.betas": [0.9]},
+            "config.optimizer.betas=[0.9] must be two numbers, each 0 to below 1",
+        ),
+        (
+            "quickstart",
+            {"optimizer.exclude": "bias,,"},
+            "config.optimizer.exclude='bias,,' must be none, all_but_kernels",
+        ),
         ("quickstart", {"model.remat": 1}, "config.model.remat=1 must be bool, like False"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from simclr_jax.commands import pretrain
 from simclr_jax.configs import default
-from simclr_jax.runtime.config import CAME_LATER, flatten
+from simclr_jax.runtime.config import CAME_LATER, flatten, run_config
 from simclr_jax.runtime.differences import config_differences
 from support.processes import ROOT
 from support.tiny_config import small, write_archive
@@ -83,6 +83,24 @@ def test_a_run_from_before_the_key_goes_on():
     assert (CAME_LATER | flatten(old))["log.to"] == config.log.to == "tensorboard"  # as all of them did
     config.log.to = "wandb,mlflow"
     assert config_differences(old, config.to_dict()) == []
+
+
+def test_a_run_from_before_the_keys_of_momentum_head_and_views_goes_on():
+    config = default.get_config()
+    old = json.loads(json.dumps(config.to_dict()))
+    assert config_differences(old, config.to_dict()) == [], "JSON has no tuples"
+    for section, names in {
+        "optimizer": ("momentum", "nesterov", "betas", "exclude"),
+        "head": ("hidden_dim", "norm"),
+        "model": ("view_batch_norm",),
+    }.items():
+        for name in names:
+            del old[section][name]
+    assert config_differences(old, config.to_dict()) == []
+    read = run_config(old, "RUN")
+    assert (read.head.hidden_dim, read.head.norm, read.model.view_batch_norm) == (0, True, False)
+    config.optimizer.exclude = "none"
+    assert config_differences(old, config.to_dict()) == ["optimizer.exclude: 'all_but_kernels' → 'none'"]
 
 
 # PyTorch stands there as a file that tells when it is imported, which tensorboardX does unless it is hidden.

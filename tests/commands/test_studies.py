@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+import simclr_jax
 from simclr_jax.commands import studies
 from simclr_jax.commands.studies import Claim, verdict
 from simclr_jax.configs import ablation, ablation_cifar10, default
-from simclr_jax.runtime.config import check_keys, flatten
+from simclr_jax.runtime.config import check_keys, flatten, network_of
 from simclr_jax.training import schedule
 
 BASES = {"textures": ablation, "cifar10": ablation_cifar10}
@@ -27,10 +28,21 @@ def test_every_run_of_a_study_is_a_config_that_can_be(name, config):
         changed.update_from_flattened_dict(variant.settings)
         check_keys(changed, default.get_config())
         schedule.check(changed)
+        network_of(changed)
         assert (variant.x is None) == (study.x == "")
     for claim in study.claims:
         for variant, measure in (claim.higher, *claim.lower):
             assert variant in names and measure in study.measures
+
+
+def test_heads_are_compared_whatever_the_base_has():
+    base = simclr_jax.load_config("recipes/cifar10_plain_sgd")  # a wide head without norms
+    for variant in studies.STUDIES["head"](flatten(base)).variants:
+        changed = base.copy_and_resolve_references()
+        changed.update_from_flattened_dict(variant.settings)
+        head = network_of(changed).head
+        wanted = {"nonlinear": (1024, False), "linear": (0, False), "none": (0, True)}
+        assert (head.hidden_dim, head.norm) == wanted[head.kind]
 
 
 def settings(name, variant, config):

@@ -16,7 +16,8 @@ from simclr_jax.configs import linear
 from simclr_jax.data import sources
 from simclr_jax.evaluate import probed_run, results
 from simclr_jax.runtime import checkpoint
-from support.tiny_config import CLASSES, SIZE, small, write_archive
+from support.runs import write_run
+from support.tiny_config import CLASSES, SIZE, small, tiny, write_archive
 
 
 @pytest.fixture(scope="module", name="archive")
@@ -58,6 +59,17 @@ def test_features_are_those_of_the_checkpoint_and_of_its_beginning(run, archive)
         np.testing.assert_allclose(made[network].array(), expected, rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(made[network].labels, labels)
     np.testing.assert_array_equal(made["pretrained"].ids, np.arange(24))
+
+
+def test_the_middle_layer_of_a_head_has_its_own_width(archive, tmp_path):
+    head = {"head.hidden_dim": 24, "head.norm": False, "head.dim": 5}
+    run = write_run(tmp_path / "run", **{**tiny(f"npz:{archive}"), **head})
+    variables = checkpoint.load_variables(str(run))[2]
+    h, middle, z = (subject(run).features("test", layer=layer)["pretrained"].array() for layer in range(3))
+    dense1, dense2 = (variables["params"]["head"][f"dense{layer}"] for layer in (1, 2))
+    np.testing.assert_allclose(middle, np.maximum(h @ dense1["kernel"] + dense1["bias"], 0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(z, middle @ dense2["kernel"] + dense2["bias"], rtol=1e-3, atol=1e-3)
+    assert middle.shape[1] == 24 and z.shape[1] == 5
 
 
 def test_features_are_computed_once(run, monkeypatch):

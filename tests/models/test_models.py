@@ -203,6 +203,32 @@ def test_head_parameters():
         np.testing.assert_array_equal(params[f"norm{i}/scale"], 1.0)
 
 
+@pytest.mark.parametrize("norm", (True, False))
+def test_a_head_of_another_width_with_and_without_norms_is_its_formula(norm):
+    h = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    head = projection_head(layers=3, dim=4, hidden_dim=7, norm=norm)
+    variables = random_variables(head, h)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    assert bool(stats) == norm and all(("bias" in params[f"dense{i}"]) != norm for i in (1, 2, 3))
+    want, x = [h], h.astype(np.float64)
+    for i, width in ((1, 7), (2, 7), (3, 4)):
+        x = x @ params[f"dense{i}"]["kernel"]
+        assert x.shape == (6, width)
+        if norm:
+            mean, var = stats[f"norm{i}"]["mean"], stats[f"norm{i}"]["var"]
+            x = (x - mean) / np.sqrt(var + 1e-5) * params[f"norm{i}"]["scale"] + params[f"norm{i}"].get("bias", 0)
+        else:
+            x = x + params[f"dense{i}"]["bias"]
+        x = np.maximum(x, 0) if i < 3 else x
+        want.append(x)
+    got = head.apply(variables, h, train=False)
+    assert [layer.dtype for layer in got] == [jnp.float32] * 4
+    for layer, wanted in zip(got, want, strict=True):
+        np.testing.assert_allclose(layer, wanted, rtol=1e-4, atol=1e-5)
+    low = ProjectionHead(Network(dtype="bfloat16", head=head.network.head))
+    assert [layer.dtype for layer in low.apply(variables, h, train=False)] == [jnp.float32] * 4
+
+
 def test_a_linear_head_is_a_nonlinear_one_of_one_layer():
     h = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     linear, nonlinear = projection_head(kind="linear", layers=2), projection_head(kind="nonlinear", layers=1)

@@ -35,6 +35,12 @@ def test_an_encoder_like_none_of_ours_is_told_which_there_are():
     assert str(error.value) == f"unknown encoder 'vit'; choose one of: {', '.join(ENCODERS)}"
 
 
+def test_without_norms_a_head_has_any_width():
+    head = Network(norm="group", head=Head(dim=100, hidden_dim=50, norm=False)).head
+    assert (head.dim, head.hidden_dim, head.depth) == (100, 50, 2)
+    assert Head("linear", norm=False).depth == 1
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -68,6 +74,21 @@ def test_an_encoder_like_none_of_ours_is_told_which_there_are():
         (lambda: Head(dim=0), "head dim 0 must be at least 1"),
         (lambda: Network(width=17), "width 17 must be at most 16: the widest in the papers has 4"),
         (lambda: Head(layers=17), "head layers 17 must be at most 16: the papers use 2 and 3"),
+        (lambda: Head(hidden_dim=-1), "head hidden_dim -1 must be 0"),
+        (lambda: Head(hidden_dim=10**6), "head hidden_dim 1000000 must be at most 65,536"),
+        (
+            lambda: Head("linear", hidden_dim=64),
+            "head hidden_dim 64 has no effect with kind 'linear', which has no middle",
+        ),
+        (lambda: Head("none", hidden_dim=64), "head hidden_dim 64 has no effect with kind 'none'"),
+        (
+            lambda: Head(layers=1, hidden_dim=64),
+            "head hidden_dim 64 has no effect with layers 1, .*; leave it 0, or use a",
+        ),
+        (lambda: Head("none", norm=False), "head norm False has no effect with kind 'none'; leave it True"),
+        (lambda: Network(norm="group", head=Head(hidden_dim=100)), "head hidden_dim 100 is not .*; use 96 or 112"),
+        (lambda: Network(norm="group", view_batch_norm=True), "view_batch_norm True has no effect with norm 'group'"),
+        (lambda: create_encoder("resnet18", view_batch_norm=True), "view_batch_norm=True has no effect on an encoder"),
         (lambda: Head(dim=10**6), "head dim 1000000 must be at most 65,536"),
     ],
 )

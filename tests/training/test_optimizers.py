@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax.training import optimizers
+from simclr_jax.training import decay, optimizers
 
 STEPS = 5
 
@@ -31,19 +31,19 @@ def is_kernel(path):
     return path[-1].key == "kernel"
 
 
-def numpy_lars(params, gradients, weight_decay, rate, momentum=0.9, trust=1e-3):
+def numpy_lars(params, gradients, weight_decay, rate, momentum=0.9, trust=1e-3, chosen=is_kernel, nesterov=False):
     """Final parameters and momentum (of what is added, so downhill): one leaf at a time, in float64."""
 
     def leaf(path, p, *grads):
         p, buffer = p.astype(np.float64), np.zeros(p.shape)
         for step, g in enumerate(grads):
             scale = 1.0
-            if is_kernel(path):
+            if chosen(path):
                 g = g + weight_decay * p
                 p_norm, g_norm = np.sqrt(np.sum(p**2)), np.sqrt(np.sum(g**2))
                 scale = trust * p_norm / g_norm if p_norm > 0 and g_norm > 0 else 1.0
             buffer = momentum * buffer - rate(step) * scale * g
-            p = p + buffer
+            p = p + (momentum * buffer - rate(step) * scale * g if nesterov else buffer)
         return p, buffer
 
     both = jax.tree_util.tree_map_with_path(leaf, params, *gradients)
@@ -51,13 +51,15 @@ def numpy_lars(params, gradients, weight_decay, rate, momentum=0.9, trust=1e-3):
     return pick[0], pick[1]
 
 
-def numpy_nesterov(params, gradients, weight_decay, rate, momentum=0.9):
+def numpy_sgd(params, gradients, weight_decay, rate, momentum=0.9, chosen=is_kernel, nesterov=True):
+    """As torch.optim.SGD documents it."""
+
     def leaf(path, p, *grads):
         p, buffer = p.astype(np.float64), np.zeros(p.shape)
         for step, g in enumerate(grads):
-            g = g + weight_decay * p * is_kernel(path)
+            g = g + weight_decay * p * chosen(path)
             buffer = momentum * buffer + g
-            p = p - rate(step) * (g + momentum * buffer)
+            p = p - rate(step) * (g + momentum * buffer if nesterov else buffer)
         return p
 
     return jax.tree_util.tree_map_with_path(leaf, params, *gradients)
@@ -125,12 +127,78 @@ def test_lars_does_not_adapt_to_a_zero_norm(kernel, gradient):
 
 @pytest.mark.parametrize(
     ("name", "by_hand"),
-    [("lars", lambda *case: numpy_lars(*case)[0]), ("sgd", numpy_nesterov), ("adamw", numpy_adamw)],
+    [("lars", lambda *case: numpy_lars(*case)[0]), ("sgd", numpy_sgd), ("adamw", numpy_adamw)],
 )
 def test_created_optimizers_equal_those_written_by_hand(name, by_hand):
     params, gradients = random_tree(0), [random_tree(seed) for seed in range(1, STEPS + 1)]
     got, _ = run(optimizers.create_optimizer(name, schedule, weight_decay=0.3), params, gradients)
     assert_trees_close(got, by_hand(params, gradients, 0.3, schedule), atol=2e-5)  # Adam's 1 - 0.999 in float32
+
+
+def everything(path):
+    return True
+
+
+def all_but_biases(path):
+    return path[-1].key != "bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "by_hand"),
+    [
+        ("sgd", {"momentum": 0.8, "nesterov": "no", "exclude": "none"}, (0.8, everything, False)),
+        ("sgd", {"momentum": 0.0, "exclude": "bias"}, (0.0, all_but_biases, False)),
+        ("sgd", {"nesterov": "yes"}, (0.9, is_kernel, True)),
+        ("lars", {"momentum": 0.8, "exclude": "none"}, (0.8, everything, False)),
+        ("lars", {"nesterov": "yes", "exclude": "bias, nowhere"}, (0.9, all_but_biases, True)),
+        ("lars", {"nesterov": "no"}, (0.9, is_kernel, False)),
+    ],
+)
+def test_keys_of_momentum_and_exclude_do_what_they_say(name, keys, by_hand):
+    momentum, chosen, nesterov = by_hand
+    params, gradients = random_tree(0), [random_tree(seed) for seed in range(1, STEPS + 1)]
+    settings = {"momentum": momentum, "chosen": chosen, "nesterov": nesterov}
+
+    def rate(step):
+        return 100 * schedule(step) if name == "lars" else schedule(step)  # or its updates would drown
+
+    case = params, gradients, 0.3, rate
+    want = numpy_lars(*case, **settings)[0] if name == "lars" else numpy_sgd(*case, **settings)
+    got, _ = run(optimizers.create_optimizer(name, rate, weight_decay=0.3, **keys), params, gradients)
+    assert_trees_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_keys_of_adamw_do_what_they_say():
+    params, gradients = random_tree(0), [random_tree(seed) for seed in range(1, STEPS + 1)]
+    got, _ = run(optimizers.create_optimizer("adamw", schedule, weight_decay=0.3, betas=[0.7, 0.9]), params, gradients)
+    assert_trees_close(got, numpy_adamw(params, gradients, 0.3, schedule, b1=0.7, b2=0.9), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        (
+            "adamw",
+            {"momentum": 0.5},
+            "config.optimizer.momentum=0.5 only applies to lars and sgd, but .*.name is adamw: leave it 0.9",
+        ),
+        (
+            "adamw",
+            {"nesterov": "no"},
+            "config.optimizer.nesterov=no only applies to lars and sgd, but .*: leave it empty",
+        ),
+        ("sgd", {"betas": (0.9, 0.9)}, r"config.optimizer.betas=\(0.9, 0.9\) only applies to adamw, but .* is sgd"),
+        (
+            "lars",
+            {"momentum": 0.0, "nesterov": "yes"},
+            "nesterov=yes needs momentum, but config.optimizer.momentum is 0",
+        ),
+    ],
+)
+def test_a_key_without_effect_is_refused(name, keys, message):
+    with pytest.raises(ValueError, match=message) as error:
+        optimizers.create_optimizer(name, schedule, weight_decay=0.1, **keys)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
@@ -146,7 +214,19 @@ def test_decay_moves_kernels_and_nothing_else(name):
 
 def test_excluded_leaves_are_listed_by_path():
     excluded = ["encoder/norm/bias", "encoder/norm/scale", "head/dense/bias"]
-    assert optimizers.excluded_from_decay(random_tree(0)) == excluded
+    assert decay.excluded_from_decay(random_tree(0)) == excluded
+    assert decay.excluded_from_decay(random_tree(0), "none") == []
+    assert decay.excluded_from_decay(random_tree(0), "norm, head/dense/b") == excluded
+
+
+def test_a_part_of_no_path_is_refused():
+    decay.check_exclude("bias,norm", random_tree(0))
+    decay.check_exclude("none", random_tree(0))
+    decay.check_exclude("all_but_kernels", random_tree(0))
+    with pytest.raises(
+        ValueError, match="no parameter has 'batchnorm' in its path; paths are like head/dense/kernel; "
+    ):
+        decay.check_exclude("bias,batchnorm", random_tree(0))
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():

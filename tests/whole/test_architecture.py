@@ -157,7 +157,7 @@ def test_config_dicts_stop_at_config_schedule_and_what_opens_a_run():
 
 
 def test_configs_hold_values_only():
-    for path in (ROOT / "configs").glob("*.py"):
+    for path in (ROOT / "configs").rglob("*.py"):
         assert packages(path) <= {"ml_collections", "simclr_jax"} and ours(path) <= {
             f"configs.{name.stem}" for name in (ROOT / "configs").glob("*.py")
         }, path

@@ -106,7 +106,7 @@ def check_call(call, flags):
 
 
 def config_files_config(name):
-    return importlib.import_module(f"simclr_jax.configs.{name}").get_config()
+    return importlib.import_module(f"simclr_jax.configs.{name.replace('/', '.')}").get_config()
 
 
 def check_other(call):
@@ -147,20 +147,21 @@ def test_commands_in_sentences_are_known(path, flags):
         if text.startswith("simclr-jax ") and not is_part(text.split()):
             check_call(shlex.split(text), flags)
         for key in re.findall(r"--config\.([\w.]+\w)", text):
-            known = set().union(*(flatten(config_files_config(path.stem)) for path in config_paths()))
+            known = set().union(*(flatten(config_files_config(name)) for name in config_names()))
             assert key in known | {"KEY", "section.key"}, key
         if text.startswith("--config=") and text != "--config=":
             value = text.removeprefix("--config=")
             assert value in STANDS_FOR_ANY or (config_files.FOLDER / f"{value}.py").is_file(), text
 
 
-def config_paths():
-    return [path for path in config_files.FOLDER.glob("*.py") if path.stem != "__init__"]
+def config_names():
+    paths = [path.relative_to(config_files.FOLDER) for path in config_files.FOLDER.rglob("*.py")]
+    return sorted(path.with_suffix("").as_posix() for path in paths if path.stem != "__init__")
 
 
-@pytest.mark.parametrize("path", config_paths(), ids=lambda path: path.stem)
-def test_commands_of_a_config_are_known(path, hooks, flags):
-    _, rest = hooks.docstring(path.stem)
+@pytest.mark.parametrize("name", config_names())
+def test_commands_of_a_config_are_known(name, hooks, flags):
+    _, rest = hooks.docstring(name)
     for script in (text for language, text in BLOCK.findall(rest) if language == "sh"):
         for call in commands_of(script):
             if "simclr-jax" in call:
@@ -213,8 +214,10 @@ def test_the_reference_has_every_public_name(hooks):
 
 def test_links_of_included_files_lead_to_pages(hooks):
     text = "[a](../benchmarks/RESULTS.md#probes) [b](gpu.md) [c](../configs/cifar10.py) [d](../benchmarks/all.py) <x>"
+    text += " [e](../configs/recipes/cifar10_google.py)"
     turned = hooks.with_links_of_the_site(text, "docs/page.md")
-    assert turned == "[a](measurements.md#probes) [b](gpu.md) [c](recipes.md#cifar10) d <x>"
+    of_configs = "[c](recipes.md#cifar10) d <x> [e](recipes.md#recipes/cifar10_google)"
+    assert turned == f"[a](measurements.md#probes) [b](gpu.md) {of_configs}"
     inside = hooks.with_links_of_the_site("[a](../../CONTRIBUTING.md)", "docs/weights/page.md")
     assert inside == "[a](../contributing.md)"
 

@@ -65,7 +65,7 @@ def test_it_holds_all_that_the_tree_does_and_no_more(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
     own = {path for path in (ROOT / "simclr_jax").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    configs = {f"simclr_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    configs = {f"simclr_jax/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.py")}
     assert names == {path.relative_to(ROOT).as_posix() for path in own} | configs
     assert {"simclr_jax/py.typed", "simclr_jax/evaluate/report.html", "simclr_jax/configs/cifar10.py"} <= names
     assert wheel.stat().st_size < LARGEST
@@ -87,7 +87,9 @@ def test_a_config_is_known_by_its_name_and_an_own_one_starts_from_the_default(ru
     assert (run.folder / "preview.png").stat().st_size > 0
     assert "nowhere:at all" in run(*preview, "--config=mine.py").stderr
     assert "did you mean --config=cifar10?" in run(*preview, "--config=cifar").stderr
-    assert run("-c", "import simclr_jax; print(simclr_jax.__file__)").stdout.startswith(str(run.site))
+    code = "import simclr_jax as s; print(s.__file__, s.load_config('recipes/cifar10_plain_sgd').head.hidden_dim)"
+    found = run("-c", code).stdout
+    assert found.startswith(str(run.site)) and found.endswith(" 1024\n")
 
 
 def test_what_the_console_starts_is_the_table_of_commands(run):
@@ -101,3 +103,5 @@ def test_what_the_console_starts_is_the_table_of_commands(run):
 def test_help_says_the_keys_of_shipped_configs(run, command):
     result = run("-m", "simclr_jax", command, "--help")
     assert result.returncode == 0 and "--config.batch_size=" in result.stdout.replace("train.", "")
+    assert ("shipped configs: ablation, " in result.stdout) == (command == "pretrain")
+    assert ("recipes/cifar10_plain_sgd" in result.stdout) == (command == "pretrain")
