@@ -157,7 +157,7 @@ def curves(
       x_label: under each.
       title: over the picture.
       names: of x = 0, 1, …, in the place of numbers.
-      log_x: whether x is drawn in powers, with the numbers that there are values of.
+      log_x: whether x is drawn in powers, with the numbers that there are values of; 0 is a power below the least.
     """
     rows, columns = -(-len(panels) // 2), min(len(panels), 2)
     figure, axes = _figure(rows, columns, size=(4.2 * columns, (3.4 if names else 2.5) * rows + 0.4), title=title)
@@ -166,8 +166,9 @@ def curves(
             style = {"color": line.colour, "marker": line.marker, "ms": 3, "lw": 1.3, "label": line.name}
             axis.errorbar(line.x, line.y, line.error, ls=line.style or "none", capsize=2, **style)
         if log_x:
-            axis.set_xscale("log")
             ticks = sorted({x for line in panel.lines for x in line.x})
+            least = min(x for x in ticks if x > 0)
+            axis.set_xscale(**{"value": "log"} if ticks[0] > 0 else {"value": "symlog", "linthresh": least})
             axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axis.set_xticks([], minor=True)
         if names:

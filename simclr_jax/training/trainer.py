@@ -46,7 +46,13 @@ class Trainer:
 
     @classmethod
     def from_config(
-        cls, config: ConfigDict, *, bits: int = 0, blank: bool = False, target: Target | None = None
+        cls,
+        config: ConfigDict,
+        *,
+        bits: int = 0,
+        blank: bool = False,
+        target: Target | None = None,
+        splits: sources.Splits | None = None,
     ) -> "Trainer":
         """Checks a config and wires a run from it. Writes and compiles nothing.
 
@@ -55,12 +61,16 @@ class Trainer:
           bits: the bit depth of white that a run has found before; 0 = not known.
           blank: let blank images stand in for the source where the config says how many, for a plan.
           target: the machine that the run is planned for; None for this one.
+          splits: the images, if they were opened before for a config with the same data and seed.
 
         Raises:
           ValueError: the config, the data or the devices do not fit.
         """
         loggers.names(config.log.to)
-        splits = _blank_splits(config) if blank and config.data.images else open_splits(config, bits=bits)
+        if splits:
+            schedule.check(config)
+        else:
+            splits = _blank_splits(config) if blank and config.data.images else open_splits(config, bits=bits)
         model = _model(config)  # before any image is read: a wrong model is told at once
         train, validation = splits.load("train"), splits.load("validation")
         if config.data.bits and train.kind == "pixels":
