@@ -4,8 +4,6 @@ The best is chosen on validation; what the test images then say of it was not us
 """
 
 import math
-import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +14,7 @@ from simclr_jax.commands.comparison import SIGNIFICANCE, Found, Sweep, Variant, 
 from simclr_jax.runtime import run_folder
 from simclr_jax.runtime.config import flatten
 
+_ONE_SEED = "not testable with one seed; add --over=seed=0,1,2"
 _WORDS = {1: "significantly better", 0: "no significant difference", -1: "significantly worse"}
 
 
@@ -38,11 +37,17 @@ def run(config: ConfigDict, workdir: str, values: Sequence[str], *, of: str) -> 
     started_from = config_files.load(of)
     sweep, seeds = over.grid(values, config)
     found = trials.complete(config, workdir, sweep, seeds, past_divergence=True)
-    lines = ["No setting can be chosen: each diverged. Smaller learning rates diverge less."]
-    if best := best_on_validation(sweep, found):
-        epochs, flags = full_length(config, best, started_from)
+    lines = ["No setting can be chosen: a run of each diverged; try smaller values of optimizer.learning_rate."]
+    if ranking := ranked_on_validation(sweep, found):
+        epochs, flags = full_length(config, ranking[0], started_from)
         command = next_step.command("pretrain", f"--config={of}", f"--workdir={workdir.rstrip('/')}-best", *flags)
-        lines = [*verdict(sweep, found, best, config), "", f"To train it for {epochs:,} epochs:", "", f"    {command}"]
+        lines = [
+            *verdict(ranking, sweep, found, config),
+            "",
+            f"To train it for {epochs:,} epochs:",
+            "",
+            f"    {command}",
+        ]
     comparison.publish(
         run_folder.folder(workdir),
         "sweep",
@@ -54,31 +59,32 @@ def run(config: ConfigDict, workdir: str, values: Sequence[str], *, of: str) -> 
     return found
 
 
-def best_on_validation(sweep: Sweep, found: Found) -> Variant | None:
-    """Returns the setting whose mean validation accuracy is highest, the first of equals; None where all diverged."""
-    ranked = _ranked(sweep, found)
-    return ranked[0] if ranked else None
+def ranked_on_validation(sweep: Sweep, found: Found) -> list[Variant]:
+    """Returns the settings of which no run diverged, those of the highest mean validation accuracy first."""
+    means = {variant.name: float(np.mean(found[variant.name]["validation_top1"])) for variant in sweep.variants}
+    whole = [variant for variant in sweep.variants if math.isfinite(means[variant.name])]
+    return sorted(whole, key=lambda variant: -means[variant.name])
 
 
-def verdict(sweep: Sweep, found: Found, best: Variant, config: ConfigDict) -> list[str]:
+def verdict(ranking: Sequence[Variant], sweep: Sweep, found: Found, config: ConfigDict) -> list[str]:
     """Says in lines how good the best setting is, and whether it beats the config's own and the second best.
 
     By Welch's t-tests of test accuracies. The best of many is better than another by chance more often than one that
     was named before, so that the level of the tests is divided by the number of other settings (Bonferroni).
     """
+    best = ranking[0]
     scores, base = found[best.name], flatten(config)
     which = "Best on validation" if len(sweep.variants) > 1 else "The only setting"
     percents = f"{spread(scores['validation_top1'])} % on validation and {spread(scores['top1_h'])} % on test"
     lines = [f"{which}: **{best.name}**, with {percents}."]
     own = next((of for of in sweep.variants if all(base[key] == value for key, value in of.settings.items())), None)
-    second = next(iter(_ranked(sweep, found)[1:]), None)
+    second = next(iter(ranking[1:]), None)
     others = {"the config's own setting": own} if own not in (None, best) else {}
     others |= {"the second best": second} if second not in (None, own) else {}
     level = SIGNIFICANCE / max(1, len(sweep.variants) - 1)
     for what, other in others.items():
-        against = found[other.name]["top1_h"]
-        said = _compared(scores["top1_h"], against, level)
-        lines.append(f"- compared with {what}, {other.name} ({spread(against)} % on test): **{said}**")
+        said = _compared(scores["top1_h"], found[other.name]["top1_h"], level)
+        lines.append(f"- compared with {what}, {other.name}{said}")
     return lines
 
 
@@ -95,19 +101,13 @@ def full_length(config: ConfigDict, best: Variant, started_from: ConfigDict) -> 
     return settings.get("train.epochs", before["train.epochs"]), flags
 
 
-def _ranked(sweep: Sweep, found: Found) -> list[Variant]:
-    """Returns the settings of which no run diverged, from the best to the worst on validation."""
-    means = {variant.name: float(np.mean(found[variant.name]["validation_top1"])) for variant in sweep.variants}
-    whole = [variant for variant in sweep.variants if math.isfinite(means[variant.name])]
-    return sorted(whole, key=lambda variant: -means[variant.name])
-
-
 def _compared(best: Sequence[float], other: Sequence[float], level: float) -> str:
+    """Returns what follows the name of another setting: its accuracy, and whether that of the best is another one."""
     if not all(map(math.isfinite, other)):
-        return "it diverged"
-    if len(best) == 1:
-        return "not testable with one seed; add --over=seed=0,1,2"
-    return _WORDS[comparison.difference(best, other, significance=level)]
+        return ": **it diverged**"
+    several = len(best) > 1
+    said = _WORDS[comparison.difference(best, other, significance=level)] if several else _ONE_SEED
+    return f" ({spread(other)} % on test): **{said}**"
 
 
 def main() -> None:
@@ -121,8 +121,6 @@ def main() -> None:
     flags.DEFINE_multi_string("over", None, f"{each}; the values of seed repeat each")
 
     def sweep(config: ConfigDict, workdir: str, over: Sequence[str]) -> None:
-        file = pathlib.Path(flags.FLAGS["config"].config_filename)
-        shipped = os.path.realpath(file.parent) == os.path.realpath(config_files.FOLDER)
-        run(config, workdir, over, of=file.stem if shipped else str(file))
+        run(config, workdir, over, of=config_files.name_of(flags.FLAGS["config"].config_filename))
 
     trials.launch_sweep(sweep, ["workdir", "over"], known=default.get_config())
