@@ -30,12 +30,14 @@ class Variant:
       settings: {"section.key": value}, of which some may be as in the base config.
       x: its place on the picture's axis; None where the axis only has names.
       line: which of the picture's lines it is on.
+      tick: its name on such an axis; "" = as in tables.
     """
 
     name: str
     settings: dict[str, Any]
     x: float | None = None
     line: str = ""
+    tick: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +47,15 @@ class Sweep:
     Attributes:
       variants: what each run changes.
       measures: those of `MEASURES` that are shown.
-      x: what the picture's axis is; "" where variants stand side by side.
+      x: what the picture's axis is.
+      lines: what its lines differ in.
       keys: config keys with a column each in the table; without any, its first column has the variants' names.
     """
 
     variants: list[Variant]
     measures: tuple[str, ...]
     x: str = ""
+    lines: str = ""
     keys: tuple[str, ...] = ()
 
 
@@ -125,7 +129,8 @@ def table(sweep: Sweep, found: Found) -> str:
 
 def draw(file: epath.Path, sweep: Sweep, found: Found, *, title: str) -> None:
     """Draws a panel a measure, in it the sweep's lines; variants without a place on the axis stand side by side."""
-    places = {variant.name: number if variant.x is None else variant.x for number, variant in enumerate(sweep.variants)}
+    named = any(variant.x is None for variant in sweep.variants)
+    places = {variant.name: number if named else variant.x for number, variant in enumerate(sweep.variants)}
     panels = [plots.Panel(MEASURES[measure], []) for measure in sweep.measures]
     for measure, panel in zip(sweep.measures, panels, strict=True):
         for number, line in enumerate(dict.fromkeys(variant.line for variant in sweep.variants)):
@@ -138,12 +143,12 @@ def draw(file: epath.Path, sweep: Sweep, found: Found, *, title: str) -> None:
                 [value.mean() for value in values],
                 colour=_COLOURS[number % len(_COLOURS)],
                 # The second round of colours has other styles.
-                style=_STYLES[(number + number // len(_COLOURS)) % len(_STYLES)] if sweep.x else "",
+                style=_STYLES[(number + number // len(_COLOURS)) % len(_STYLES)] if not named else "",
                 marker="o",
                 error=[value.std(ddof=1) if len(value) > 1 else 0.0 for value in values],
             )
             panel.lines.append(drawn)
-    names = () if sweep.x else tuple(variant.name for variant in sweep.variants)
+    names = tuple(variant.tick or variant.name for variant in sweep.variants) if named else ()
     positive = [place for place in places.values() if place > 0]
-    log_x = bool(sweep.x) and max(positive) >= LOG_SPAN * min(positive)
-    plots.curves(file, panels, x_label=sweep.x, title=title, names=names, log_x=log_x)
+    log_x = not named and max(positive) >= LOG_SPAN * min(positive)
+    plots.curves(file, panels, x_label=sweep.x, title=title, names=names, log_x=log_x, legend=sweep.lines)

@@ -49,18 +49,20 @@ def grid(over: Sequence[str], config: ConfigDict) -> tuple[Sweep, tuple[int, ...
         )
     seeds = values.pop("seed", (config.seed,))
     several = [key for key, found in values.items() if len(found) > 1]
-    axis = next((key for key in several if type(values[key][0]) in (int, float)), "")
-    lines = [key for key in several if key != axis]
+    axis = next((key for key in several if type(values[key][0]) in (int, float)), None)
+    beside = [key for key in several if key != axis]
     variants = []
     for combination in itertools.product(*values.values()):
         settings = dict(zip(values, combination, strict=True))
-        line = in_words({key: settings[key] for key in lines})
-        variants.append(Variant(in_words(settings) or AS_CONFIGURED, settings, settings.get(axis), line))
-    return Sweep(variants, MEASURES, axis, tuple(values)), seeds
+        others = ", ".join(written(settings[key]) for key in beside)
+        place = {"x": settings[axis], "line": others} if axis else {"tick": others}
+        variants.append(Variant(in_words(settings) or AS_CONFIGURED, settings, **place))
+    labels = {"x": axis, "lines": ", ".join(beside)} if axis else {"x": ", ".join(beside)}
+    return Sweep(variants, MEASURES, **labels, keys=tuple(values)), seeds
 
 
 def in_words(settings: Mapping[str, Any]) -> str:
-    """Returns "loss.temperature=0.1, head.dim=64"."""
+    """Returns settings as text: "loss.temperature=0.1, head.dim=64"."""
     return ", ".join(f"{key}={written(value)}" for key, value in settings.items())
 
 

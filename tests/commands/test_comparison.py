@@ -59,26 +59,30 @@ def test_a_spread_is_mean_and_sample_deviation():
 )
 def test_lines_run_along_the_axis_which_has_powers_where_values_span_them(tmp_path, drawn, places, scale):
     variants = [Variant(f"{x} {line}", {}, x, line) for x in places for line in "ab"]
-    sweep = Sweep(variants, ("top1_h",), "key")
+    sweep = Sweep(variants, ("top1_h",), "key", "letter")
     values = [[x / 2 + (line == "b") / 4] for x in places for line in "ab"]
     comparison.draw(epath.Path(tmp_path / "x.png"), sweep, found_of(sweep, values), title="")
     axis = drawn[0].axes[0]
     assert axis.get_xscale() == scale and axis.get_xlabel() == "key"
+    assert axis.get_legend().get_title().get_text() == "letter" and not drawn[0].legends
     x = np.sort(places)
     np.testing.assert_allclose(points_of(axis), [[x, 50 * x], [x, 50 * x + 25]])
 
 
 def test_variants_without_a_place_stand_side_by_side(tmp_path, drawn):
-    sweep = Sweep([Variant("none", {}), Variant("as it is", {})], ("top1_h", "top1_z"))
+    sweep = Sweep([Variant("none", {}), Variant("head.kind=linear", {}, tick="linear")], ("top1_h", "top1_z"))
     comparison.draw(epath.Path(tmp_path / "x.png"), sweep, found_of(sweep, [[0.5, 0.6], [0.7, 0.7]]), title="")
     axis = drawn[0].axes[0]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["none", "as it is"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["none", "linear"]
     np.testing.assert_allclose(points_of(axis), [[[0, 1], [55, 70]]])
 
 
-def test_many_lines_are_all_drawn_differently(tmp_path, drawn):
+def test_many_lines_are_all_drawn_differently_and_named_once(tmp_path, drawn):
     variants = [Variant(f"{x} {line}", {}, x, str(line)) for line in range(30) for x in (1, 2)]
-    sweep = Sweep(variants, ("top1_h",), "key")
+    sweep = Sweep(variants, ("top1_h", "top1_z"), "key", "others")
     comparison.draw(epath.Path(tmp_path / "x.png"), sweep, found_of(sweep, 60 * [[0.5]]), title="")
     lines = [container.lines[0] for container in drawn[0].axes[0].containers]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 30
+    (legend,) = drawn[0].legends
+    assert legend.get_title().get_text() == "others" and len(legend.get_texts()) == 30
+    assert not any(axis.get_legend() for axis in drawn[0].axes)

@@ -22,13 +22,14 @@ def test_every_combination_is_a_variant_and_each_has_every_seed():
     ]
     last = sweep.variants[-1]
     assert last.name == "head.kind=nonlinear, head.dim=64, model.cifar_stem=False"
-    assert last.x == 64 and last.line == "head.kind=nonlinear, model.cifar_stem=False"
+    assert last.x == 64 and last.line == "nonlinear, False" and sweep.lines == "head.kind, model.cifar_stem"
 
 
 def test_the_axis_is_the_first_key_of_several_numbers():
     assert grid("loss.temperature=0.1", "optimizer.name=sgd,lars", "train.epochs=2,4")[0].x == "train.epochs"
     by_names = grid("optimizer.name=sgd,lars", "model.cifar_stem=true,false")[0]
-    assert by_names.x == "" and {of.x for of in by_names.variants} == {None}
+    assert by_names.x == "optimizer.name, model.cifar_stem" and {of.line for of in by_names.variants} == {""}
+    assert [(of.x, of.tick) for of in by_names.variants][:2] == [(None, "sgd, True"), (None, "sgd, False")]
     assert [of.line for of in grid("loss.temperature=1", "train.epochs=2,4")[0].variants] == ["", ""]
 
 

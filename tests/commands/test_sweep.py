@@ -38,6 +38,13 @@ def test_the_best_is_chosen_on_validation_and_judged_on_test(tmp_path, monkeypat
     assert "| loss.temperature | validation top-1 of h, % | top-1 of" in text
 
 
+@pytest.fixture(name="undrawn")
+def no_pictures(monkeypatch):
+    """Pictures take most of the time, and have tests of their own."""
+    monkeypatch.setattr(sweep.comparison, "draw", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_more_values_and_other_keys_reuse_the_runs_that_they_share(tmp_path, monkeypatch):
     config, folder = base_config(tmp_path), str(tmp_path / "sweep")
     first = Trained(monkeypatch, scores=scores)
@@ -48,6 +55,7 @@ def test_more_values_and_other_keys_reuse_the_runs_that_they_share(tmp_path, mon
     assert first.seen[3:] == [(0.2, 0)]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_settings_that_diverged_are_not_chosen(tmp_path, monkeypatch, capsys):
     config, folder = base_config(tmp_path), str(tmp_path / "sweep")
     Trained(monkeypatch, scores=scores, diverges=[(0.1, 0), (0.2, 0), (0.5, 0), (0.2, 1)])
@@ -60,6 +68,7 @@ def test_settings_that_diverged_are_not_chosen(tmp_path, monkeypatch, capsys):
     assert "No setting can be chosen" in said and "pretrain" not in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_programs_read_the_result_as_json(tmp_path, monkeypatch, capsys):
     console = sweep.comparison.console
     Trained(monkeypatch, scores=scores)
