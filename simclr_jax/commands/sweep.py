@@ -74,10 +74,11 @@ def verdict(ranking: Sequence[Variant], sweep: Sweep, found: Found, config: Conf
     """
     best = ranking[0]
     scores, base = found[best.name], flatten(config)
-    which = "Best on validation" if len(sweep.variants) > 1 else "The only setting"
-    percents = f"{spread(scores['validation_top1'])} % on validation and {spread(scores['top1_h'])} % on test"
-    lines = [f"{which}: **{best.name}**, with {percents}."]
     own = next((of for of in sweep.variants if all(base[key] == value for key, value in of.settings.items())), None)
+    which = "Best on validation" if len(sweep.variants) > 1 else "The only setting"
+    whose = ", the config's own" if own is best and best.settings else ""
+    percents = f"{spread(scores['validation_top1'])} % on validation and {spread(scores['top1_h'])} % on test"
+    lines = [f"{which}: **{best.name}**{whose}, with {percents}."]
     second = next(iter(ranking[1:]), None)
     others = {"the config's own setting": own} if own not in (None, best) else {}
     others |= {"the second best": second} if second not in (None, own) else {}

@@ -96,9 +96,12 @@ def judged(values):
     [
         (
             [[0.5, 0.52, 0.51], [0.6, 0.62, 0.64]],
-            ["**head.dim=16**", "own setting, head.dim=128 .*significantly better"],
+            ["**head.dim=16**, with", "own setting, head.dim=128 .*significantly better"],
         ),
-        ([[0.6, 0.62, 0.61], [0.59, 0.62, 0.6]], ["**head.dim=128**", "the second best, head.dim=16 .*no significant"]),
+        (
+            [[0.6, 0.62, 0.61], [0.59, 0.62, 0.6]],
+            ["**head.dim=128**, the config's own, with", "the second best, head.dim=16 .*no significant"],
+        ),
         (
             [[0.5], [0.6], [0.4]],
             ["**head.dim=16**", "own setting, .*not testable with one seed; add --over=seed=0,1,2"],
