@@ -60,6 +60,7 @@ def table(scratch: pathlib.Path) -> Iterator[Case]:
 
 
 TRAIN = ("train", "--config=configs/quickstart.py")
+SWEEP = ("simclr_jax", "sweep", "--config=ablation", "--workdir=x")
 
 WORDS = [
     ("simclr_jax", "prewiev"),
@@ -94,6 +95,14 @@ WORDS = [
     ("simclr_jax", "report"),
     ("simclr_jax", "report", "--workdir=nowhere"),
     ("simclr_jax", "report", "--workdir=configs", "--config.seed=1"),
+    ("simclr_jax", "sweep"),
+    SWEEP,
+    (*SWEEP, "--over=loss.temperature"),
+    (*SWEEP, "--over=loss.temperature=0.1,0.1"),
+    (*SWEEP, "--over=loss.temperatur=0.1,0.2"),
+    (*SWEEP, "--over=loss.temperature=0.1,cold"),
+    (*SWEEP, "--over=data.limit=10,20"),
+    (*SWEEP, "--over=train.batch_size=16,1000000"),
     ("simclr_jax", "ablate"),
     ("simclr_jax", "ablate", "--workdir=x"),
     ("simclr_jax", "ablate", "--study=heads", "--workdir=x"),

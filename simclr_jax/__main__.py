@@ -60,6 +60,11 @@ simclr-jax linear-augmented --workdir=RUN
     Trains a linear classifier on the frozen encoder with random crops and flips, as in the paper.
     Example: simclr-jax linear-augmented --workdir=runs/mine
 
+simclr-jax sweep --config=NAME --workdir=FOLDER --over=KEY=V1,V2,… [--over=OTHER=V1,V2,…] [--over=seed=0,1,2]
+    Pretrains and probes a run for every combination of values, and names the best setting on validation: a table, a
+    picture, and whether it is significantly better. The same command resumes; more values reuse the runs there are.
+    Example: simclr-jax sweep --config=ablation --workdir=runs/sweep --over=loss.temperature=0.1,0.5 --over=seed=0,1
+
 simclr-jax ablate --study=augmentation|head|batch|temperature|epochs --workdir=FOLDER [--seeds=3]
     Repeats a finding of the paper with runs that differ in one setting, as a table and a picture. Uses the built-in
     images on a CPU; give --config=ablation_cifar10 on a GPU. The same command resumes a stopped study.
@@ -98,6 +103,7 @@ COMMANDS = {
     "pictures": ("pictures",),
     "finetune": ("finetune", "finetune"),
     "linear-augmented": ("finetune", "linear_augmented"),
+    "sweep": ("sweep",),
     "ablate": ("ablate",),
 }
 

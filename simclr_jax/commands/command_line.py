@@ -191,13 +191,13 @@ def _refuse_value(message: str, known: ConfigDict | None) -> NoReturn:
     name, text = found.groups() if found else ("", "")
     if known is not None and name.removeprefix(PREFIX) in flatten(known):
         example = flatten(known)[name.removeprefix(PREFIX)]
-        _check_text(name, text, example)
+        check_text(name, text, example)
     elif name in flags.FLAGS and flags.FLAGS[name].flag_type() == "int":
-        _check_text(f"--{name}", text, flags.FLAGS[name].default or 1)
+        check_text(f"--{name}", text, flags.FLAGS[name].default or 1)
     raise ValueError(message)
 
 
-def _check_text(name: str, text: str, example: Any) -> None:
+def check_text(name: str, text: str, example: Any) -> None:
     """Raises ValueError for a text that is not of its example's type."""
     try:
         whole = int(float(text)) if isinstance(example, int) and float(text).is_integer() else None

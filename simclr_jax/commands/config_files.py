@@ -29,6 +29,12 @@ def path_of(given: str) -> str:
     return str(file) if folder in ("", _OF_OTHERS) and name.isidentifier() and file.is_file() else given
 
 
+def name_of(file: str) -> str:
+    """Returns what names a file in --config: the name of a shipped config, or else the file."""
+    path = pathlib.Path(file)
+    return path.stem if path.resolve() == (FOLDER / path.name).resolve() else file
+
+
 def meant(given: str) -> str:
     """Returns the name or file that was meant by a --config that does not exist, as a question; or which there are."""
     folder = os.path.dirname(given) or "."

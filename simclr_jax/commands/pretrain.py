@@ -61,7 +61,7 @@ def run(
     _check_same_data(data)
     if profile:
         profiling.check(profile, first_step=checkpoint.latest_step(workdir) or 0, total_steps=schedule.total_steps)
-    start = _network_to_start_from(trainer, workdir)
+    start = network_to_start_from(trainer, workdir)
     with stop or preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
         more_epochs_than = _check_config(workdir, config, data) if writes else None
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
@@ -139,8 +139,12 @@ def run(
     return trainer
 
 
-def _network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | None:
-    """Reads the network that config.train.start_from names; None without one, or where the run has its own to go on."""
+def network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | None:
+    """Reads the network that config.train.start_from names; None without one, or where the run has its own to go on.
+
+    Raises:
+      ValueError: it is no run, or its network is another one.
+    """
     place = trainer.config.train.start_from
     if not place or processes.agree(checkpoint.latest_step(workdir) is not None):
         return None

@@ -4,42 +4,13 @@ Values follow those of the config that a study starts from, so that it means the
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scipy import stats
-
-SIGNIFICANCE = 0.05  # how often a test tells variants apart that are the same
+from simclr_jax.commands.comparison import Found, Sweep, Variant, difference
 
 Base = Mapping[str, Any]  # {"section.key": value}
 End = tuple[str, str]  # a variant's name and a measure's
-
-# What is measured of a run, with the words for it. All but colour_r2 are fractions of images.
-MEASURES = {
-    "top1_h": "top-1 of representation h, %",
-    "top1_z": "top-1 of projection z, %",
-    "histogram_top1": "pairs matched by colour histograms, %",
-    "colour_r2": "mean colour predicted from h, R² in %",
-    "contrastive_accuracy": "pairs matched by z, %",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One setting of a study.
-
-    Attributes:
-      name: in tables.
-      settings: {"section.key": value} that differ from the base.
-      x: its place on the picture's axis; None where the axis only has names.
-      line: which of the picture's lines it is on.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    x: float | None = None
-    line: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +22,11 @@ class Claim:
     lower: tuple[End, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """Runs that are compared, the measures that are shown of them, and the paper's claims. ``x`` names the axis."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study(Sweep):
+    """A sweep, and the paper's claims of it."""
 
-    variants: list[Variant]
-    measures: tuple[str, ...]
     claims: list[Claim]
-    x: str = ""
 
 
 def augmentation(base: Base) -> Study:
@@ -95,7 +63,7 @@ def augmentation(base: Base) -> Study:
     return Study(
         [Variant("none of them", of()), *singles, *both[:2], strengths[0], both[2], strengths[1]],
         ("top1_h", "top1_z", "histogram_top1", "colour_r2", "contrastive_accuracy"),
-        [
+        claims=[
             Claim(
                 "crop and colour distortion together are better than either alone",
                 (best, "top1_h"),
@@ -127,7 +95,7 @@ def head(base: Base) -> Study:
     return Study(
         variants,
         ("top1_h", "top1_z"),
-        [
+        claims=[
             Claim("a non-linear projection head is better than a linear one", (middle, "top1_h"), _of(linear)),
             Claim("a linear projection head is better than none", (linear, "top1_h"), _of("none")),
             Claim("representation h is better than projection z", (middle, "top1_h"), ((middle, "top1_z"),)),
@@ -154,7 +122,7 @@ def batch(base: Base) -> Study:
     return Study(
         variants,
         ("top1_h", "contrastive_accuracy"),
-        [Claim("in few epochs, larger batches are better", (large, "top1_h"), _of(small))],
+        claims=[Claim("in few epochs, larger batches are better", (large, "top1_h"), _of(small))],
         x="batch size",
     )
 
@@ -166,7 +134,7 @@ def temperature(base: Base) -> Study:
     return Study(
         variants,
         ("top1_h", "contrastive_accuracy"),
-        [
+        claims=[
             Claim("0.1 is better than 1", ("0.1", "top1_h"), _of("1")),
             Claim("0.1 is better than 0.05", ("0.1", "top1_h"), _of("0.05")),
         ],
@@ -182,7 +150,7 @@ def epochs(base: Base) -> Study:
     return Study(
         variants,
         ("top1_h", "contrastive_accuracy"),
-        [
+        claims=[
             Claim("longer training helps", (middle, "top1_h"), _of(short)),
             Claim("and even longer training helps more", (long, "top1_h"), _of(middle)),
         ],
@@ -199,28 +167,20 @@ STUDIES: dict[str, Callable[[Base], Study]] = {
 }
 
 
-def verdict(claim: Claim, found: Mapping[str, Mapping[str, list[float]]]) -> str:
+def verdict(claim: Claim, found: Found) -> str:
     """Says whether runs show what a claim says.
 
-    By t-tests at `SIGNIFICANCE`: Welch's of two variants, a paired one of two measures of the same runs.
+    By t-tests: Welch's of two variants, a paired one of two measures of the same runs.
 
     Args:
       claim: of one of the study's variants over others.
       found: {variant: {measure: its values, one a seed}}.
     """
-    higher = found[claim.higher[0]][claim.higher[1]]
+    variant, measure = claim.higher
+    higher = found[variant][measure]
     if len(higher) == 1:
         return "not testable with one seed"
-    signs = []  # 1 where the claim's end is higher, -1 where it is lower, 0 where the test cannot tell
-    for name, measure in claim.lower:
-        lower, paired = found[name][measure], name == claim.higher[0]
-        gaps = [value - other for value, other in zip(higher, lower, strict=True)]
-        # A test divides by the deviation.
-        if len(set(gaps)) == 1 if paired else len(set(higher)) == len(set(lower)) == 1:
-            signs.append((gaps[0] > 0) - (gaps[0] < 0))
-            continue
-        test = stats.ttest_rel(higher, lower) if paired else stats.ttest_ind(higher, lower, equal_var=False)
-        signs.append(int(math.copysign(1, test.statistic)) if test.pvalue < SIGNIFICANCE else 0)
+    signs = [difference(higher, found[name][of], paired=name == variant) for name, of in claim.lower]
     if all(sign > 0 for sign in signs):
         return "as in the paper"
     return "different from the paper" if any(sign < 0 for sign in signs) else "no significant difference here"

@@ -25,6 +25,7 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILION, "#8C8C00", "bla
 MANY_COLOURS = tuple(map(to_hex, [*colormaps["tab20"].colors[::2], *colormaps["tab20"].colors[1::2]]))
 PAIRS = (BLUE, VERMILION, GREEN, "#CC79A7")  # of lines in one plot
 MARKERS = "o^sDvP"
+MOST_ABOVE = 4  # lines of a plot that are named above it
 MOST_NAMED = 24  # classes that a legend names, and that have a colour and shape of their own
 DPI = 150
 # Names come from data: a "$" in one is no formula, and what the first font cannot draw others may.
@@ -148,6 +149,7 @@ def curves(
     title: str,
     names: Sequence[str] = (),
     log_x: bool = False,
+    legend: str = "",
 ) -> Figure:
     """Draws plots that share their x axis, two in a row.
 
@@ -157,17 +159,24 @@ def curves(
       x_label: under each.
       title: over the picture.
       names: of x = 0, 1, …, in the place of numbers.
-      log_x: whether x is drawn in powers, with the numbers that there are values of.
+      log_x: whether x is drawn in powers, with the numbers that there are values of; 0 is a power below the least.
+      legend: what all panels' lines differ in, over their names: above each plot, or once beside them if there are
+        more than `MOST_ABOVE`.
     """
     rows, columns = -(-len(panels) // 2), min(len(panels), 2)
-    figure, axes = _figure(rows, columns, size=(4.2 * columns, (3.4 if names else 2.5) * rows + 0.4), title=title)
+    lines = max(len(panel.lines) for panel in panels)
+    height = (3.4 if names else 2.5) * rows + 0.4
+    beside = bool(legend) and lines > MOST_ABOVE
+    size = (4.2 * columns + 2, max(height, 0.19 * lines + 0.6)) if beside else (4.2 * columns, height)
+    figure, axes = _figure(rows, columns, size=size, title=title)
     for axis, panel in zip(axes, panels, strict=False):
         for line in panel.lines:
             style = {"color": line.colour, "marker": line.marker, "ms": 3, "lw": 1.3, "label": line.name}
             axis.errorbar(line.x, line.y, line.error, ls=line.style or "none", capsize=2, **style)
         if log_x:
-            axis.set_xscale("log")
             ticks = sorted({x for line in panel.lines for x in line.x})
+            least = min(x for x in ticks if x > 0)
+            axis.set_xscale(**{"value": "log"} if ticks[0] > 0 else {"value": "symlog", "linthresh": least})
             axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axis.set_xticks([], minor=True)
         if names:
@@ -176,8 +185,10 @@ def curves(
         axis.set_xlabel(x_label)
         axis.grid(True, color="0.9", linewidth=0.6)
         axis.margins(y=0.12)
-        if len(panel.lines) > 1:
-            axis.legend(**ABOVE)
+        if len(panel.lines) > 1 and not beside:
+            axis.legend(**ABOVE, title=legend or None, alignment="left")
+    if beside:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, title=legend)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     return save_png(figure, file)

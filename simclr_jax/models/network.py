@@ -189,6 +189,10 @@ class Network:
     def __post_init__(self) -> None:
         _check(self)
         self._check_family()
+        if self.view_batch_norm and self.architecture.family != "ResNet" and not (self.head.depth and self.head.norm):
+            raise ValueError(
+                f"view_batch_norm True has no effect: {self.encoder} with this head has no BatchNorm; leave it False"
+            )
         if self.norm == "group":
             self._check_groups()
 

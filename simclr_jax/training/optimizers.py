@@ -216,6 +216,15 @@ def _of_registered(name: str, factory: OptimizerFactory, learning_rate: Schedule
     return made
 
 
+def without(optimizer: optax.GradientTransformation, beginning: str) -> optax.GradientTransformation:
+    """Returns an optimizer that leaves parameters alone, decay included, whose paths begin with ``beginning``."""
+
+    def left_alone(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).startswith(beginning), params)
+
+    return optax.chain(optimizer, optax.masked(optax.set_to_zero(), left_alone))
+
+
 def warmup_cosine(peak_lr: float, *, warmup_steps: int, total_steps: int) -> Schedule:
     """Linear warm-up from 0 to `peak_lr`, then cosine decay to 0 without restarts.
 

@@ -53,7 +53,13 @@ class Trainer:
 
     @classmethod
     def from_config(
-        cls, config: ConfigDict, *, bits: int = 0, blank: bool = False, target: Target | None = None
+        cls,
+        config: ConfigDict,
+        *,
+        bits: int = 0,
+        blank: bool = False,
+        target: Target | None = None,
+        splits: sources.Splits | None = None,
     ) -> "Trainer":
         """Checks a config and wires a run from it. Writes and compiles nothing.
 
@@ -62,12 +68,16 @@ class Trainer:
           bits: the bit depth of white that a run has found before; 0 = not known.
           blank: let blank images stand in for the source where the config says how many, for a plan.
           target: the machine that the run is planned for; None for this one.
+          splits: the images, if they were opened before for a config with the same data and seed.
 
         Raises:
           ValueError: the config, the data or the devices do not fit.
         """
         loggers.names(config.log.to)
-        splits = _blank_splits(config) if blank and config.data.images else open_splits(config, bits=bits)
+        if splits:
+            schedule.check(config)
+        else:
+            splits = _blank_splits(config) if blank and config.data.images else open_splits(config, bits=bits)
         model, loss = _model(config), _loss(config)  # before any image is read: a wrong one is told at once
         train, validation = splits.load("train"), splits.load("validation")
         if config.data.bits and train.kind == "pixels":
@@ -98,7 +108,7 @@ class Trainer:
             model=model,
             loss=loss,
             learning_rate=learning_rate,
-            optimizer=schedule.optimizer_of(config, learning_rate),
+            optimizer=_optimizer(config, learning_rate),
             probe=nn.Dense(len(splits.source.class_names)) if watched else None,
             probe_optimizer=optax.adam(config.online_probe.learning_rate),
             target=target,
@@ -264,6 +274,11 @@ def _loss(config: ConfigDict) -> steps.Loss:
     return losses.create_loss(
         loss.name, temperature=loss.temperature, chunk_size=loss.chunk_size or None, gather=loss.gather
     )
+
+
+def _optimizer(config: ConfigDict, learning_rate: Callable) -> optax.GradientTransformation:
+    optimizer = schedule.optimizer_of(config, learning_rate)
+    return optimizers.without(optimizer, "encoder/stem_conv/") if config.model.freeze_patch_projection else optimizer
 
 
 def _schedule(config: ConfigDict, train: Any, validation: Any, target: Target | None) -> schedule.Schedule:

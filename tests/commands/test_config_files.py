@@ -99,3 +99,9 @@ def test_a_file_that_is_no_config_is_one_line(text, words, tmp_path):
     with pytest.raises(ValueError) as error:
         simclr_jax.load_config(tmp_path / "mine.py")
     assert words in str(error.value) and "mine.py" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_shipped_config_has_its_name_back_from_its_file(tmp_path):
+    assert config_files.name_of(config_files.path_of("cifar10")) == "cifar10"
+    (tmp_path / "cifar10.py").touch()
+    assert config_files.name_of(str(tmp_path / "cifar10.py")) == str(tmp_path / "cifar10.py")

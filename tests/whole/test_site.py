@@ -71,7 +71,7 @@ def test_links_lead_to_files(path):
 
 # Commands
 
-KEYS_OF = {"pretrain": "default", "preview": "default", "check-data": "default", "ablate": "default"}
+KEYS_OF = dict.fromkeys(("pretrain", "preview", "check-data", "sweep", "ablate"), "default")
 WITHOUT_CONFIG = {"import", "export", "report"}
 COMMON = {"--quiet", "--noquiet", "--verbose", "--noverbose", "--log", "--help", "--version", "--config"}
 STANDS_FOR_ANY = {"NAME", "FILE.py"}  # of a --config
