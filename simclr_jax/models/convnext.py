@@ -11,6 +11,7 @@ from simclr_jax.models.architectures import ConvNeXtArchitecture
 from simclr_jax.models.cpu_depthwise import conv_general_dilated
 from simclr_jax.models.images import normalized
 from simclr_jax.models.network import Network
+from simclr_jax.models.patches import PatchProjection
 
 LAYER_NORM_EPSILON = 1e-6  # timm's
 LAYER_SCALE = 1e-6  # that a branch begins with; Liu et al. 2022, table 5
@@ -21,7 +22,6 @@ _WINDOW = 7  # side of the depthwise kernels
 class ConvNeXtBlock(nn.Module):
     """A depthwise convolution, a norm and an MLP of one hidden layer, scaled by channel and beside a shortcut."""
 
-    conv: Callable
     dense: Callable
     norm: Callable
 
@@ -29,8 +29,15 @@ class ConvNeXtBlock(nn.Module):
     def __call__(self, x):
         """`[B, H, W, C]` to the same."""
         channels = x.shape[-1]
-        one_each = {"feature_group_count": channels, "conv_general_dilated": conv_general_dilated}
-        y = self.conv(channels, _WINDOW, 1, padding=_WINDOW // 2, name="depthwise", **one_each)(x)
+        y = nn.Conv(
+            channels,
+            (_WINDOW, _WINDOW),
+            feature_group_count=channels,
+            kernel_init=_INIT,
+            dtype=x.dtype,
+            conv_general_dilated=conv_general_dilated,
+            name="depthwise",
+        )(x)
         y = self.dense(4 * channels, name="fc1")(self.norm(name="norm")(y))
         y = self.dense(channels, name="fc2")(nn.gelu(y, approximate=False))
         scale = self.param("gamma", nn.initializers.constant(LAYER_SCALE), (channels,))
@@ -92,8 +99,8 @@ class ConvNeXt(nn.Module):
         norm = functools.partial(nn.LayerNorm, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
         norm_here = functools.partial(norm, dtype=dtype)
 
-        def conv(features, side, stride, padding="VALID", **more):
-            return nn.Conv(features, (side, side), stride, padding, kernel_init=_INIT, dtype=dtype, **more)
+        def patches(width, side, name):
+            return PatchProjection(width, side, _INIT, dtype, name=name)
 
         block = nn.remat(ConvNeXtBlock) if network.remat else ConvNeXtBlock
         x = normalized(images, network.normalize).astype(dtype)
@@ -101,13 +108,13 @@ class ConvNeXt(nn.Module):
             zip(self.architecture.stage_sizes, self.architecture.widths, strict=True), start=1
         ):
             if stage == 1:
-                x = conv(width, network.patch, network.patch, name="stem_conv")(x)
+                x = patches(width, network.patch, "stem_conv")(x)
                 x = norm_here(name="stem_norm")(x)
             else:
                 x = norm_here(name=f"stage{stage}_down_norm")(x)
-                x = conv(width, 2, 2, name=f"stage{stage}_down_conv")(x)
+                x = patches(width, 2, f"stage{stage}_down_conv")(x)
             for index in range(1, blocks + 1):
-                x = block(conv, dense, norm_here, name=f"stage{stage}_block{index}")(x)
+                x = block(dense, norm_here, name=f"stage{stage}_block{index}")(x)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         h = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return norm(dtype=jnp.float32, name="norm")(h)

@@ -15,6 +15,7 @@ import numpy as np
 from simclr_jax.models.architectures import ViTArchitecture
 from simclr_jax.models.images import normalized
 from simclr_jax.models.network import Network
+from simclr_jax.models.patches import PatchProjection
 
 LAYER_NORM_EPSILON = 1e-6  # timm's
 _INIT = nn.initializers.truncated_normal(0.02)  # timm's, of dense layers and positions
@@ -105,7 +106,7 @@ class ViT(nn.Module):
         if x.shape[1] % side or x.shape[2] % side or 0 in x.shape[1:3]:
             raise ValueError(f"images of {x.shape[1]} × {x.shape[2]} pixels are not cut into whole patches of {side}")
 
-        x = nn.Conv(width, (side, side), side, "VALID", kernel_init=_patch_init, dtype=dtype, name="stem_conv")(x)
+        x = PatchProjection(width, side, _patch_init, dtype, name="stem_conv")(x)
         if network.freeze_patch_projection:
             x = jax.lax.stop_gradient(x)
         rows, columns = x.shape[1:3]

@@ -82,6 +82,11 @@ def assert_close(got, want):
     jax.tree.map(close, got, want)
 
 
+def decided(result):
+    """Less the accuracy: with group norm similarities differ by 1e-7, and the largest is a matter of rounding."""
+    return result._replace(metrics={"contrastive_entropy": result.metrics["contrastive_entropy"]})
+
+
 def cosine(a, b):
     a, b = (np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(tree)]) for tree in (a, b))
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -90,7 +95,8 @@ def cosine(a, b):
 @pytest.mark.parametrize(("norm", "count"), [("group", 2), ("group", 8), ("batch", 1)])
 def test_micro_batches_find_what_one_pass_finds(norm, count):
     """Views are drawn for each pass from ids: other views in the second pass would show in the gradient."""
-    assert_close(micro_batches(norm, count), one_pass(norm))
+    found, wanted = ((decided(result), gradients) for result, gradients in (micro_batches(norm, count), one_pass(norm)))
+    assert_close(found, wanted)
 
 
 def test_micro_batches_on_devices_find_what_one_pass_on_one_device_finds():
@@ -107,7 +113,8 @@ def test_micro_batches_on_devices_find_what_one_pass_on_one_device_finds():
     )
     want, want_gradients = one_pass("group")
     first = functools.partial(jax.tree.map, lambda x: x[0])
-    assert_close(first((loss, metrics, gradients)), (want.loss, want.metrics, want_gradients))
+    entropy = {name: metrics[name] for name in decided(want).metrics}
+    assert_close(first((loss, entropy, gradients)), (want.loss, decided(want).metrics, want_gradients))
     np.testing.assert_array_equal(labels.reshape(-1), want.labels)
     by_view = np.asarray(h).reshape(count, 2, IMAGES // count, -1).swapaxes(0, 1).reshape(2 * IMAGES, -1)
     assert_close(by_view, want.h)
@@ -169,6 +176,8 @@ def test_gradients_are_made_flat_on_gpus_alone_and_stay_what_they_are():
 
 class Projection(nn.Module):
     """A network of one product, so that what is tested is what surrounds it."""
+
+    view_batch_norm: bool = False
 
     @nn.compact
     def __call__(self, x, train):
