@@ -18,7 +18,8 @@ from ml_collections import ConfigDict, config_flags
 
 import simclr_jax
 from simclr_jax.commands import config_files
-from simclr_jax.runtime.config import check_key, check_keys, check_type, flatten, nearest_key
+from simclr_jax.runtime.config import check_keys, check_type, flatten
+from simclr_jax.runtime.key_names import check_key, nearest_key
 
 PREFIX = "config."
 _TRACEBACK = "Error whilst parsing config file:\n\nTraceback"

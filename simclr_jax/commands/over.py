@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from simclr_jax.commands.command_line import PREFIX, check_text
 from simclr_jax.commands.comparison import Sweep, Variant, written
 from simclr_jax.configs import default
-from simclr_jax.runtime.config import check_key, check_type, check_value, flatten
+from simclr_jax.runtime.config import check_type, check_value, flatten
 from simclr_jax.runtime.differences import NOT_MATHEMATICS
+from simclr_jax.runtime.key_names import check_key
 
 MOST_RUNS = 1000
 MEASURES = ("validation_top1", "top1_h", "top1_z", "contrastive_accuracy")

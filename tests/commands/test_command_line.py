@@ -7,7 +7,8 @@ from absl import flags
 
 from simclr_jax.commands import command_line
 from simclr_jax.configs import default, knn
-from simclr_jax.runtime.config import flatten, nearest_key
+from simclr_jax.runtime.config import flatten
+from simclr_jax.runtime.key_names import nearest_key
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
 QUICKSTART = "--config=configs/quickstart.py"
