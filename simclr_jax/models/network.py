@@ -82,7 +82,7 @@ _SIZE = Bound(lambda value: value >= 1, "at least 1; to train without a head use
 _WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the standard network, 2 doubles its filters")
 _PATCH = Bound(lambda value: value >= 0, "0 (16 of a ViT, 4 of a ConvNeXt) or a number of pixels")
 _RESNET, _VIT, _PATCHES = ("ResNet",), ("ViT",), ("ViT", "ConvNeXt")  # families
-_LEAST_PATCHES = 4  # a side
+_LEAST_PATCHES = {"ViT": 3, "ConvNeXt": 8}  # a side; of a ConvNeXt three stages halve it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,10 +215,10 @@ class Network:
 
     def check_image_size(self, size: int) -> None:
         """Raises ValueError where square images of a size, pixels, do not suit the encoder."""
-        least = {"ViT": _LEAST_PATCHES, "ConvNeXt": 8}.get(self.architecture.family, 1) * self.patch
+        least = _LEAST_PATCHES.get(self.architecture.family, 1) * self.patch
         if size < least:
             patches = size // self.patch
-            smaller = max(1, size // 8)
+            smaller = next((side for side in range(size // 8, 1, -1) if size % side == 0), 1)
             raise ValueError(
                 f"augment.image_size={size} gives {self.encoder} {patches} × {patches} patches of {self.patch} pixels, "
                 f"which are too few; use --config.model.patch_size={smaller}, or images of at least {least} pixels"

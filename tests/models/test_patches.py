@@ -157,7 +157,7 @@ def test_parts_learn_from_one_on(name, trainable, frozen, trained):
         (
             lambda: Network(encoder="vit_tiny").check_image_size(32),
             r"augment.image_size=32 gives vit_tiny 2 × 2 patches of 16 pixels, which are too few; use "
-            r"--config.model.patch_size=4, or images of at least 64 pixels",
+            r"--config.model.patch_size=4, or images of at least 48 pixels",
         ),
         (
             lambda: Network(encoder="convnext_atto").check_image_size(24),
