@@ -74,6 +74,11 @@ def _parsed(text: str) -> tuple[str, tuple[Any, ...]]:
     key = key.strip().removeprefix(PREFIX)
     check_key(key, known)
     _check_comparable(key)
+    if isinstance(known[key], tuple):
+        raise ValueError(
+            f"config.{key} cannot be swept: each of its values is a list, and commas separate values here; start a sweep "
+            f'for each, with its own --workdir: --config.{key}="{known[key]}"'
+        )
     if not listed:
         raise ValueError(f"--over={text} has no values; write them behind the key: {_EXAMPLE}")
     values = tuple(_value(key, part.strip(), known[key]) for part in listed.split(","))

@@ -81,6 +81,7 @@ def test_the_keys_that_can_be_swept_change_what_is_learned():
         (["checkpoint.keep=1,2"], "config.checkpoint.keep cannot be swept: it does not change what"),
         (["log.to=wandb,mlflow"], "config.log.to cannot be swept"),
         (["loss.gather=all,ring"], "to set it for all of them: --config.loss.gather=VALUE"),
+        (["optimizer.betas=0.9,0.95"], "config.optimizer.betas cannot be swept: each of its values is a list"),
         (
             [f"seed={','.join(map(str, range(101)))}", f"head.dim={','.join(map(str, range(1, 11)))}"],
             r"1,010 runs \(101 × 10\), and at most 1,000",
