@@ -76,7 +76,7 @@ def _parsed(text: str) -> tuple[str, tuple[Any, ...]]:
     _check_comparable(key)
     if isinstance(known[key], tuple):
         raise ValueError(
-            f"config.{key} cannot be swept: each of its values is a list, and commas separate values here; start a sweep "
+            f"config.{key} cannot be swept: each of its values is a list, and commas separate values; start a sweep "
             f'for each, with its own --workdir: --config.{key}="{known[key]}"'
         )
     if not listed:
