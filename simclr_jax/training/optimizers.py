@@ -5,6 +5,7 @@ Which parameters decay is left to `decay`, and turning epochs into steps to `sch
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -120,7 +121,7 @@ def register_optimizer(name: str, factory: OptimizerFactory) -> None:
     A run that is resumed needs it registered again; probes and `load_encoder` do not.
 
     Args:
-      name: a word, such as "lion".
+      name: a word of letters, digits, _ and -, such as "lion".
       factory: called as ``factory(learning_rate, weight_decay=…, mask=…)``; returns an optax transformation, whose
         updates are added to the parameters. learning_rate is a function of the step, counted from 0, with warm-up,
         scaling and cosine in it; weight_decay is config.optimizer.weight_decay; mask is a function of the tree of
@@ -135,8 +136,10 @@ def register_optimizer(name: str, factory: OptimizerFactory) -> None:
       ...     return optax.lion(learning_rate, weight_decay=weight_decay, mask=mask)
       >>> simclr_jax.register_optimizer("lion", lion)
     """
-    if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"name={name!r} must be a word, such as 'lion'")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ValueError(
+            f"an optimizer cannot be named {name!r}: use letters, digits, _ and -, and begin with a letter"
+        )
     if name in OPTIMIZERS:
         raise ValueError(f"{name!r} is an optimizer of this library; give yours another name, such as 'my_{name}'")
     if not callable(factory):

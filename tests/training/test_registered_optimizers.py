@@ -87,8 +87,8 @@ def test_a_cell_that_is_run_again_replaces_its_function_and_nothing_else_does():
     ("name", "factory", "message"),
     [
         ("lars", signs, "'lars' is an optimizer of this library; give yours another name, such as 'my_lars'"),
-        ("two words", signs, "name='two words' must be a word, such as 'lion'"),
-        (3, signs, "name=3 must be a word"),
+        ("two words", signs, "an optimizer cannot be named 'two words': use letters, digits, _ and -"),
+        (3, signs, "an optimizer cannot be named 3: use letters"),
         (
             "lion",
             optax.sgd(0.1),
