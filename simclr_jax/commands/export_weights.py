@@ -59,7 +59,7 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
     trained = open_run(run)
     network = dataclasses.replace(trained.model.encoder.network, remat=False)  # which is of the backward pass alone
     encoder = trained.model.encoder.clone(network=network)
-    variables = {of: tree["encoder"] for of, tree in trained.variables.items() if tree}  # group norm has no statistics
+    variables = {of: tree["encoder"] for of, tree in trained.variables.items() if "encoder" in tree}
     size = sum(x.nbytes for x in jax.tree.leaves(variables))
     with _whole(out, places) as (file, card_file):
         if kind == "torch":

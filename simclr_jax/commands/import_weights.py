@@ -74,7 +74,7 @@ def torch(
     image_size = weights.image_size or (32 if network.cifar_stem else 224)
     what = network.title
     notes = {"from": "PyTorch state dict", "path": path, "network": what, "left_out": weights.left_out}
-    variables = {kind: {"encoder": tree} for kind, tree in weights.variables.items()}
+    variables = {"batch_stats": {}} | {kind: {"encoder": tree} for kind, tree in weights.variables.items()}
     _write(out, 0, variables, _with(config, network, image_size), notes)
     say(f"{path}\n  {what}, under the prefix {weights.prefix!r}, for images of {image_size} pixels")
     of_resnet = f"max-pool {network.pool}, BatchNorm's epsilon 1e-5, " * (network.architecture.family == "ResNet")

@@ -18,6 +18,8 @@ class ResNetArchitecture:
     base_width: int = 64
 
     family = "ResNet"
+    patch_size = 1  # it reads pixels
+    least_patches = 1  # a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ViTArchitecture:
     patch_size: int = 16
 
     family = "ViT"
+    least_patches = 3  # a side; fewer leave attention nothing to compare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,11 @@ class ConvNeXtArchitecture:
     patch_size: int = 4
 
     family = "ConvNeXt"
+
+    @property
+    def least_patches(self) -> int:
+        """How many there must be a side, for the stages to halve."""
+        return 2 ** (len(self.stage_sizes) - 1)
 
 
 Architecture = ResNetArchitecture | ViTArchitecture | ConvNeXtArchitecture

@@ -91,7 +91,7 @@ class ConvNeXt(nn.Module):
           ValueError: the images are not float `[B, H, W, 3]`, or too small.
         """
         network, dtype = self.network, jnp.dtype(self.network.dtype)
-        least = network.patch * 2 ** (len(self.architecture.stage_sizes) - 1)
+        least = network.patch * self.architecture.least_patches
         if images.ndim == 4 and min(images.shape[1:3]) < least:
             sides = " × ".join(map(str, images.shape[1:3]))
             raise ValueError(f"images of {sides} pixels are too small: stem and stages need at least {least}")

@@ -82,7 +82,6 @@ _SIZE = Bound(lambda value: value >= 1, "at least 1; to train without a head use
 _WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the standard network, 2 doubles its filters")
 _PATCH = Bound(lambda value: value >= 0, "0 (16 of a ViT, 4 of a ConvNeXt) or a number of pixels")
 _RESNET, _VIT, _PATCHES = ("ResNet",), ("ViT",), ("ViT", "ConvNeXt")  # families
-_LEAST_PATCHES = {"ViT": 3, "ConvNeXt": 8}  # a side; of a ConvNeXt three stages halve it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +203,7 @@ class Network:
     @property
     def patch(self) -> int:
         """Side of a ViT's or a ConvNeXt's patches, pixels; 1 of a ResNet."""
-        return self.patch_size or getattr(self.architecture, "patch_size", 1)
+        return self.patch_size or self.architecture.patch_size
 
     @property
     def title(self) -> str:
@@ -215,7 +214,7 @@ class Network:
 
     def check_image_size(self, size: int) -> None:
         """Raises ValueError where square images of a size, pixels, do not suit the encoder."""
-        least = _LEAST_PATCHES.get(self.architecture.family, 1) * self.patch
+        least = self.architecture.least_patches * self.patch
         if size < least:
             patches = size // self.patch
             smaller = next((side for side in range(size // 8, 1, -1) if size % side == 0), 1)

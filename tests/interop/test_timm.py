@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import simclr_jax
+from simclr_jax.commands import export_weights, import_weights
+from simclr_jax.configs import default
 from simclr_jax.interop import onnx, pytorch, stablehlo, tensors, torch_names
 from simclr_jax.models import ENCODERS, Head, Network, encoder_of
 from simclr_jax.models.architectures import ConvNeXtArchitecture, ViTArchitecture
+from support.runs import write_run
 from support.variables import random_variables
 
 # {name in timm: (settings there, sides of the images)}. A ViT's positions are resized for the second side.
@@ -175,6 +179,22 @@ def test_a_round_trip_gives_the_same_bits_and_settings(kind, tmp_path, small):
     first, again = (load_file(tmp_path / f"{name}.safetensors") for name in ("e", "again"))
     assert first.keys() == again.keys() and {"pos_embed" in first} == {SMALL[kind]["encoder"] == "vit"}
     jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_run_goes_out_and_comes_back(kind, tmp_path, small):
+    """Its head has BatchNorm's statistics, and its encoder none."""
+    changes = {f"model.{key}": value for key, value in SMALL[kind].items()} | {"augment.image_size": 16}
+    run, file, back = write_run(tmp_path / "run", **changes), tmp_path / "e.safetensors", tmp_path / "back"
+    export_weights.run("torch", str(run), str(file))
+    card = (tmp_path / "e.safetensors.md").read_text()
+    assert "running statistics | none" in card and "with BatchNorm" not in card and "timm.create_model(" in card
+    import_weights.torch(str(file), str(back), default.get_config())
+    one, other = (simclr_jax.load_encoder(str(of)) for of in (run, back))
+    assert one.image_size == other.image_size == 16
+    np.testing.assert_array_equal(one(images(16)), other(images(16)))
+    export_weights.run("onnx", str(run), str(tmp_path / "e.onnx"))
+    assert "max-pool" not in (tmp_path / "e.onnx.md").read_text()
 
 
 @pytest.mark.parametrize("kind", SMALL)

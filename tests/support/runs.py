@@ -14,7 +14,8 @@ def write_run(path, *, step=7, **changes):
     config = default.get_config()
     config.update_from_flattened_dict({"model.encoder": "resnet_tiny", "data.source": "textures", **changes})
     model = create_model(network_of(config))
-    variables = random_variables(model, np.zeros((1, 32, 32, 3), np.float32))
+    side = min(config.augment.image_size, 32)  # of a ResNet no shape depends on it
+    variables = random_variables(model, np.zeros((1, side, side, 3), np.float32))
     checkpoints = checkpoint.Checkpoints(str(path), keep=1)
     checkpoints.save(step, {"step": np.int32(step), "batch_stats": {}, **variables})
     checkpoints.close()
