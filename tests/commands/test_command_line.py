@@ -69,7 +69,7 @@ def answer(*arguments, monkeypatch):
         (
             "--config=zzz",
             "--config=zzz does not exist; the shipped configs are ablation, ablation_cifar10, cifar10, "
-            "cifar10_resnet50, "
+            "cifar10_resnet50, cifar10_vit, "
             "imagefolder, imagenet, imagenet_v2, quickstart, stl10, recipes/cifar10_google, recipes/cifar10_lightly, "
             "recipes/cifar10_plain_sgd, recipes/cifar10_solo_learn, recipes/imagenette_lightly; "
             "your own config is a file whose name ends in .py",

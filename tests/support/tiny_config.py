@@ -30,6 +30,7 @@ def write_archive(path):
 
 def shrink(config, source, **changes):
     """Makes any config one of seconds, and leaves alone what it is about: recipe, head, loss and optimiser."""
+    vit = config.model.encoder.startswith("vit_")
     config.update_from_flattened_dict(
         {
             "data.source": source,
@@ -38,9 +39,10 @@ def shrink(config, source, **changes):
             "data.test_split": "",
             "data.holdout_fraction": 0.2,
             "augment.image_size": SIZE,
-            "model.encoder": smallest.NAME,
+            "model.encoder": smallest.VIT if vit else smallest.NAME,
             "model.width": 1,
-            "model.cifar_stem": True,
+            "model.cifar_stem": not vit,
+            "model.patch_size": 0,
             "optimizer.warmup_epochs": 1.0,
             "train.batch_size": BATCH,
             "train.epochs": 3,

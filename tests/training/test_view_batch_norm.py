@@ -45,7 +45,7 @@ STATS = {"encoder": {"norm": {"mean": np.float32([0.1, 0.2, 0.3]), "var": np.flo
 WEIGHTS = RNG.normal(size=(2, IMAGES, Z))
 
 
-def loss(z1, z2):
+def loss(z1, z2, labels):
     """Of no two images together, so that the loss of a batch is the sum of what its parts give."""
     rows = z1.shape[0]
     first = lax.axis_index(AXIS) * rows if rows < IMAGES else 0
