@@ -152,8 +152,10 @@ class ProbedRun:
 
         if first := next(iter(missing().values()), None):
             disk.check_writable(first.parent)
-            first.parent.mkdir(parents=True, exist_ok=True)
-            with disk.turn(first, lambda: say(f"waiting for another probe, which is computing the {role} features")):
+            # One turn for both networks, which are written one by one: who came between would compute the second.
+            place = self._kept(role, layer, NETWORKS[0])[0]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with disk.turn(place, lambda: say(f"waiting for another probe, which is computing the {role} features")):
                 if still := missing():
                     self.extract(role, layer, still)
         return {network: self._kept(role, layer, network)[1] for network in networks}

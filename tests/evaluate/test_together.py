@@ -85,6 +85,17 @@ def test_probes_that_run_at_once_find_what_each_finds_alone(finished, tmp_path, 
         assert "waiting for another probe, which is computing the train features" in capsys.readouterr().out
 
 
+def test_features_of_either_network_have_one_turn(finished, tmp_path, monkeypatch):
+    """They are written one after the other: a probe that comes between must wait, and not compute the second again."""
+    run, places, turn = shutil.copytree(finished, tmp_path / "run"), [], disk.turn
+    monkeypatch.setattr(disk, "turn", lambda place, waiting: places.append(place) or turn(place, waiting))
+    probe("knn", run)
+    first, places[:] = set(places), []
+    shutil.rmtree(run / "features" / "untrained")
+    probe("knn", run)
+    assert set(places) == first and len(first) == 3
+
+
 def test_writers_of_one_file_leave_one_of_their_texts_and_nothing_else(tmp_path):
     texts = [f"{i}" * 100_000 for i in range(8)]
     path = epath.Path(tmp_path / "a.json")
