@@ -229,6 +229,7 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     }
     micro_batches = f"{schedule.microbatches} micro-batches of {config.train.microbatch_size} images"
     of_source = trainer.splits.source.describe()
+    frozen = ", the first layer stays random" * config.model.freeze_patch_projection
     without_labels = config.loss.name in ("nt_xent", "dcl")
     negatives = f", {2 * schedule.batch_size - 2} negatives per view" if without_labels else ""
     lines = {
@@ -238,7 +239,7 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         **({"left out": of_source.left_out} if of_source.left_out else {}),
         **({"16-bit files": str(trainer.splits.white)} if trainer.splits.bits_of_white else {}),
         "devices": devices.describe(),
-        "model": f"{config.model.encoder}, {count['encoder']:,} parameters; "
+        "model": f"{trainer.model.encoder.network.title}, {count['encoder']:,} parameters{frozen}; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computed in {config.model.dtype}",
         "batch": f"{schedule.batch_size} images{negatives}",
         "loss": f"{config.loss.name}, temperature {config.loss.temperature:g}",

@@ -27,7 +27,13 @@ NOT_MATHEMATICS = (
 )
 
 # Keys of a network that change how it computes, and not what its parameters mean.
-_OF_COMPUTING = ("model.dtype", "model.global_batch_norm", "model.view_batch_norm", "model.remat")
+_OF_COMPUTING = (
+    "model.dtype",
+    "model.global_batch_norm",
+    "model.view_batch_norm",
+    "model.freeze_patch_projection",
+    "model.remat",
+)
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any], *, same_data: bool = False) -> list[str]:
