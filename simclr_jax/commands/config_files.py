@@ -31,8 +31,8 @@ def path_of(given: str) -> str:
 
 def name_of(file: str) -> str:
     """Returns what names a file in --config: the name of a shipped config, or else the file."""
-    path = pathlib.Path(file)
-    return path.stem if path.resolve() == (FOLDER / path.name).resolve() else file
+    path, shipped = pathlib.Path(file).resolve(), FOLDER.resolve()
+    return path.relative_to(shipped).with_suffix("").as_posix() if path.is_relative_to(shipped) else file
 
 
 def meant(given: str) -> str:
@@ -42,7 +42,7 @@ def meant(given: str) -> str:
     files = [name.removeprefix("./") for name in beside if name.endswith(".py") and "__init__" not in name]
     shipped = {pathlib.PurePath(name).name: name for name in reversed(names())}  # of two of one name the shorter
     of_name = difflib.get_close_matches(pathlib.PurePath(given).stem, shipped, n=1)
-    near = difflib.get_close_matches(given, files, n=1) or [shipped[name] for name in of_name]
+    near = difflib.get_close_matches(given, [*files, *names()], n=1) or [shipped[name] for name in of_name]
     if near:
         return f"did you mean --config={near[0]}?"
     return f"the shipped configs are {', '.join(names())}; your own config is a file whose name ends in .py"

@@ -151,6 +151,9 @@ def _subject(
         "h": f"{encoder.feature_dim:,} numbers an image",
         "computes in": network.dtype if kind == "stablehlo" else exact,
     }
+    if network.architecture.family == "ViT":
+        described["h is"] = "the class token" if network.global_pool == "token" else "the mean of the patches"
+        described["positions"] = network.positions
     if network.architecture.family == "ResNet":
         described["max-pool's padding"] = "no max-pool" if network.cifar_stem else network.pool
     return card.Subject(

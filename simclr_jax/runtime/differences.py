@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.models import network as networks
-from simclr_jax.runtime.config import CAME_LATER, DECLARED, flatten, shown
+from simclr_jax.runtime.config import CAME_LATER, DECLARED, flatten, network_of, shown
 
 # Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
 # does, not the result.
@@ -55,8 +55,11 @@ def config_differences(old: dict[str, Any], new: dict[str, Any], *, same_data: b
 
 def network_differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Returns "key: old → new" for each key by which the parameters of one config's network are not another's."""
+    keys = [key for key in networks.KEYS if key not in _OF_COMPUTING]
+    if network_of(old).architecture.family == "ViT" and old.model.positions == "learned":
+        keys.append("augment.image_size")  # there is a position for each patch
     old, new = flatten(old), flatten(new)
-    keys = [key for key in networks.KEYS if key not in _OF_COMPUTING and old[key] != new[key]]
+    keys = [key for key in keys if old[key] != new[key]]
     return [f"{key}: {shown(old[key])} → {shown(new[key])}" for key in keys]
 
 

@@ -40,6 +40,7 @@ def test_a_config_is_loaded_by_its_name_or_its_file(tmp_path):
     [
         ("cifar", {}, "there is no config 'cifar'; did you mean cifar10?"),
         ("cifar10_plain_sgd", {}, "there is no config 'cifar10_plain_sgd'; did you mean recipes/cifar10_plain_sgd?"),
+        ("recipes/plain", {}, "there is no config 'recipes/plain'; did you mean recipes/cifar10_plain_sgd?"),
         ("recipes/cifar_google", {}, "there is no config 'recipes/cifar_google'; did you mean recipes/cifar10_google?"),
         ("zzz", {}, "there is no config 'zzz'; the shipped configs are ablation, ablation_cifar10, cifar10, "),
         ("nowhere/mine.py", {}, "there is no config 'nowhere/mine.py'; "),
@@ -103,5 +104,7 @@ def test_a_file_that_is_no_config_is_one_line(text, words, tmp_path):
 
 def test_a_shipped_config_has_its_name_back_from_its_file(tmp_path):
     assert config_files.name_of(config_files.path_of("cifar10")) == "cifar10"
+    of_others = "recipes/cifar10_plain_sgd"
+    assert config_files.name_of(config_files.path_of(of_others)) == of_others
     (tmp_path / "cifar10.py").touch()
     assert config_files.name_of(str(tmp_path / "cifar10.py")) == str(tmp_path / "cifar10.py")

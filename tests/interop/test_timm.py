@@ -189,6 +189,7 @@ def test_a_run_goes_out_and_comes_back(kind, tmp_path, small):
     export_weights.run("torch", str(run), str(file))
     card = (tmp_path / "e.safetensors.md").read_text()
     assert "running statistics | none" in card and "with BatchNorm" not in card and "timm.create_model(" in card
+    assert ("| h is | the class token |" in card) == (SMALL[kind].get("global_pool") == "token")
     import_weights.torch(str(file), str(back), default.get_config())
     one, other = (simclr_jax.load_encoder(str(of)) for of in (run, back))
     assert one.image_size == other.image_size == 16

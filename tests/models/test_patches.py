@@ -61,6 +61,11 @@ def test_remat_and_mode_change_nothing_and_bfloat16_little(name):
     def gradient(encoder, train):
         return jax.jit(jax.grad(lambda v: jnp.sum(jnp.cos(encoder.apply(v, images(), train=train)))))(variables)
 
+    def recomputed(encoder):
+        traced = jax.make_jaxpr(functools.partial(encoder.apply, train=True))(variables, images())
+        return sum(equation.primitive.name in ("checkpoint", "remat", "remat2") for equation in traced.eqns)
+
+    assert (recomputed(encoder), recomputed(create_encoder(name, remat=True))) == (0, 2)  # the blocks
     plain, again = gradient(encoder, False), gradient(create_encoder(name, remat=True), True)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), again, plain)
     coarse = applied(create_encoder(name, dtype="bfloat16"), variables, images())

@@ -28,6 +28,13 @@ def test_a_frozen_projection_keeps_its_bits_and_all_else_decays(optimizer, tmp_p
     before = config.copy_and_resolve_references()
     config.model.freeze_patch_projection = False
     assert not network_differences(before, config)  # a run may start from the weights of such a one
+    larger = config.copy_and_resolve_references()
+    larger.augment.image_size = 16
+    assert network_differences(config, larger) == ["augment.image_size: 8 → 16"]  # which has more positions to learn
+    for each in (config, larger):
+        each.model.positions = "sincos"
+    assert not network_differences(config, larger)
+    config.model.positions = "learned"
     assert set(moved(Trainer.from_config(config), params)) == {True}
 
 
