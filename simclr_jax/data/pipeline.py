@@ -215,8 +215,7 @@ class SplitReader:
         done, stuck = 0, -1
         chunks = _chunks(self._split, lambda: self._upcoming(done))
         if in_chunks:
-            dataset = chunks.map(render, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            dataset = dataset.rebatch(self._batch_size).prefetch(PREFETCHED)
+            dataset = reading.mapped(chunks, render).rebatch(self._batch_size).prefetch(PREFETCHED)
         else:
             dataset = _batched(_records(self._split, chunks), render, self._batch_size)
         while True:
@@ -266,7 +265,7 @@ class SplitReader:
         """
         numbered = dataclasses.replace(self._split, ids=np.arange(len(self._split)))
         records = _records(numbered, _chunks(numbered, lambda: iter([(VALIDATION_EPOCH, positions)])))
-        sizes = records.map(lambda record: (record["id"], _size_of(record)), tf.data.AUTOTUNE)
+        sizes = reading.mapped(records, lambda record: (record["id"], _size_of(record)))
         expected = iter(positions.tolist())
         for readable, sides in sizes.ignore_errors().batch(64).as_numpy_iterator():
             for position, size in zip(readable.tolist(), sides.tolist(), strict=True):
@@ -289,7 +288,7 @@ class StreamReader:
     ) -> Batches:
         """Yields batches of the images from place ``start`` to ``stop - 1``, in stored order where no seed is given."""
         records = self.stream.read(shuffle_seed=shuffle_seed).skip(start).take(stop - start)
-        records = records.map(lambda record: record | {"epoch": tf.constant(epoch, tf.int64)})
+        records = reading.mapped(records, lambda record: record | {"epoch": tf.constant(epoch, tf.int64)})
         try:
             yield from _batched(records, render, self.batch_size).as_numpy_iterator()
         except tf.errors.OpError as error:  # of its files, any kind
@@ -317,7 +316,7 @@ def _records(split: Split, chunks: tf.data.Dataset) -> tf.data.Dataset:
     """Takes chunks apart, and reads the files where the images are paths."""
     records = chunks.unbatch()
     if split.kind == "paths":
-        records = records.map(lambda record: record | {"image": tf.io.read_file(record["image"])}, tf.data.AUTOTUNE)
+        records = reading.mapped(records, lambda record: record | {"image": tf.io.read_file(record["image"])})
     return records
 
 
@@ -325,8 +324,7 @@ def _batched(records: tf.data.Dataset, render: Render, batch_size: int) -> tf.da
     """Renders records in parallel and gives them in their order."""
     options = tf.data.Options()
     options.deterministic = True
-    views = records.map(render, num_parallel_calls=tf.data.AUTOTUNE)
-    return views.batch(batch_size).prefetch(PREFETCHED).with_options(options)
+    return reading.mapped(records, render).batch(batch_size).prefetch(PREFETCHED).with_options(options)
 
 
 def _size_of(record: dict) -> tf.Tensor:

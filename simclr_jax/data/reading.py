@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import re
+from collections.abc import Callable
 
 import tensorflow as tf
 from PIL import Image
@@ -44,6 +45,16 @@ def set_up() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, size in ((M_TRIM_THRESHOLD, 2**30), (M_TOP_PAD, 2**26), (M_MMAP_THRESHOLD, 2**25)):
             mallopt(parameter, size)
+
+
+def mapped(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
+    """Applies a function of TensorFlow ops to each element: many at a time, in their order.
+
+    As it is, without AutoGraph: there is no Python in it to be converted, and what converts it parses source text,
+    which takes time, leaves files in the temporary folder, and fails in Python 3.11 where two threads do it at once.
+    """
+    unconverted = tf.autograph.experimental.do_not_convert(function)
+    return dataset.map(unconverted, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def reason(error: Exception) -> str:

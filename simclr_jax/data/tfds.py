@@ -173,7 +173,7 @@ class Stream:
     @property
     def class_numbers(self) -> np.ndarray:
         """The labels, int64 [n] in stored order; -1 for an image that has none. Reads all of the stream's files."""
-        labels = self.read(shuffle_seed=None).map(lambda record: record["label"])
+        labels = reading.mapped(self.read(shuffle_seed=None), lambda record: record["label"])
         return np.concatenate(list(labels.batch(1024).as_numpy_iterator()))
 
     def first(self, limit: int) -> "Stream":
@@ -225,7 +225,7 @@ class Stream:
             identity = tf.strings.to_hash_bucket_fast(example["tfds_id"], 2**63 - 1)
             return {"image": example["image"], "label": label, "id": identity}
 
-        return records.map(to_record)
+        return reading.mapped(records, to_record)
 
     def in_memory(self) -> Split:
         """Reads the images and the labels into a split: pixels if all images have one size, else encoded."""
@@ -239,7 +239,7 @@ class Stream:
                     "image": tf.ensure_shape(pixels, (height, width, 3))
                 }  # the set tells how much it takes
 
-            records = records.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+            records = reading.mapped(records, decoded)
         try:
             batches = list(records.batch(1024).as_numpy_iterator())
         except tf.errors.OpError as error:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets
+from tensorflow.python.autograph.impl import api as autograph
 from tensorflow_datasets import features
 
 from simclr_jax.augment.recipe import Recipe
@@ -315,3 +316,16 @@ def test_a_batch_larger_than_the_split_is_refused(images, see):
 def test_a_batch_that_hosts_cannot_share_is_refused(images, see):
     with pytest.raises(ValueError, match="batch_size 4 is not divisible by 3 hosts"):
         see(images, shard=(0, 3))
+
+
+@pytest.mark.parametrize("of", [noise, lambda: encoded(noise())])
+def test_no_function_goes_through_autograph(of, monkeypatch):
+    """It would leave files behind, and in Python 3.11 two threads that do so at once fail at random."""
+    converted, convert = [], autograph._convert_actual
+    monkeypatch.setattr(autograph, "_convert_actual", lambda f, *rest: converted.append(f) or convert(f, *rest))
+    tf.data.Dataset.range(1).map(lambda x: x + 1)
+    assert len(converted) == 1  # one that is not kept from it is seen
+    for see in (train, validate, centre):
+        see(of())
+    list(pipeline.image_sizes(encoded(noise()), batch_size=5))
+    assert len(converted) == 1
