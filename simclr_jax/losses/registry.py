@@ -1,8 +1,6 @@
 """Losses by name: those of this library, and those that a user registers. All come to one interface, `Loss`."""
 
-import difflib
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 
 from simclr_jax.losses.contrastive import dcl, nt_xent
 from simclr_jax.losses.supervised import supcon
+from simclr_jax.registry import Registry
 
 # (z1, z2, *, labels, axis_name) → loss, {name: float32 scalar} with contrastive_accuracy and contrastive_entropy. z1
 # and z2 are [n, dim], labels int [n], -1 where an image has none.
@@ -18,7 +17,13 @@ Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 NAMES = ("nt_xent", "dcl", "supcon")
 _METRICS = {"contrastive_accuracy", "contrastive_entropy"}
-_registered: dict[str, Callable] = {}
+OWN: Registry[Callable] = Registry(
+    "loss",
+    key="loss.name",
+    taken=NAMES,
+    argument="loss",
+    signature="(z1, z2, *, labels, temperature, axis_name)",
+)
 
 
 def register_loss(name: str, loss: Callable) -> None:
@@ -43,29 +48,12 @@ def register_loss(name: str, loss: Callable) -> None:
       >>> simclr_jax.register_loss("my_loss", my_loss)
       >>> config = simclr_jax.load_config("cifar10", {"loss.name": "my_loss"})
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise ValueError(f"a loss cannot be named {name!r}: use letters, digits, _ and -, and begin with a letter")
-    if name in NAMES:
-        raise ValueError(f"the name {name!r} is that of a loss of this library; give yours another")
-    if not callable(loss):
-        raise ValueError(
-            f"loss {name!r} must be a function (z1, z2, *, labels, temperature, axis_name), not a {type(loss).__name__}"
-        )
-    if name in _registered and _definition(_registered[name]) != _definition(loss):
-        raise ValueError(f"loss {name!r} is registered already, by another function; choose another name")
-    _registered[name] = loss
+    OWN.register(name, loss)
 
 
 def check_name(name: str) -> None:
     """Raises ValueError unless a loss has that name; names the nearest."""
-    known = (*NAMES, *_registered)
-    if name not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=1)
-        more = f"did you mean {near[0]}? An" if near else "an"
-        raise ValueError(
-            f"loss.name {name!r} is not one of {', '.join(known)}; {more} own loss must be registered first: "
-            f"simclr_jax.register_loss({name!r}, loss)"
-        )
+    OWN.check(name)
 
 
 def create_loss(name: str, *, temperature: float, chunk_size: int | None = None, gather: str = "all") -> Loss:
@@ -84,12 +72,12 @@ def create_loss(name: str, *, temperature: float, chunk_size: int | None = None,
       ValueError: there is no such loss, or it is a registered one and a setting would have no effect on it.
     """
     check_name(name)
-    if name in _registered:
+    if name in OWN.own:
         if chunk_size is not None or gather != "all":
             raise ValueError(
                 f"loss.chunk_size and loss.gather have no effect on the registered loss {name!r}; leave them 0 and all"
             )
-        return functools.partial(_registered_loss, loss=_registered[name], temperature=temperature)
+        return functools.partial(_registered_loss, loss=OWN.own[name], temperature=temperature)
     settings = {"temperature": temperature, "chunk_size": chunk_size, "gather": gather}
     if name == "supcon":
         return functools.partial(supcon, **settings)
@@ -130,9 +118,3 @@ def _words(value: Any) -> str:
     if hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
     return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
-
-
-def _definition(loss: Any) -> Any:
-    """Where a function is defined, which a cell that is run again does not change; of anything else, itself."""
-    name = getattr(loss, "__qualname__", None)
-    return (loss.__module__, name) if name else id(loss)

@@ -3,9 +3,7 @@
 Which parameters decay is left to `decay`, and turning epochs into steps to `schedule`.
 """
 
-import difflib
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from simclr_jax.registry import Registry
 from simclr_jax.runtime.config import shown
 from simclr_jax.training.decay import ALL_BUT_KERNELS, KERNELS, Mask, decay_mask, path_name
 from simclr_jax.training.tree_norms import leaf_norms
@@ -109,7 +108,13 @@ def adamw(
 
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {"lars": lars, "sgd": sgd, "adamw": adamw}
-_REGISTERED: dict[str, OptimizerFactory] = {}
+OWN: Registry[OptimizerFactory] = Registry(
+    "optimizer",
+    key="optimizer",
+    taken=OPTIMIZERS,
+    argument="factory",
+    signature="(learning_rate, *, weight_decay, mask) that returns an optax transformation",
+)
 # Keys that some optimizers alone have: which, and the value that leaves it to them.
 _HAVING = {"momentum": ("lars", "sgd"), "nesterov": ("lars", "sgd"), "betas": ("adamw",)}
 _USUAL = {"momentum": 0.9, "nesterov": "", "betas": (0.9, 0.999)}
@@ -136,28 +141,7 @@ def register_optimizer(name: str, factory: OptimizerFactory) -> None:
       ...     return optax.lion(learning_rate, weight_decay=weight_decay, mask=mask)
       >>> simclr_jax.register_optimizer("lion", lion)
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise ValueError(
-            f"an optimizer cannot be named {name!r}: use letters, digits, _ and -, and begin with a letter"
-        )
-    if name in OPTIMIZERS:
-        raise ValueError(f"{name!r} is an optimizer of this library; give yours another name, such as 'my_{name}'")
-    if not callable(factory):
-        raise ValueError(
-            f"factory={shown(factory)} must be a function (learning_rate, *, weight_decay, mask) that returns an optax "
-            "transformation"
-        )
-    before = _REGISTERED.get(name, factory)
-    if before is not factory and _defined_as(before) != _defined_as(factory):
-        raise ValueError(
-            f"the optimizer {name!r} is already registered, as {shown(before)}; give this one another name"
-        )
-    _REGISTERED[name] = factory
-
-
-def _defined_as(factory: OptimizerFactory) -> Any:
-    """Its module and name, by which a function that was defined anew is known; what has no name is itself alone."""
-    return (factory.__module__, factory.__qualname__) if hasattr(factory, "__qualname__") else id(factory)
+    OWN.register(name, factory)
 
 
 def create_optimizer(
@@ -182,8 +166,8 @@ def create_optimizer(
     Raises:
       ValueError: the name is unknown, a key has no effect with it, or a registered factory makes no optimizer.
     """
-    more = f"; or register yours: simclr_jax.register_optimizer({name!r}, factory)"
-    factory = _known("optimizer", name, OPTIMIZERS | _REGISTERED, more)
+    OWN.check(name)
+    factory = (OPTIMIZERS | OWN.own)[name]
     values = {"momentum": momentum, "nesterov": nesterov, "betas": tuple(betas)}
     own: dict[str, Any] = {key: value for key, value in values.items() if value != _USUAL[key]}
     for key, value in own.items():
@@ -285,13 +269,6 @@ def scaled_learning_rate(base: float, *, batch_size: int, scaling: str) -> float
     Reference:
       Chen et al. 2020, section 2.2 and appendix B.1.
     """
-    return _known("scaling", scaling, SCALINGS)(base, batch_size)
-
-
-def _known(what, name, table, more=""):
-    """`table[name]`, or a ValueError that lists what there is."""
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(table)}{hint}{more}")
-    return table[name]
+    if scaling not in SCALINGS:
+        raise ValueError(f"unknown scaling {scaling!r}; choose one of: {', '.join(SCALINGS)}")
+    return SCALINGS[scaling](base, batch_size)
