@@ -57,7 +57,8 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     # resnet18, resnet34, resnet50, resnet101, resnet152, resnet200 or resnet_tiny; vit_tiny, vit_small, vit_base or
-    # vit_large; convnext_atto, _femto, _pico, _nano, _tiny, _small, _base, _large or _xlarge
+    # vit_large; convnext_atto, _femto, _pico, _nano, _tiny, _small, _base, _large or _xlarge; or one of
+    # simclr_jax.register_encoder
     config.model.encoder = "resnet50"
     config.model.width = 1  # of a ResNet: multiplies the number of channels of all layers
     # of a ResNet: True = first layer 3×3 without max-pool, for images of up to 32 pixels

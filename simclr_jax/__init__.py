@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; when it runs, a name is impo
     from simclr_jax.evaluate.encoder import Encoder, load_encoder
     from simclr_jax.evaluate.feature_files import Features
     from simclr_jax.losses import nt_xent, register_loss
-    from simclr_jax.models import Head, Network, create_encoder, create_model
+    from simclr_jax.models import Head, Network, create_encoder, create_model, register_encoder
     from simclr_jax.runtime.loggers import Logger
     from simclr_jax.training.optimizers import lars, register_optimizer, warmup_cosine
 
@@ -44,6 +44,7 @@ _HOMES = {
     "nt_xent": "losses",
     "open_run": "commands.api",
     "pretrain": "commands.api",
+    "register_encoder": "models",
     "register_loss": "losses",
     "register_optimizer": "training.optimizers",
     "views": "augment.device",
@@ -67,6 +68,7 @@ __all__ = [
     "nt_xent",
     "open_run",
     "pretrain",
+    "register_encoder",
     "register_loss",
     "register_optimizer",
     "views",

@@ -76,7 +76,8 @@ RUN is the folder of one training run. NAME is a shipped config (quickstart, ima
 or your own FILE.py, run as Python, that starts with `from simclr_jax.configs import default`. Any config key can be
 changed: --config.train.epochs=50.
 
-All commands take --quiet (only results and errors), --verbose, --log=json (one JSON object per line) and --help.
+All commands take --quiet (only results and errors), --verbose, --log=json (one JSON object per line), --help and
+--import=FILE.py: your own code, run as Python first, which registers encoders, losses, optimizers and view functions.
 Exit codes: 0 done; 1 error, described in one line; 69 another process of the run is gone; 75 stopped by a signal after
 saving a checkpoint; 130 stopped by Ctrl-C before there was anything to save, or by a second Ctrl-C.
 """

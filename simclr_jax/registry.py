@@ -5,7 +5,7 @@ The one file outside the rooms: it imports nothing of ours, and any room may imp
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, Generic, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -25,8 +25,8 @@ class Registry(Generic[Function]):
       own: name → function, of what was registered.
     """
 
-    def __init__(self, kind: str, *, key: str, taken: Iterable[str] = (), argument: str, signature: str):
-        self._kind, self._key, self._taken = kind, key, tuple(taken)
+    def __init__(self, kind: str, *, key: str, taken: Collection[str] = (), argument: str, signature: str):
+        self._kind, self._key, self._taken = kind, key, taken
         self._argument, self._signature = argument, signature
         self.own: dict[str, Function] = {}
 
@@ -63,7 +63,7 @@ class Registry(Generic[Function]):
         raise ValueError(
             f"{self._key} {name!r} is not "
             + (f"one of {', '.join(known)}" if known else "registered")
-            + (f"; did you mean {near[0]}? Register" if near else "; register")
+            + (f"; did you mean {near[0]}? Or register" if near else "; register")
             + f" your own first: {call}, or on the command line --import=FILE.py"
         )
 

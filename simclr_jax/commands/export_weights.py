@@ -16,7 +16,7 @@ from simclr_jax.evaluate import results
 from simclr_jax.evaluate.html import PROBES
 from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
 from simclr_jax.interop import card, onnx, pytorch, stablehlo, torch_names
-from simclr_jax.models import Encoder
+from simclr_jax.models import Encoder, feature_dim
 from simclr_jax.runtime import disk, run_folder
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import say
@@ -57,7 +57,13 @@ def run(kind: str, run: str, out: str, license: str | None = None) -> None:
         if place.exists():
             raise ValueError(f"{place} already exists; give a new file name or remove it")
     trained = open_run(run)
-    network = dataclasses.replace(trained.model.encoder.network, remat=False)  # which is of the backward pass alone
+    network = trained.model.encoder.network
+    if network.architecture.family == "own" and kind != "stablehlo":
+        raise ValueError(
+            f"export {kind} writes the layers of this library's encoders, and {network.encoder} is a registered one: "
+            f"use simclr-jax export stablehlo {run} --out={path.with_suffix('.stablehlo')}"
+        )
+    network = dataclasses.replace(network, remat=False)  # which is of the backward pass alone
     encoder = trained.model.encoder.clone(network=network)
     variables = {of: tree["encoder"] for of, tree in trained.variables.items() if "encoder" in tree}
     size = sum(x.nbytes for x in jax.tree.leaves(variables))
@@ -148,7 +154,7 @@ def _subject(
         **{name: str(getattr(network, name)) for name in ("sk_ratio", "se_ratio") if getattr(network, name)},
         "parameters": f"{counts['params']:,}",
         "running statistics": f"{counts['batch_stats']:,} of BatchNorm" if "batch_stats" in counts else "none",
-        "h": f"{encoder.feature_dim:,} numbers an image",
+        "h": f"{feature_dim(encoder, trained.image_size):,} numbers an image",
         "computes in": network.dtype if kind == "stablehlo" else exact,
     }
     if network.architecture.family == "ViT":
@@ -165,7 +171,7 @@ def _subject(
         run=trained.run,
         step=trained.step,
         network=described,
-        feature_dim=encoder.feature_dim,
+        feature_dim=feature_dim(encoder, trained.image_size),
         image_size=trained.image_size,
         batch_norm="batch_stats" in counts,
         bits=run_folder.read_bits(trained.run),

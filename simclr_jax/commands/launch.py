@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from simclr_jax.commands import command_line, failures
+from simclr_jax.commands import command_line, failures, own_code
 from simclr_jax.runtime import compile_cache, console, devices, disk, launcher, preemption, processes
 from simclr_jax.runtime.console import say
 
@@ -44,6 +44,7 @@ def launch(
         belong to each: it is called as ``driver(config, **flags)``.
     """
     logging.set_verbosity(logging.ERROR)  # while the config is loaded: what is wrong with it is said in one line
+    flags.DEFINE_multi_string("import", [], own_code.HELP)
     flags.DEFINE_bool("quiet", False, _QUIET)
     flags.DEFINE_bool("verbose", False, _VERBOSE)
     flags.DEFINE_enum("log", "text", ["text", "json"], _LOG)
@@ -63,6 +64,7 @@ def launch(
                 call = _chosen(rest, main, known, arguments, instead or {})
                 group.join(_processes(several))
                 devices.check_platform()
+                own_code.run(flags.FLAGS["import"].value)  # now, because it may use the devices
                 call()
             except failures.ONE_LINE as error:
                 failures.stop(error)
@@ -158,7 +160,13 @@ def keep_compiled() -> None:
 
 
 def run(
-    main: Callable[..., object], *, quiet: bool = False, verbose: bool = False, log: str = "text", **arguments: Any
+    main: Callable[..., object],
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    log: str = "text",
+    imports: Sequence[str] = (),
+    **arguments: Any,
 ) -> None:
     """Runs a driver that has no config; what went wrong ends the program in one line, as in :func:`launch`."""
     logging.use_absl_handler()
@@ -168,6 +176,7 @@ def run(
             _leave_failures_to_us()
             disk.check_on_disk(arguments.get("out", ""))
             devices.check_platform()
+            own_code.run(imports)
             main(**arguments)
         except failures.ONE_LINE as error:
             failures.stop(error)
@@ -178,6 +187,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *names: Any, **options: Any):
         super().__init__(*names, **options)
+        self.add_argument(
+            "--import", action="append", dest="imports", default=[], metavar="FILE.py", help=own_code.HELP
+        )
         self.add_argument("--quiet", action="store_true", help=_QUIET)
         self.add_argument("--verbose", action="store_true", help=_VERBOSE)
         self.add_argument("--log", choices=["text", "json"], default="text", help=_LOG)

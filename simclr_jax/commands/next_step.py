@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 
+from simclr_jax.commands import own_code
 from simclr_jax.runtime.loggers import names
 from simclr_jax.training.trainer import Trainer
 
@@ -27,10 +28,10 @@ def after_training(trainer: Trainer, workdir: str) -> list[str]:
 
 
 def command(*arguments: str) -> str:
-    """Returns a command of this library, by the Python that runs now, for a POSIX shell."""
+    """Returns a command of this library, by the Python that runs now, with its --import, for a POSIX shell."""
     installed = (pathlib.Path(sys.executable).parent / "simclr-jax").exists()
     program = [_program("simclr-jax")] if installed else [_program("python"), "-m", "simclr_jax"]
-    return shlex.join([*program, *arguments])
+    return shlex.join([*program, *arguments, *(f"--import={file}" for file in own_code.imported)])
 
 
 def _program(name: str) -> str:

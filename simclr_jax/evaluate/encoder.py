@@ -12,6 +12,7 @@ from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate.features import Encode, encode_padded
 from simclr_jax.evaluate.trained_network import open_run
+from simclr_jax.models import feature_dim
 from simclr_jax.runtime import run_folder
 
 Images = np.ndarray | Sequence[str | os.PathLike[str] | Image.Image | np.ndarray]
@@ -151,7 +152,7 @@ def load_encoder(run_or_checkpoint: str, step: int | None = None) -> Encoder:
     network = open_run(run_or_checkpoint, step)
     return Encoder(
         network.encode(0),
-        feature_dim=network.model.encoder.feature_dim,
+        feature_dim=feature_dim(network.model.encoder, network.image_size),
         image_size=network.image_size,
         bits=run_folder.read_bits(network.run) or pillow.DEEPEST,
     )

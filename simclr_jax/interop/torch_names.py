@@ -102,12 +102,12 @@ def name_of(leaf: str, network: Network) -> str:
 
 def timm_call(network: Network, image_size: int) -> str:
     """Returns the Python that makes the same network of timm; "" for a ResNet, whose padding timm's do not have."""
-    family, _, size = network.encoder.partition("_")
-    if family == "vit":
+    family, size = network.architecture.family, network.encoder.partition("_")[2]
+    if family == "ViT":
         pool = {"mean": "avg"}.get(network.global_pool, network.global_pool)
         more = f'img_size={image_size}, patch_size={network.patch}, global_pool="{pool}"'
         return f'timm.create_model("vit_{size}_patch16_224", {more}, num_classes=0)'
-    if family == "convnext":
+    if family == "ConvNeXt":
         return f'timm.create_model("{network.encoder}", patch_size={network.patch}, num_classes=0)'
     return ""
 

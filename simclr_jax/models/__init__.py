@@ -2,7 +2,14 @@
 
 from simclr_jax.models.architectures import ENCODERS
 from simclr_jax.models.classifier import Classifier, create_classifier
-from simclr_jax.models.encoders import Encoder, create_encoder, encoder_of
+from simclr_jax.models.encoders import (
+    Encoder,
+    check_encoder,
+    create_encoder,
+    encoder_of,
+    feature_dim,
+    register_encoder,
+)
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.network import NORMALIZATIONS, Head, Network
 from simclr_jax.models.resnet import ResNet
@@ -18,8 +25,11 @@ __all__ = [
     "ProjectionHead",
     "ResNet",
     "SimCLR",
+    "check_encoder",
     "create_classifier",
     "create_encoder",
     "create_model",
     "encoder_of",
+    "feature_dim",
+    "register_encoder",
 ]

@@ -1,6 +1,10 @@
 """The encoders there are: what tells one ResNet, one vision transformer or one ConvNeXt from another."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from simclr_jax.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,22 @@ class ConvNeXtArchitecture:
         return 2 ** (len(self.stage_sizes) - 1)
 
 
-Architecture = ResNetArchitecture | ViTArchitecture | ConvNeXtArchitecture
+@dataclasses.dataclass(frozen=True)
+class OwnArchitecture:
+    """An encoder that a user has registered.
+
+    Attributes:
+      factory: makes its Flax module, see `register_encoder`.
+    """
+
+    factory: Callable[..., Any]
+
+    family = "own"
+    patch_size = 1
+    least_patches = 1
+
+
+Architecture = ResNetArchitecture | ViTArchitecture | ConvNeXtArchitecture | OwnArchitecture
 
 
 def resnets() -> dict[str, ResNetArchitecture]:
@@ -100,3 +119,17 @@ ENCODERS: dict[str, Architecture] = {
     "convnext_large": _convnext((3, 3, 27, 3), 192),
     "convnext_xlarge": _convnext((3, 3, 27, 3), 256),
 }
+
+REGISTERED: Registry[Callable[..., Any]] = Registry(
+    "encoder", key="model.encoder", taken=ENCODERS, argument="factory", signature="(*, dtype, axis_name)"
+)
+
+
+def architecture_of(name: str) -> Architecture:
+    """Returns what an encoder's name means: of `ENCODERS`, or registered.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    REGISTERED.check(name)
+    return ENCODERS[name] if name in ENCODERS else OwnArchitecture(REGISTERED.own[name])

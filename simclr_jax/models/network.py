@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from simclr_jax.models.architectures import ENCODERS, Architecture, ResNetArchitecture
+from simclr_jax.models.architectures import Architecture, ResNetArchitecture, architecture_of
 from simclr_jax.models.channel_attention import kernel_squeezed
 from simclr_jax.models.norms import GROUP_SIZE, NORMS
 
@@ -81,7 +81,7 @@ _RATIO = Bound(lambda value: 0 <= value <= 1, "0 (off) to 1; 0.0625 is usual")
 _SIZE = Bound(lambda value: value >= 1, "at least 1; to train without a head use kind 'none'")
 _WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the standard network, 2 doubles its filters")
 _PATCH = Bound(lambda value: value >= 0, "0 (16 of a ViT, 4 of a ConvNeXt) or a number of pixels")
-_RESNET, _VIT, _PATCHES = ("ResNet",), ("ViT",), ("ViT", "ConvNeXt")  # families
+_RESNET, _VIT, _PATCHES, _OURS = ("ResNet",), ("ViT",), ("ViT", "ConvNeXt"), ("ResNet", "ViT", "ConvNeXt")  # families
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Network:
     """An encoder and its projection head; field `x` is the config key `model.x`. By default the paper's for ImageNet.
 
     Attributes:
-      encoder: a key of `ENCODERS`.
+      encoder: a key of `ENCODERS`, or a name of `register_encoder`.
       width: of a ResNet: multiplies the number of filters of every layer; "R50 (2x)" in the paper is width 2.
       cifar_stem: of a ResNet: True = first layer 3×3 without stride or max-pool, for images of up to 32 pixels.
       sk_ratio: of a ResNet: above 0 turns on selective kernels, with a stem of three 3×3 convolutions and
@@ -167,7 +167,7 @@ class Network:
       Chen et al. 2020b (arXiv 2006.10029), section 3.2 for selective kernels. Others: `vit`, `convnext`.
     """
 
-    encoder: str = _key("resnet50", known=ENCODERS)
+    encoder: str = "resnet50"
     width: int = _key(1, _WIDTH, at_most(WIDEST, "the widest in the papers has 4"), families=_RESNET)
     cifar_stem: bool = _key(False, families=_RESNET)
     sk_ratio: float = _key(0.0, _RATIO, before=0.0, families=_RESNET)
@@ -182,13 +182,13 @@ class Network:
     dtype: str = _key("float32", known=DTYPES)
     global_batch_norm: bool = True
     view_batch_norm: bool = _key(False, before=False)
-    remat: bool = _key(False, same_result=True)
+    remat: bool = _key(False, same_result=True, families=_OURS)
     head: Head = Head()
 
     def __post_init__(self) -> None:
         _check(self)
         self._check_family()
-        if self.view_batch_norm and self.architecture.family != "ResNet" and not (self.head.depth and self.head.norm):
+        if self.view_batch_norm and self.architecture.family in _PATCHES and not (self.head.depth and self.head.norm):
             raise ValueError(
                 f"view_batch_norm True has no effect: {self.encoder} with this head has no BatchNorm; leave it False"
             )
@@ -198,11 +198,11 @@ class Network:
     @property
     def architecture(self) -> Architecture:
         """What `encoder` names."""
-        return ENCODERS[self.encoder]
+        return architecture_of(self.encoder)
 
     @property
     def patch(self) -> int:
-        """Side of a ViT's or a ConvNeXt's patches, pixels; 1 of a ResNet."""
+        """Side of a ViT's or a ConvNeXt's patches, pixels; 1 of others."""
         return self.patch_size or self.architecture.patch_size
 
     @property
@@ -210,6 +210,8 @@ class Network:
         """The encoder in words: "resnet50, width 2", "vit_tiny, patches of 4 × 4 pixels"."""
         if self.architecture.family == "ResNet":
             return f"{self.encoder}, width {self.width}" + ", CIFAR stem" * self.cifar_stem
+        if self.architecture.family == "own":
+            return f"{self.encoder}, a registered encoder"
         return f"{self.encoder}, patches of {self.patch} × {self.patch} pixels"
 
     def check_image_size(self, size: int) -> None:
@@ -235,7 +237,8 @@ class Network:
         for field in dataclasses.fields(self):
             value, families = getattr(self, field.name), field.metadata.get("families", (family,))
             if family not in families and value != field.default:
-                small = "; for small images give --config.model.patch_size=4" * (field.name == "cifar_stem")
+                smaller = field.name == "cifar_stem" and family in _PATCHES
+                small = "; for small images give --config.model.patch_size=4" * smaller
                 raise ValueError(
                     f"model.{field.name}={value} does not apply to {self.encoder}, only to a "
                     f"{' or a '.join(families)}; use --config.model.{field.name}={field.default}{small}"

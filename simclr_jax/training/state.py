@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from simclr_jax.models import feature_dim
 from simclr_jax.runtime import checksums
 
 # What runs once takes longer to optimise than to run: with this a fifth of the time for a small network.
@@ -57,7 +58,7 @@ def create(
     variables = initial_variables(key, image_size, model=model)
 
     def made(variables, key):
-        return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
+        return _with_variables(variables, key, image_size, model, optimizer, probe, probe_optimizer)
 
     return jax.jit(made, compiler_options=_ONCE)(variables, key)
 
@@ -68,13 +69,15 @@ def shapes(image_size: int, *, model, optimizer, probe, probe_optimizer) -> Trai
     def made():
         key = jax.random.key(0)
         variables = model.init(key, _an_image(image_size), train=False)
-        return _with_variables(variables, key, model, optimizer, probe, probe_optimizer)
+        return _with_variables(variables, key, image_size, model, optimizer, probe, probe_optimizer)
 
     return jax.eval_shape(made)
 
 
-def _with_variables(variables, key, model, optimizer, probe, probe_optimizer) -> TrainState:
-    probe_params = probe.init(key, jnp.zeros((1, model.encoder.feature_dim)))["params"] if probe else {}
+def _with_variables(variables, key, image_size, model, optimizer, probe, probe_optimizer) -> TrainState:
+    probe_params = {}
+    if probe:
+        probe_params = probe.init(key, jnp.zeros((1, feature_dim(model.encoder, image_size))))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),

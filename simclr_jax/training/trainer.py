@@ -18,7 +18,7 @@ from simclr_jax import losses
 from simclr_jax.data import feed as feeds
 from simclr_jax.data import sources
 from simclr_jax.data.blank import Blank
-from simclr_jax.models import SimCLR, create_model
+from simclr_jax.models import SimCLR, check_encoder, create_model, feature_dim
 from simclr_jax.runtime import devices, loggers, processes
 from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
 from simclr_jax.runtime.targets import Target
@@ -134,8 +134,8 @@ class Trainer:
     @property
     def dim(self) -> int:
         """Length of z."""
-        head = self.model.head
-        return head.network.head.dim if head.depth else self.model.encoder.feature_dim
+        head, size = self.model.head, self.config.augment.image_size
+        return head.network.head.dim if head.depth else feature_dim(self.model.encoder, size)
 
     @property
     def device_memory(self) -> int:
@@ -266,7 +266,9 @@ def _shard(target: Target | None) -> tuple[int, int]:
 
 def _model(config: ConfigDict) -> SimCLR:
     batch_norm_axis = devices.AXIS if config.model.global_batch_norm else None
-    return create_model(network_of(config), axis_name=batch_norm_axis)
+    model = create_model(network_of(config), axis_name=batch_norm_axis)
+    check_encoder(model.encoder, config.augment.image_size)
+    return model
 
 
 def _loss(config: ConfigDict) -> steps.Loss:

@@ -32,7 +32,7 @@ def test_a_key_without_a_meaning_is_none():
 def test_an_encoder_like_none_of_ours_is_told_which_there_are():
     with pytest.raises(ValueError) as error:
         create_encoder("vit")
-    assert str(error.value) == f"unknown encoder 'vit'; choose one of: {', '.join(ENCODERS)}"
+    assert str(error.value).startswith(f"model.encoder 'vit' is not one of {', '.join(ENCODERS)}; register your own")
 
 
 def test_without_norms_a_head_has_any_width():
@@ -52,7 +52,7 @@ def test_without_norms_a_head_has_any_width():
         (lambda: Network(norm="group", head=Head(dim=8)), "head dim 8 .*; use 16$"),
         (
             lambda: create_encoder("resnet51"),
-            "unknown encoder 'resnet51'; choose one of: .*resnet200.*; did you mean 'resnet",
+            r"model.encoder 'resnet51' is not one of .*resnet200.*; did you mean resnet\d+\? Or register",
         ),
         (lambda: create_model("resnet18"), "network is 'resnet18'; it must be a simclr_jax.Network: "),
         (lambda: create_encoder("resnet18", pool="valid"), "unknown pool 'valid'; choose one of: same, symmetric"),

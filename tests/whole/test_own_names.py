@@ -62,7 +62,7 @@ def test_an_unknown_name_gets_the_nearest_and_the_way_to_register():
     sums.check("mine")
     mend = "your own first: simclr_jax.register_sum({!r}, total), or on the command line --import=FILE.py"
     for given, name, words in (
-        (sums, "Plains", "loss.sum 'Plains' is not one of plain, mine; did you mean plain? Register "),
+        (sums, "Plains", "loss.sum 'Plains' is not one of plain, mine; did you mean plain? Or register "),
         (sums, "other", "loss.sum 'other' is not one of plain, mine; register "),
         (kind_with(), "other", "loss.sum 'other' is not registered; register "),
     ):
