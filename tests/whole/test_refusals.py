@@ -3,11 +3,13 @@
 import pytest
 
 from simclr_jax.commands import pretrain
+from support import smallest
 from support.tiny_config import small
 
 
 def bad(key, value):
-    return small("textures", **{key: value})
+    others = {"model.encoder": smallest.VIT, "model.cifar_stem": False} if key == "augment.image_size" else {}
+    return small("textures", **others, **{key: value})
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,8 @@ def bad(key, value):
         ("optimizer.name", "adam", "adamw"),
         ("optimizer.scaling", "cubic", "linear"),
         ("model.dtype", "float16", "bfloat16"),
+        ("augment.image_size", 7, "augment.image_size=7 is not divisible by model.patch_size=2; use"),
+        ("augment.image_size", 4, "gives vit_smallest 2 × 2 patches of 2 pixels, which are too few"),
         ("augment.placement", "gpu", "must be host or device"),
         ("data.cache", "device", "needs augment.placement=device"),
         ("data.max_corrupt_fraction", 1.0, "below 1"),
