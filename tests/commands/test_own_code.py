@@ -131,6 +131,17 @@ def test_files_of_known_layers_are_refused(run, place, tmp_path, kind):
     assert f"use simclr-jax export stablehlo {run.path} --out={tmp_path}/a.stablehlo" in result.stderr
 
 
+def test_a_module_that_breaks_the_contract_writes_nothing(place, tmp_path):
+    """In training alone, which is traced before anything is made."""
+    file = tmp_path / "net.py"
+    file.write_text(FILE.replace("level.value = ", "level.value = images[0] + "))
+    (tmp_path / "beside.py").write_text("WIDTH = 12\n")
+    own_code.run([str(file)])
+    with pytest.raises(ValueError, match="the registered encoder 'of_file' cannot be used with images float32"):
+        simclr_jax.pretrain(small(f"npz:{place}/images.npz", **CHANGES), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

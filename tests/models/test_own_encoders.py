@@ -12,6 +12,7 @@ from jax import lax
 
 import simclr_jax
 from simclr_jax import losses
+from simclr_jax.interop import stablehlo
 from simclr_jax.models import Head, Network, check_encoder, create_encoder, create_model, feature_dim
 from simclr_jax.models.architectures import REGISTERED
 from simclr_jax.runtime import devices
@@ -194,6 +195,14 @@ def test_a_module_that_breaks_the_contract_is_told_which_part(factory, words):
     with pytest.raises(ValueError, match=words) as error:
         check_encoder(create_encoder("broken"), SIDE)
     assert "\n" not in str(error.value) and str(error.value).startswith("the registered encoder 'broken'")
+
+
+def test_an_export_of_a_module_that_counts_its_images_is_told_how_to_write_it(tmp_path):
+    simclr_jax.register_encoder("counts", module(lambda self, x, train: nn.Dense(3)(x.reshape(len(x), -1))))
+    encoder = create_encoder("counts")
+    variables = encoder.init(jax.random.key(0), images(), train=False)
+    with pytest.raises(ValueError, match=r"any number of images, .*: use x.shape\[0\] instead of len\(x\)"):
+        stablehlo.save(str(tmp_path / "a"), encoder, variables, image_size=SIDE)
 
 
 def test_names_are_told_apart():
