@@ -54,6 +54,11 @@ def get_config() -> ConfigDict:
     config.augment.blur_probability = 0.5  # probability of Gaussian blur
     config.augment.min_sigma = 0.1  # smallest standard deviation of the blur, pixels
     config.augment.max_sigma = 2.0  # largest standard deviation of the blur, pixels
+    # probability of solarizing, after the blur: x becomes 1 - x where it is at least 0.5, half of white; BYOL uses 0.2
+    # for one of the two views
+    config.augment.solarize_probability = 0.0
+    config.augment.noise_probability = 0.0  # probability of adding Gaussian noise, to each pixel and channel by itself
+    config.augment.noise_deviation = 0.1  # standard deviation of the noise, as a share of white
 
     config.model = ConfigDict()
     # resnet18, resnet34, resnet50, resnet101, resnet152, resnet200 or resnet_tiny; vit_tiny, vit_small, vit_base or

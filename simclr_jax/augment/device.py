@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from simclr_jax.augment import noise
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
 
@@ -104,7 +105,7 @@ def draw(recipe: Recipe, seed: int, epoch: jax.Array, image_ids: jax.Array, heig
         key = jax.random.key(seed)
         for part in (epoch, image_id, view):
             key = jax.random.fold_in(key, part.astype(jnp.uint32))
-        return jax.random.uniform(key, (rules.NUM_UNIFORMS,))
+        return jax.random.uniform(key, (rules.num_uniforms(recipe),))
 
     of_both = jax.vmap(of_view, (None, None, 0), out_axes=1)
     uniforms = jax.vmap(of_both, (0, 0, None), out_axes=1)(epoch, image_ids, jnp.arange(2))
@@ -121,8 +122,8 @@ def render_pairs(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Ar
 def render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
     """One view of each image, from its parameters.
 
-    Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur; clipped to [0, 1]
-    after each. (Chen et al. 2020, section 3 and appendix A.)
+    Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur, solarize, noise; clipped to
+    [0, 1] after each. (Chen et al. 2020, section 3 and appendix A.)
 
     Args:
       recipe: the recipe that the parameters were drawn from.
@@ -179,8 +180,24 @@ def _render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array])
     if recipe.blur_probability and rules.blur_kernel_size(recipe.image_size) > 1:
         weights = _blur_weights(recipe.image_size, parameters["blur"], parameters["sigma"])
         pixels = _multiply(weights, jnp.stack(channels, axis=-2), weights)
-        return _clip(pixels).swapaxes(-1, -2)
-    return _clip(jnp.stack(channels, axis=-1))
+        views = _clip(pixels).swapaxes(-1, -2)
+    else:
+        views = _clip(jnp.stack(channels, axis=-1))
+    if recipe.solarize_probability:
+        happens = parameters["solarize"][..., None, None, None]
+        views = jnp.where(happens & (views >= 0.5), 1 - views, views)
+    if recipe.noise_probability:
+        views = _clip(views + _noise(views.shape, parameters))
+    return views
+
+
+def _noise(shape: tuple[int, ...], parameters: dict[str, jax.Array]) -> jax.Array:
+    """Gaussian noise of each view's deviation, for pixels `[n, views, y, x, channel]`; as on the host."""
+    of_view = {name: parameters[name][..., None, None, None] for name in ("noise", "noise_key_1", "noise_key_2")}
+    key = (of_view["noise_key_1"].astype(jnp.uint32), of_view["noise_key_2"].astype(jnp.uint32))
+    numbers = jnp.arange(math.prod(shape[2:]), dtype=jnp.uint32).reshape(shape[2:])
+    uniform = noise.centred(noise.bits(key, numbers).astype(jnp.float32))
+    return of_view["noise"] * math.sqrt(2) * jax.lax.erf_inv(uniform)
 
 
 def _crop_and_resize(size: int, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:

@@ -25,8 +25,9 @@ NUM_VIEWS = 2
 CANVAS = 2  # side of the square in which a crop travels to the devices, in sides of a view
 BOX = ("y", "x", "height", "width")
 FINISHING = {
-    **dict.fromkeys(("flip", "jitter", "grayscale", "blur"), tf.bool),
+    **dict.fromkeys(("flip", "jitter", "grayscale", "blur", "solarize"), tf.bool),
     **dict.fromkeys(("brightness", "contrast", "saturation", "hue", "sigma"), tf.float32),
+    **dict.fromkeys(("noise", "noise_key_1", "noise_key_2"), tf.float32),
     "order": tf.int32,
 }
 
@@ -65,8 +66,8 @@ def render(
 ) -> tf.Tensor:
     """One view of an image, from its parameters.
 
-    Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur; clipped to [0, 1]
-    after each. (Chen et al. 2020, section 3 and appendix A.)
+    Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur, solarize, noise; clipped to
+    [0, 1] after each. (Chen et al. 2020, section 3 and appendix A.)
 
     Args:
       recipe: the recipe that the parameters were drawn from.
@@ -85,7 +86,8 @@ def render(
         image, (parameters,) = decode.around(image, lambda height, width: [parameters], bits)
     pixels = _crop_and_resize(recipe.image_size, image, parameters)
     # Tensors, or every new value of a Python number would compile the program anew.
-    return _finish(pixels, {name: tf.cast(parameters[name], dtype) for name, dtype in FINISHING.items()})
+    cast = {name: tf.cast(parameters[name], dtype) for name, dtype in FINISHING.items() if name in parameters}
+    return _finish(pixels, cast)
 
 
 def two_views(recipe: Recipe, image: tf.Tensor, seed, epoch, image_id, *, bits: int = decode.DEEPEST) -> tf.Tensor:
@@ -201,7 +203,7 @@ def _parameters(recipe: Recipe, seeds: tf.Tensor, height, width) -> dict[str, tf
     """The parameters of views, each `[n]`, from seeds `[n, 2]`; compiled, since XLA draws other numbers from a seed."""
 
     def uniforms(seed):
-        return tf.random.stateless_uniform([rules.NUM_UNIFORMS], seed, alg="philox")
+        return tf.random.stateless_uniform([rules.num_uniforms(recipe)], seed, alg="philox")
 
     drawn = tf.map_fn(uniforms, seeds, fn_output_signature=tf.float32)
     parameters = rules.view_parameters(recipe, tf.transpose(drawn), height, width, tf)

@@ -4,9 +4,11 @@ Planes are the layout of whole-plane arithmetic. What a coin toss leaves out is 
 """
 
 import functools
+import math
 
 import tensorflow as tf
 
+from simclr_jax.augment import noise
 from simclr_jax.augment import recipe as rules
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as tf.image.rgb_to_grayscale rounds them
@@ -47,10 +49,10 @@ def _resize_weights(size: int, length: int, start: tf.Tensor, extent: tf.Tensor)
 
 
 def finish(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
-    """All that follows the resize: flip, jitter, grayscale, blur; from 0 … 255 and a little beyond to [0, 1].
+    """All that follows the resize: flip, jitter, grayscale, blur, solarize, noise; from 0 … 255 to [0, 1].
 
     Args:
-      planes: float32 `[3, S, S]`.
+      planes: float32 `[3, S, S]`, 0 … 255 and a little beyond.
       parameters: a view's, of `host.draw`.
 
     Returns:
@@ -69,7 +71,20 @@ def finish(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
     planes = _maybe(parameters["grayscale"], grayscale, planes)
     if rules.blur_kernel_size(planes.shape[-1]) > 1:
         planes = _maybe(parameters["blur"], lambda: _blur(planes, parameters["sigma"]), planes)
-    return tf.transpose(_clip(planes), [1, 2, 0])
+    view = tf.transpose(_clip(planes), [1, 2, 0])
+    if "solarize" in parameters:
+        view = _maybe(parameters["solarize"], lambda: tf.where(view >= 0.5, 1 - view, view), view)
+    if "noise" in parameters:
+        view = _maybe(parameters["noise"] > 0, lambda: _clip(view + _noise(view.shape, parameters)), view)
+    return view
+
+
+def _noise(shape: tf.TensorShape, parameters: dict) -> tf.Tensor:
+    """Gaussian noise for a view `[S, S, C]`; as on the device."""
+    key = tuple(tf.cast(parameters[name], tf.uint32) for name in ("noise_key_1", "noise_key_2"))
+    numbers = tf.reshape(tf.cast(tf.range(math.prod(shape), dtype=tf.int32), tf.uint32), shape)
+    uniform = noise.centred(tf.cast(noise.bits(key, numbers), tf.float32))
+    return parameters["noise"] * math.sqrt(2) * tf.math.erfinv(uniform)
 
 
 def _jitter(planes: tf.Tensor, parameters: dict) -> tf.Tensor:

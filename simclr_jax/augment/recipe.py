@@ -1,7 +1,7 @@
 """The SimCLR view recipe: every strength and probability, and what the parameters of one view are.
 
 A view is a pure function of an image and a few named numbers, and those numbers are a pure function of
-`NUM_UNIFORMS` uniform draws. That second function, `view_parameters`, is written once, in the arithmetic that
+`num_uniforms` uniform draws. That second function, `view_parameters`, is written once, in the arithmetic that
 NumPy, jax.numpy and TensorFlow spell alike, so that views made anywhere follow one rule. Nothing here touches a
 pixel or draws a number: that is left to `host` and to whoever holds the generator.
 """
@@ -19,10 +19,16 @@ SMALL_SIDE = 32  # images up to this are evaluated whole, as CIFAR is
 AREA = slice(0, CROP_ATTEMPTS)
 ASPECT = slice(CROP_ATTEMPTS, 2 * CROP_ATTEMPTS)
 (TOP, LEFT, FLIP, JITTER, BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GRAYSCALE, BLUR, SIGMA) = range(20, 32)
-NUM_UNIFORMS = 32
+(SOLARIZE, NOISE, NOISE_KEY_1, NOISE_KEY_2) = range(32, 36)  # drawn for a recipe that solarizes or adds noise
+DRAW_VALUES = 2.0**23  # how many values a uniform float32 draw has
 
 JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
 JITTER_ORDERS = tuple(itertools.permutations(range(len(JITTER_OPS))))  # row `order`: which op comes 1st, 2nd, …
+
+
+def _later(before: Any) -> Any:
+    """A key that came later than the first runs, whose views were those of its default."""
+    return dataclasses.field(default=before, metadata={"before": before})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,10 @@ class Recipe:
       blur_probability: probability of a Gaussian blur.
       min_sigma: smallest standard deviation of the blur, pixels of the view.
       max_sigma: largest standard deviation of the blur, pixels of the view.
+      solarize_probability: probability of turning what is brighter than half of white to 1 minus itself; 0.2 for one
+        of two views in BYOL (Grill et al. 2020, appendix B).
+      noise_probability: probability of adding Gaussian noise, independent for each pixel and channel.
+      noise_deviation: standard deviation of the noise before clipping, as a share of white.
 
     Raises:
       ValueError: a value is out of its range; the message names the key, the value and what is allowed.
@@ -70,15 +80,19 @@ class Recipe:
     blur_probability: float = 0.5
     min_sigma: float = 0.1
     max_sigma: float = 2.0
+    solarize_probability: float = _later(0.0)
+    noise_probability: float = _later(0.0)
+    noise_deviation: float = _later(0.1)
 
     def __post_init__(self) -> None:
         # True is an int to Python and no size to anyone.
         whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
         self._check("image_size", whole and self.image_size >= 1, "a whole number of pixels, at least 1")
-        for key in ("flip", "jitter", "grayscale", "blur"):
+        for key in ("flip", "jitter", "grayscale", "blur", "solarize", "noise"):
             self._check(f"{key}_probability", 0 <= getattr(self, f"{key}_probability") <= 1, "between 0 and 1")
         for key in ("jitter_strength", *JITTER_OPS):
             self._check(key, 0 <= getattr(self, key) < math.inf, "0 or more, and finite")
+        self._check("noise_deviation", 0 < self.noise_deviation <= 1, "above 0 and at most 1, which is white")
         self._check("max_area", self.max_area <= 1, "at most 1, the whole image")
         for name in ("area", "aspect", "sigma"):
             low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
@@ -101,6 +115,11 @@ def blur_kernel_size(image_size: int) -> int:
     A size of 1 is no blur at all. The rule is 2·⌊⌊side / 10⌋ / 2⌋ + 1, as in Google's simclr `data_util.py`.
     """
     return 2 * (image_size // 10 // 2) + 1
+
+
+def num_uniforms(recipe: Recipe) -> int:
+    """How many uniform draws `view_parameters` takes. The first ones are the same whatever follows them."""
+    return 36 if recipe.solarize_probability or recipe.noise_probability else 32
 
 
 def central_square(height: Any, width: Any, xp: Any) -> dict[str, Any]:
@@ -133,7 +152,7 @@ def view_parameters(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: 
 
     Args:
       recipe: strengths and probabilities.
-      uniforms: `[NUM_UNIFORMS, ...]` float32 in [0, 1), one row per slot.
+      uniforms: `[num_uniforms(recipe), ...]` float32 in [0, 1), one row per slot.
       height: of the image, pixels; a float32 scalar or `[...]`, as `width`.
       width: of the image, pixels.
       xp: the module to compute with: `numpy`, `jax.numpy` or `tensorflow`.
@@ -146,6 +165,9 @@ def view_parameters(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: 
         hue: shift in turns of the colour circle, 0 changes nothing.
         order: index into `JITTER_ORDERS`.
         sigma: standard deviation of the blur in pixels.
+        solarize: bool, if the recipe solarizes.
+        noise: standard deviation of the noise, 0 for none, and noise_key_1 and noise_key_2, whole numbers that
+          determine it; if the recipe adds noise.
     """
     parameters = _crop_box(recipe, uniforms, height, width, xp)
     for name, slot in (("flip", FLIP), ("jitter", JITTER), ("grayscale", GRAYSCALE), ("blur", BLUR)):
@@ -159,6 +181,12 @@ def view_parameters(recipe: Recipe, uniforms: Any, height: Any, width: Any, xp: 
     last = len(JITTER_ORDERS) - 1.0
     parameters["order"] = xp.minimum(xp.floor(uniforms[ORDER] * len(JITTER_ORDERS)), last)
     parameters["sigma"] = _between(recipe.min_sigma, recipe.max_sigma, uniforms[SIGMA])
+    if recipe.solarize_probability:
+        parameters["solarize"] = uniforms[SOLARIZE] < recipe.solarize_probability
+    if recipe.noise_probability:
+        parameters["noise"] = xp.where(uniforms[NOISE] < recipe.noise_probability, recipe.noise_deviation, 0.0)
+        for name, slot in (("noise_key_1", NOISE_KEY_1), ("noise_key_2", NOISE_KEY_2)):
+            parameters[name] = xp.floor(uniforms[slot] * DRAW_VALUES)
     return parameters
 
 

@@ -128,6 +128,9 @@ def describe(parameters: dict[str, float], recipe: Recipe) -> str:
     lines += ["grayscale"] * bool(parameters["grayscale"])
     if parameters["blur"] and rules.blur_kernel_size(recipe.image_size) > 1:
         lines.append(f"blur, σ {parameters['sigma']:.2f} pixels")
+    lines += ["solarize"] * bool(parameters.get("solarize"))
+    if parameters.get("noise"):
+        lines.append(f"noise, σ {parameters['noise']:.3g}")
     return "\n".join(lines)
 
 

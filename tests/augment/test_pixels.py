@@ -7,13 +7,16 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 from skimage import filters
 
 from simclr_jax.augment import device, host
 from simclr_jax.augment.recipe import Recipe
 from support.oracles import NEUTRAL, OPS, SIZE, picture, pillow_resize
 
-EVERYTHING = Recipe(SIZE)  # the device leaves out what a recipe never does
+EVERYTHING = Recipe(
+    SIZE, solarize_probability=0.5, noise_probability=0.5, noise_deviation=0.2
+)  # the device leaves out what a recipe never does
 
 
 def whole(pixels):
@@ -148,6 +151,34 @@ def test_blur_comes_after_colour_and_leaves_a_constant_image_alone(render):
     expected = filters.gaussian(sharp, 1.0, mode="nearest", truncate=2, channel_axis=-1)
     view = render(edge, jitter=True, brightness=1.5, blur=True, sigma=1.0)
     np.testing.assert_allclose(view[3:-3], expected[3:-3], atol=1e-5)
+
+
+def test_solarize_comes_after_the_blur_and_inverts_the_brighter_half(render):
+    pixels = picture(SIZE, SIZE)
+    sharp, blurred = pixels / 255, render(pixels, blur=True, sigma=1.0)
+    for image, drawn in ((sharp, {}), (blurred, {"blur": True, "sigma": 1.0})):
+        expected = np.where(image < 0.5, image, 1 - image)
+        np.testing.assert_allclose(render(pixels, solarize=True, **drawn), expected, atol=1e-6)
+
+
+def lowbias32(x):
+    """Wellons's hash in Python's whole numbers."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * factor % 2**32
+    return x ^ (x >> 16)
+
+
+@pytest.mark.parametrize("keys", [(0, 0), (5, 2**22 + 1), (2**23 - 1, 77)])
+def test_noise_is_the_normal_quantile_of_a_hash_of_key_and_place_after_all_else(render, keys):
+    pixels = picture(SIZE, SIZE)
+    before = render(pixels, solarize=True)
+    places = range(SIZE * SIZE * 3)
+    hashed = [lowbias32(lowbias32(place ^ lowbias32(keys[0])) ^ keys[1]) for place in places]
+    normal = stats.norm.ppf((np.array(hashed) // 2**8 + 0.5) / 2**24).reshape(before.shape)
+    drawn = {"noise": 0.3, "noise_key_1": float(keys[0]), "noise_key_2": float(keys[1])}
+    view = render(pixels, solarize=True, **drawn)
+    np.testing.assert_allclose(view, np.clip(before + 0.3 * normal, 0, 1), atol=1e-5)
+    assert view.min() == 0 and view.max() == 1
 
 
 @pytest.mark.parametrize(("size", "atol"), [((32, 32), 2e-5), ((64, 48), 1e-4), ((3, 50), 2e-5)])

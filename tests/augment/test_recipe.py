@@ -69,7 +69,11 @@ REFUSED = {
     "hue": (0.6,),
     "min_sigma": (0.0,),
     "max_sigma": (0.05,),
+    "solarize_probability": (1.5,),
+    "noise_probability": (-1,),
+    "noise_deviation": (0.0, 1.5, math.nan),
 }
+MORE = {"solarize_probability": 0.3, "noise_probability": 0.7}  # what draws the last slots
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, bad in REFUSED.items() for value in bad])
@@ -109,7 +113,7 @@ def torchvision_box(uniforms, height, width):
 
 @pytest.mark.parametrize("size", [(300, 300), (400, 300), (60, 200), (7, 3), (1, 500), (900, 30), (30, 900)])
 def test_crop_is_torchvisions(size):
-    uniforms = np.random.default_rng(0).random((rules.NUM_UNIFORMS, 1000), dtype=np.float32)
+    uniforms = np.random.default_rng(0).random((rules.num_uniforms(Recipe(SIZE)), 1000), dtype=np.float32)
     drawn = rules.view_parameters(Recipe(SIZE), uniforms, *np.float32(size), np)
     boxes = np.stack([drawn[name] for name in ("y", "x", "height", "width")], axis=1)
     expected = np.array([torchvision_box(column, *size) for column in uniforms.T.astype(float)])
@@ -118,12 +122,13 @@ def test_crop_is_torchvisions(size):
 
 
 def test_one_rule_in_numpy_jax_and_tensorflow():
-    uniforms = np.random.default_rng(1).random((rules.NUM_UNIFORMS, 2000), dtype=np.float32)
+    recipe = Recipe(SIZE, **MORE)
+    uniforms = np.random.default_rng(1).random((rules.num_uniforms(recipe), 2000), dtype=np.float32)
     size = np.float32(120), np.float32(90)
-    by_numpy = rules.view_parameters(Recipe(SIZE), uniforms, *size, np)
+    by_numpy = rules.view_parameters(recipe, uniforms, *size, np)
     others = [
-        rules.view_parameters(Recipe(SIZE), jnp.asarray(uniforms), *size, jnp),
-        rules.view_parameters(Recipe(SIZE), tf.constant(uniforms), *map(tf.constant, size), tf),
+        rules.view_parameters(recipe, jnp.asarray(uniforms), *size, jnp),
+        rules.view_parameters(recipe, tf.constant(uniforms), *map(tf.constant, size), tf),
     ]
     for other, (name, values) in itertools.product(others, by_numpy.items()):
         close = np.isclose(np.asarray(other[name], float), np.asarray(values, float), rtol=1e-5, atol=1e-5)
@@ -148,13 +153,35 @@ def test_crop_has_a_pixel_even_where_no_aspect_is_possible(draws, size, aspects)
 def test_each_parameter_has_its_own_slot():
     """What a seed means would change with the slots."""
     names = ("y", "x", "flip", "jitter", *rules.JITTER_OPS, "order", "grayscale", "blur", "sigma")
+    names += ("solarize", "noise", "noise_key_1", "noise_key_2")
     size = np.float32(100), np.float32(100)
-    low = np.full(rules.NUM_UNIFORMS, 0.1, np.float32)
-    base = rules.view_parameters(Recipe(SIZE), low, *size, np)
+    recipe = Recipe(SIZE, **MORE)
+    low = np.full(rules.num_uniforms(recipe), 0.1, np.float32)
+    base = rules.view_parameters(recipe, low, *size, np)
+    assert len(low) == 20 + len(names)
     for slot, name in enumerate(names, start=20):
         high = np.where(np.arange(len(low)) == slot, np.float32(0.99), low)
-        other = rules.view_parameters(Recipe(SIZE), high, *size, np)
+        other = rules.view_parameters(recipe, high, *size, np)
         assert [key for key in base if base[key] != other[key]] == [name]
+
+
+@pytest.mark.parametrize("more", [{"solarize_probability": 0.3}, {"noise_probability": 0.7}, MORE])
+def test_what_came_later_leaves_all_else_of_a_view_as_it_was(draws, more):
+    plain, with_more = draws(Recipe(SIZE), 90, 120, count=300), draws(Recipe(SIZE, **more), 90, 120, count=300)
+    added = {"solarize": {"solarize"}, "noise": {"noise", "noise_key_1", "noise_key_2"}}
+    assert with_more.keys() - plain.keys() == set().union(*(added[key.split("_")[0]] for key in more))
+    for name, values in plain.items():
+        np.testing.assert_array_equal(with_more[name], values, err_msg=name)
+
+
+def test_rates_and_keys_of_solarize_and_noise(draws):
+    drawn = draws(Recipe(SIZE, **MORE, noise_deviation=0.25), 30, 30)
+    assert set(drawn["noise"].tolist()) == {0.0, 0.25}
+    for happens, rate in ((drawn["solarize"], 0.3), (drawn["noise"] > 0, 0.7)):
+        assert abs(happens.mean() - rate) < Z * math.sqrt(rate * (1 - rate) / NUM_DRAWS)
+    for name in ("noise_key_1", "noise_key_2"):
+        assert_uniform(drawn[name], 0, 2**23)
+        assert (drawn[name] % 1 == 0).all() and (drawn[name] % 2 == 1).any()
 
 
 def test_each_crop_position_is_equally_likely(draws):

@@ -12,7 +12,7 @@ from simclr_jax.augment.recipe import Recipe
 SIZE = 40  # of the views: the smallest with a kernel of 5 taps, so that one program compiles for all tests
 COINS = ("flip", "jitter", "grayscale", "blur")
 NEUTRAL = dict.fromkeys(COINS, False) | {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
-NEUTRAL |= {"order": 0, "sigma": 1.0}
+NEUTRAL |= {"order": 0, "sigma": 1.0, "solarize": False, "noise": 0.0, "noise_key_1": 5.0, "noise_key_2": 2.0**22 + 1}
 NEVER = {f"{coin}_probability": 0.0 for coin in COINS}
 IDENTITY = Recipe(SIZE, min_area=1.0, min_aspect=1.0, max_aspect=1.0, **NEVER)
 
