@@ -59,6 +59,8 @@ def get_config() -> ConfigDict:
     config.augment.solarize_probability = 0.0
     config.augment.noise_probability = 0.0  # probability of adding Gaussian noise, to each pixel and channel by itself
     config.augment.noise_deviation = 0.1  # standard deviation of the noise, as a share of white
+    # name of a function of your own, the last that happens to a view: one of simclr_jax.register_view_function
+    config.augment.own = ""
 
     config.model = ConfigDict()
     # resnet18, resnet34, resnet50, resnet101, resnet152, resnet200 or resnet_tiny; vit_tiny, vit_small, vit_base or

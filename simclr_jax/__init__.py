@@ -17,6 +17,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:  # for type checkers and editors; when it runs, a name is imported as it is first asked for
     from simclr_jax.augment.device import views
+    from simclr_jax.augment.own import register_view_function
     from simclr_jax.augment.recipe import Recipe
     from simclr_jax.commands.api import ProbeResult, Rows, Run, load_config, open_run, pretrain
     from simclr_jax.evaluate.encoder import Encoder, load_encoder
@@ -47,6 +48,7 @@ _HOMES = {
     "register_encoder": "models",
     "register_loss": "losses",
     "register_optimizer": "training.optimizers",
+    "register_view_function": "augment.own",
     "views": "augment.device",
     "warmup_cosine": "training.optimizers",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "register_encoder",
     "register_loss",
     "register_optimizer",
+    "register_view_function",
     "views",
     "warmup_cosine",
 ]

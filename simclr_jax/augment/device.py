@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax.augment import noise
+from simclr_jax.augment import noise, own
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
 
@@ -32,7 +32,7 @@ Channels = list[jax.Array]  # red, green and blue `[n, views, y, x]`
 
 
 def two_views(recipe: Recipe, images: jax.Array, seed: int, epoch: jax.Array, image_ids: jax.Array) -> jax.Array:
-    """Both views of each image, a function of (seed, epoch, image id) and the pixels alone.
+    """Both views of each image, a function of (seed, epoch, image id) and the pixels alone, without `recipe.own`.
 
     Args:
       recipe: strengths and probabilities.
@@ -56,7 +56,7 @@ def views(
     2020, section 3 and appendix A.)
 
     Args:
-      recipe: strengths and probabilities; its image_size is the side of a view.
+      recipe: strengths and probabilities; its image_size is the side of a view, and `own` the last that happens to it.
       images: uint8 `[n, H, W, 3]`.
       seed: of all views.
       epoch: whole number, or int `[n]`; another one gives other views.
@@ -67,7 +67,7 @@ def views(
       float32 `[n, 2, image_size, image_size, 3]` in [0, 1].
 
     Raises:
-      ValueError: images of another type or shape.
+      ValueError: images of another type or shape; or the recipe's own function is not registered, or returns no view.
 
     Example:
       >>> recipe = simclr_jax.Recipe(image_size=32, jitter_strength=0.5)
@@ -83,7 +83,9 @@ def views(
     ids = jnp.arange(n) if ids is None else jnp.asarray(ids)
     if ids.shape != (n,):
         raise ValueError(f"ids have the shape {list(ids.shape)}; one of each of the {n} images is needed: [{n}]")
-    return two_views(recipe, jnp.asarray(images), seed, jnp.broadcast_to(jnp.asarray(epoch), (n,)), ids)
+    epoch = jnp.broadcast_to(jnp.asarray(epoch), (n,))
+    made = two_views(recipe, jnp.asarray(images), seed, epoch, ids)
+    return own.changed(recipe.own, made, seed=seed, epoch=epoch, ids=ids) if recipe.own else made
 
 
 def draw(recipe: Recipe, seed: int, epoch: jax.Array, image_ids: jax.Array, height, width) -> dict[str, jax.Array]:

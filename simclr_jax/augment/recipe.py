@@ -59,6 +59,7 @@ class Recipe:
         of two views in BYOL (Grill et al. 2020, appendix B).
       noise_probability: probability of adding Gaussian noise, independent for each pixel and channel.
       noise_deviation: standard deviation of the noise before clipping, as a share of white.
+      own: name of a function of your own, the last that happens to a view; see `simclr_jax.register_view_function`.
 
     Raises:
       ValueError: a value is out of its range; the message names the key, the value and what is allowed.
@@ -83,6 +84,7 @@ class Recipe:
     solarize_probability: float = _later(0.0)
     noise_probability: float = _later(0.0)
     noise_deviation: float = _later(0.1)
+    own: str = _later("")
 
     def __post_init__(self) -> None:
         # True is an int to Python and no size to anyone.

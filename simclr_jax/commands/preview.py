@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from simclr_jax.augment import own
 from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import feed
@@ -65,6 +66,9 @@ def run(config: ConfigDict, out: str, images: int) -> None:
     pictures = []
     for image, label, identity, name in _images(train, images, config.seed):
         pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement, train.bits)
+        if recipe.own:
+            which = {"epoch": np.array([EPOCH]), "ids": np.array([[identity]]).view(np.int32)}
+            views = np.asarray(own.changed(recipe.own, views[None], seed=config.seed, **which))[0]
         title = name + (f", class {splits.source.class_names[label]}" if label >= 0 else "")
         drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
         every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
@@ -131,6 +135,7 @@ def describe(parameters: dict[str, float], recipe: Recipe) -> str:
     lines += ["solarize"] * bool(parameters.get("solarize"))
     if parameters.get("noise"):
         lines.append(f"noise, σ {parameters['noise']:.3g}")
+    lines += [f"own: {recipe.own}"] * bool(recipe.own)
     return "\n".join(lines)
 
 

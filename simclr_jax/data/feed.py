@@ -7,7 +7,8 @@
 | device            | host       | pixels       | images              | views                                    |
 | device            | device     | pixels       | positions           | views of images that the devices hold    |
 
-"Pixels" are images of one size in memory (npz, textures, small TFDS sets). The last two need no TensorFlow.
+"Pixels" are images of one size in memory (npz, textures, small TFDS sets). The last two need no TensorFlow. With
+`augment.own` the host also gives what the key of that function is made of, and the step applies it last.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from simclr_jax.augment import device
+from simclr_jax.augment import device, own
 from simclr_jax.augment.recipe import Recipe, central_square
 from simclr_jax.data.order import Order, stored_order, training_order
 from simclr_jax.data.unreadable import Unreadable
@@ -138,16 +139,18 @@ class Feed:
           batch: of views, crops, images or positions.
           resident: what the device holds, where the batch is of positions.
         """
-        if "views" in batch:
-            return batch
-        if "crops" in batch:
-            views = device.render_pairs(self._recipe, batch["crops"], batch["parameters"])
-            return {"views": views, "labels": batch["labels"]}
-        images = batch
         if "positions" in batch:
             images = {name: values[batch["positions"]] for name, values in resident.items()}
-        views = device.two_views(self._recipe, images["images"], self._seed, batch["epoch"], images["ids"])
-        return {"views": views, "labels": images["labels"]}
+            batch = images | {"epoch": batch["epoch"]}
+        if "views" in batch:
+            views = batch["views"]
+        elif "crops" in batch:
+            views = device.render_pairs(self._recipe, batch["crops"], batch["parameters"])
+        else:
+            views = device.two_views(self._recipe, batch["images"], self._seed, batch["epoch"], batch["ids"])
+        if self._recipe.own:
+            views = own.changed(self._recipe.own, views, seed=self._seed, epoch=batch["epoch"], ids=batch["ids"])
+        return {"views": views, "labels": batch["labels"]}
 
 
 def view_pairs(
@@ -158,7 +161,11 @@ def view_pairs(
     Args:
       split: the images; those that do not fill a batch are left out.
       recipe, placement, batch_size, seed, max_corrupt_fraction: as of `Feed`.
+
+    Raises:
+      ValueError: the recipe's own function is not registered, or does not work.
     """
+    own.check(recipe.own, (recipe.image_size, recipe.image_size, 3))
     feed = Feed(
         split,
         split,
@@ -185,7 +192,7 @@ def single_views(
 
     Args:
       split: the images.
-      recipe: what a view is.
+      recipe: what a view is; a function of the user's own is not applied.
       batch_size: images a step.
       seed: decides the order and the views.
       steps: how many batches.

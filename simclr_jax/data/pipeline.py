@@ -69,7 +69,8 @@ def training_views(
     Yields:
       {"views": float32 [batch_size / hosts, 2, size, size, 3] in [0, 1], "labels": int64, -1 where there is none}; with
       ``crops_only`` "crops" and "parameters", as :func:`simclr_jax.augment.host.two_crops`, in the place of "views";
-      if ``single``, "images": float32 [batch_size / hosts, size, size, 3].
+      if ``single``, "images": float32 [batch_size / hosts, size, size, 3]. Two views with a function of the user's own
+      have "epoch": int32 [batch_size / hosts] and "ids": int32 [batch_size / hosts, 2], low and high half, with them.
 
     Raises:
       ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, one
@@ -177,6 +178,8 @@ class Views:
             made = {"views": host.pairs_of_views(*image)}
         else:
             made = {"views": host.two_views(*image, bits=self.bits)}
+        if self.recipe.own and not self.single:  # the devices make its key of these; their integers have 32 bits
+            made |= {"epoch": tf.cast(record["epoch"], tf.int32), "ids": tf.bitcast(record["id"], tf.int32)}
         return made | {"labels": record["label"]}
 
 

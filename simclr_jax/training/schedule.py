@@ -5,6 +5,7 @@ import dataclasses
 import optax
 from ml_collections import ConfigDict
 
+from simclr_jax.augment import own
 from simclr_jax.runtime.config import LARGEST_WHOLE, check_value, flatten, recipe_of
 from simclr_jax.training import optimizers
 
@@ -53,7 +54,8 @@ def check(config: ConfigDict) -> None:
             f"config.optimizer.warmup_epochs={warmup:g} must be below config.train.epochs={epochs}; a tenth of it is "
             f"usual: --config.optimizer.warmup_epochs={epochs / 10:g}"
         )
-    recipe_of(config)
+    recipe = recipe_of(config)
+    own.check(recipe.own, (recipe.image_size, recipe.image_size, 3))
     optimizer_of(config, lambda step: 0.0)
 
 

@@ -23,3 +23,4 @@ views = simclr_jax.views(simclr_jax.Recipe(image_size=32), np.zeros((1, 32, 32, 
 loss, metrics = simclr_jax.nt_xent(views[:, 0, 0, 0], views[:, 1, 0, 0], temperature=0.1)
 simclr_jax.register_loss("mine", lambda z1, z2, *, labels, temperature, axis_name: (loss, metrics))
 model = simclr_jax.create_model(simclr_jax.Network(encoder="resnet18"))
+simclr_jax.register_view_function("mine", lambda key, view: 1 - view)
