@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simclr_jax.augment import own
 from simclr_jax.augment.recipe import JITTER_ORDERS, Recipe
 from simclr_jax.commands import preview
 from simclr_jax.configs import quickstart
@@ -33,7 +34,11 @@ def small(source, **changes):
 
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_it_shows_what_the_first_step_sees(archive, tmp_path, monkeypatch, place):
-    config = small(f"npz:{archive}", **{"augment.placement": place})
+    monkeypatch.setattr(own.OWN, "own", {})
+    own.register_view_function("mine", lambda key, view: view * jax.random.uniform(key))
+    more = {"solarize_probability": 0.5, "noise_probability": 0.5, "own": "mine"}
+    changes = {"augment.placement": place, **{f"augment.{key}": value for key, value in more.items()}}
+    config = small(f"npz:{archive}", **changes)
     sheets = []
     monkeypatch.setattr(preview, "contact_sheet", lambda out, pictures, **_: sheets.append(pictures))
     preview.run(config, str(tmp_path / "sheet.png"), IMAGES)
@@ -149,5 +154,7 @@ def test_parameters_are_described_in_the_order_of_the_operations():
         "grayscale",
         "blur, σ 0.50 pixels",
     ]
-    plain = drawn | dict.fromkeys(("flip", "jitter", "grayscale"), False)
+    more = drawn | {"solarize": True, "noise": 0.1}
+    assert preview.describe(more, Recipe(32, own="mine")).split("\n")[-3:] == ["solarize", "noise, σ 0.1", "own: mine"]
+    plain = drawn | dict.fromkeys(("flip", "jitter", "grayscale", "solarize"), False) | {"noise": 0.0}
     assert preview.describe(plain, Recipe(16)).split("\n") == ["crop 20 × 24 at y 3, x 4"]  # 16 pixels have no blur

@@ -1,5 +1,6 @@
 """Where views are made changes neither which images a step sees nor, beyond rounding, what their views look like."""
 
+import dataclasses
 import io
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simclr_jax.augment import own
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import feed
 from simclr_jax.data.split import Split
@@ -200,6 +202,43 @@ def test_the_cache_refuses_files_and_views_of_the_host(tmp_path):
 
 def test_a_device_has_memory_for_data():
     assert 2**20 < devices.free_bytes() < 2**50
+
+
+def of_chance(key, view):
+    """Nothing of the view is left: all that it shows is its key."""
+    return jax.random.uniform(key, view.shape)
+
+
+@pytest.fixture(name="own_recipe")
+def register_own(monkeypatch):
+    monkeypatch.setattr(own.OWN, "own", {})
+    own.register_view_function("chance", of_chance)
+    return Recipe(SIZE, own="chance")
+
+
+def test_an_own_function_sees_the_same_key_wherever_views_are_made(own_recipe):
+    made = [feed_of(pixels(), *place, recipe=own_recipe) for place in (("host",), ("device",), ("device", "device"))]
+    unstopped = trained(made[0])
+    every = np.concatenate([batch["views"] for batch in unstopped]).reshape(2 * STEPS * BATCH, -1)
+    assert len(np.unique(every, axis=0)) == len(every)
+    for other in made[1:]:
+        assert_same(trained(other), unstopped)
+        assert_same(validated(other), validated(made[0]))
+    halves = [trained(feed_of(pixels(), "host", shard=(number, 2), recipe=own_recipe)) for number in range(2)]
+    together = [jax.tree.map(lambda *parts: np.concatenate(parts), *batches) for batches in zip(*halves, strict=True)]
+    assert_same(together, unstopped)
+    assert_same(trained(made[0], first=3), unstopped[3:])
+
+
+def test_an_own_function_sees_all_bits_of_the_id_of_a_file(tmp_path, own_recipe):
+    split = files(tmp_path)
+    low = np.arange(IMAGES) % 2 + 2**31  # two values of the lower half, twenty of each
+    split = dataclasses.replace(split, ids=low + (np.arange(IMAGES) << 33))
+    host, mixed = (feed_of(split, where, recipe=own_recipe) for where in ("host", "device"))
+    views = trained(host)
+    assert_same(trained(mixed), views)
+    every = np.concatenate([batch["views"] for batch in views]).reshape(2 * STEPS * BATCH, -1)
+    assert len(np.unique(every, axis=0)) == len(every)
 
 
 WITHOUT_TENSORFLOW = """
