@@ -95,6 +95,7 @@ class Recipe:
         for key in ("jitter_strength", *JITTER_OPS):
             self._check(key, 0 <= getattr(self, key) < math.inf, "0 or more, and finite")
         self._check("noise_deviation", 0 < self.noise_deviation <= 1, "above 0 and at most 1, which is white")
+        self._check("own", isinstance(self.own, str), 'the name of a registered function, or ""')
         self._check("max_area", self.max_area <= 1, "at most 1, the whole image")
         for name in ("area", "aspect", "sigma"):
             low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")

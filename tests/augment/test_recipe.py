@@ -72,6 +72,7 @@ REFUSED = {
     "solarize_probability": (1.5,),
     "noise_probability": (-1,),
     "noise_deviation": (0.0, 1.5, math.nan),
+    "own": (3,),
 }
 MORE = {"solarize_probability": 0.3, "noise_probability": 0.7}  # what draws the last slots
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import simclr_jax
+from simclr_jax.augment import own
 from simclr_jax.configs import default
 from simclr_jax.runtime.config import flatten
 from support import smallest
@@ -104,6 +105,19 @@ def write_features(folder):
     (folder / "features" / "train").mkdir(parents=True)
     np.save(folder / "features" / "train" / "features-00000.npy", np.random.default_rng(0).normal(size=(9, 4)))
     (folder / "features" / "train" / "names.json").write_text(str([f"{n}.jpg" for n in range(9)]).replace("'", '"'))
+
+
+def test_the_function_on_views_of_the_page_covers_a_square_of_each(monkeypatch):
+    monkeypatch.setattr(own.OWN, "own", {})
+    (script,) = (script for _, _, script in SCRIPTS if "register_view_function" in script)
+    run_script(script, "cutout")
+    recipe = simclr_jax.Recipe(24, own="cutout")
+    views = np.asarray(simclr_jax.views(recipe, np.zeros((8, 24, 24, 3), np.uint8)))
+    covered = (views == 0.5).all(-1).reshape(16, 24, 24)
+    assert set(np.unique(views)) == {0.0, 0.5}
+    for view in covered:
+        assert 0 < view.sum() == view.any(0).sum() * view.any(1).sum() <= 5 * 5
+    assert len({tuple(np.argwhere(view)[0]) for view in covered}) > 8
 
 
 def test_the_loop_of_ones_own_learns():
