@@ -144,7 +144,7 @@ WORDS = [
     (*TRAIN, "--workdir=x", "--config.data.labels=none"),
     (*TRAIN, "--workdir=x", "--config.data.bits=7"),
     (*TRAIN, "--workdir=x", "--config.data.identity=number"),
-    (*TRAIN, "--workdir=x", "--config.train.start_from=nowhere"),
+    (*TRAIN, "--workdir=x", "--config.model.init_from=nowhere"),
     (*TRAIN, "--workdir=s3://bucket/run"),
     (*TRAIN, "--workdir=gs://bucket/run"),
     (*TRAIN, "--workdir=x", "--config.data.source=folder:s3://bucket/x"),

@@ -81,6 +81,13 @@ def get_config() -> ConfigDict:
     config.model.global_pool = "mean"  # of a ViT: representation h is the mean of all patches, or the class token
     # of a ViT: True = its first layer is not trained but stays random, which makes training stable (MoCo v3)
     config.model.freeze_patch_projection = False
+    # Number of the encoder's first parts that stay as they were; 0 = none. Parts are the stem and stages of a ResNet or
+    # ConvNeXt, the embedding of patches and the blocks of a ViT. BatchNorm there uses its running statistics.
+    config.model.freeze = 0
+    # Start a new run from weights: RUN, RUN/checkpoints/STEP, or FILE.safetensors of timm, torchvision or export torch;
+    # "" = random weights. The encoder must be the same, the head may be another. The optimiser, the schedule and the
+    # step count start at 0. Ignored when a run resumes from its own checkpoints.
+    config.model.init_from = ""
     # or imagenet, cifar10: subtract mean and divide by standard deviation, for imported weights
     config.model.normalize = "none"
     # of a ResNet and the head: batch, or group: normalises each image by itself, so micro-batches do not change the
@@ -120,14 +127,14 @@ def get_config() -> ConfigDict:
     # Parameters without weight decay and without the adaptation of lars: all_but_kernels (BatchNorm and biases), none,
     # or parts of paths like encoder/stage1_block1/norm1/scale, separated by commas: bias,norm.
     config.optimizer.exclude = "all_but_kernels"
+    # The encoder's last part (see model.freeze) learns by this times the learning rate, the one before it by this
+    # squared, and so on; 1 = off, 0.65 to 0.9 is usual when a run starts from weights.
+    config.optimizer.layer_decay = 1.0
     config.optimizer.warmup_epochs = 10.0  # linear increase from 0; then the learning rate follows a cosine to 0
 
     config.train = ConfigDict()
     config.train.batch_size = 4096  # images per step over all devices; each gives two views
     config.train.epochs = 100  # a finished run can be extended by more epochs
-    # Start a new run from the weights of another: its folder RUN, or RUN/checkpoints/STEP. The optimiser, the schedule
-    # and the step count start at 0. The network must be the same. Ignored when a run resumes from its own checkpoints.
-    config.train.start_from = ""
     # if the loss or its gradient is not finite (NaN or infinite): stop, or skip the update
     config.train.on_nonfinite = "stop"
     config.train.max_skipped = 10  # most updates skipped in a row; one more stops the run

@@ -12,17 +12,17 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from simclr_jax.commands import next_step
+from simclr_jax.commands import next_step, start_weights
 from simclr_jax.data import contents
-from simclr_jax.evaluate.trained_network import TrainedNetwork, open_run
+from simclr_jax.models import parts
 from simclr_jax.runtime import array_files, checkpoint, console, devices, metrics, preemption, processes, run_folder
 from simclr_jax.runtime import profile as profiling
 from simclr_jax.runtime.config import flatten
 from simclr_jax.runtime.console import detail, say
-from simclr_jax.runtime.differences import config_differences, epochs_extended_from, network_differences
+from simclr_jax.runtime.differences import config_differences, epochs_extended_from
 from simclr_jax.runtime.loggers import AnyLogger, check_loggers, names, open_loggers
 from simclr_jax.runtime.trackers import import_tensorboardx_without_torch
-from simclr_jax.training import decay, loop, state
+from simclr_jax.training import decay, loop, optimizers
 from simclr_jax.training.trainer import Trainer
 
 
@@ -61,7 +61,7 @@ def run(
     _check_same_data(data)
     if profile:
         profiling.check(profile, first_step=checkpoint.latest_step(workdir) or 0, total_steps=schedule.total_steps)
-    start = network_to_start_from(trainer, workdir)
+    start = start_weights.read(trainer, workdir)
     with stop or preemption.StopRequest() as request, run_folder.hold(workdir) if writes else contextlib.nullcontext():
         more_epochs_than = _check_config(workdir, config, data) if writes else None
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep, owner=writes)
@@ -69,8 +69,7 @@ def run(
         agree = processes.agree if processes.process()[1] > 1 else None
         first_step, train_state = checkpoints.restore(shapes, on_damage=say, agree=agree)
         if train_state is None:
-            initial = trainer.initial_state()
-            train_state = devices.replicate(initial.replace(**start.variables) if start else initial)
+            train_state = devices.replicate(trainer.initial_state(start.variables if start else None))
         else:
             train_state = devices.to_local(train_state)
         trace = profiling.Profile(workdir, profile, first_step=first_step, total_steps=schedule.total_steps)
@@ -95,7 +94,7 @@ def run(
                 )
         _describe(trainer, train_state.params, first_step)
         if start:
-            say(f"starting from the weights of {start.run} at step {start.step:,}")
+            start.describe()
 
         lengths = {"total_steps": schedule.total_steps, "views_per_step": 2 * schedule.batch_size}
         writer = metrics.NoWriter()
@@ -139,30 +138,6 @@ def run(
     return trainer
 
 
-def network_to_start_from(trainer: Trainer, workdir: str) -> TrainedNetwork | None:
-    """Reads the network that config.train.start_from names; None without one, or where the run has its own to go on.
-
-    Raises:
-      ValueError: it is no run, or its network is another one.
-    """
-    place = trainer.config.train.start_from
-    if not place or processes.agree(checkpoint.latest_step(workdir) is not None):
-        return None
-    try:
-        # Of several processes the first chooses the step: the run that it is of may still be training.
-        network = open_run(place) if processes.is_first() else None
-        step = processes.agree(network.step if network else 0)
-        network = network or open_run(checkpoint.split(place)[0], step)
-        differences = network_differences(network.config, trainer.config)
-        if differences:
-            raise ValueError(f"its network is different ({'; '.join(differences)}); set these keys to its values")
-        size = trainer.config.augment.image_size
-        state.check_variables(network.variables, model=trainer.model, image_size=size, run=place)
-    except ValueError as error:
-        raise ValueError(f"config.train.start_from={place}: {error}") from error
-    return network
-
-
 def _check_same_data(data: dict[str, Any]) -> None:
     """Refuses processes that read different images: their batches would differ, or one wait for ever for the others."""
     mine = sum(split["images"] for split in data.values()), zlib.crc32(json.dumps(data).encode()) >> 1
@@ -180,8 +155,8 @@ def _check_config(workdir: str, config: ConfigDict, data: dict[str, Any]) -> int
         return None
     if run_folder.imported(workdir).exists():
         raise ValueError(
-            f"{workdir} was imported and has no optimiser state, so its training cannot be resumed; give "
-            "another --workdir"
+            f"{workdir} was imported and has no optimiser state, so its training cannot be resumed; to train it "
+            f"further, give another --workdir with --config.model.init_from={shlex.quote(workdir)}"
         )
     old, new, before = run_folder.read_config(workdir), config.to_dict(), run_folder.read_data(workdir)
     kinds = {str(flatten(stored).get("data.source")).partition(":")[0] for stored in (old, new)}
@@ -197,7 +172,7 @@ def _check_config(workdir: str, config: ConfigDict, data: dict[str, Any]) -> int
         raise ValueError(
             f"{workdir} was trained on different data ({'; '.join(changed)}), so it cannot be resumed exactly; "
             "restore its data to resume it, or give another --workdir with "
-            f"--config.train.start_from={shlex.quote(workdir)} to start from its weights"
+            f"--config.model.init_from={shlex.quote(workdir)} to start from its weights"
         )
     return more_epochs_than
 
@@ -229,7 +204,17 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     }
     micro_batches = f"{schedule.microbatches} micro-batches of {config.train.microbatch_size} images"
     of_source = trainer.splits.source.describe()
-    frozen = ", the first layer stays random" * config.model.freeze_patch_projection
+    encoder, as_it_was = trainer.model.encoder, "as it was" if config.model.init_from else "random"
+    frozen = f", the first layer stays {as_it_was}" * config.model.freeze_patch_projection
+    if config.model.freeze:
+        stay = "as they were" if config.model.init_from else "random"
+        first = parts.order(encoder)[: config.model.freeze]
+        frozen = f", the first {len(first)} parts stay {stay} ({', '.join(first)})"
+    layer_decay = ""
+    if config.optimizer.layer_decay != 1:
+        rates = optimizers.layer_rates(encoder, config.optimizer.layer_decay)
+        (lowest, rate), (highest, most) = list(rates.items())[0], list(rates.items())[-1]
+        layer_decay = f", times {rate:.3g} ({lowest}) to {most:.3g} ({highest}) and 1 (head)"
     without_labels = config.loss.name in ("nt_xent", "dcl")
     negatives = f", {2 * schedule.batch_size - 2} negatives per view" if without_labels else ""
     lines = {
@@ -247,7 +232,7 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         "steps": f"{schedule.total_steps:,}: {config.train.epochs} epochs of {schedule.steps_per_epoch:,} steps, "
         f"{schedule.warmup_steps:,} of warm-up",
         "optimizer": f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g} ({scaled}), "
-        f"peak {schedule.peak_learning_rate:g} for batch {schedule.batch_size}, "
+        f"peak {schedule.peak_learning_rate:g} for batch {schedule.batch_size}{layer_decay}, "
         f"weight decay {config.optimizer.weight_decay:g}",
         "online probe": "on (does not affect training)"
         if trainer.probe

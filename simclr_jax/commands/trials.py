@@ -17,7 +17,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax.commands import measures, pretrain
+from simclr_jax.commands import measures, pretrain, start_weights
 from simclr_jax.commands.comparison import Found, Sweep, Variant, written
 from simclr_jax.data import sources
 from simclr_jax.evaluate import scores
@@ -123,7 +123,7 @@ def _check(config: ConfigDict, workdir: str, sweep: Sweep, seed: int) -> None:
     for name, variant in zip(names, sweep.variants, strict=True):
         try:
             trainer = Trainer.from_config(_changed(config, variant, seed), splits=splits)
-            pretrain.network_to_start_from(trainer, f"{workdir}/runs/{name}")
+            start_weights.read(trainer, f"{workdir}/runs/{name}")
         except ValueError as error:
             raise ValueError(f"{variant.name}: {error}") from error
         splits = trainer.splits  # the same images for all variants, read once

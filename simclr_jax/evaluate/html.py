@@ -206,6 +206,8 @@ def _shown(run: RunFiles, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]
         if last is not None:
             figures[name] = f"{last:.3f}"
 
+    started_from = run.config.get("model.init_from")
+    began = f", started from {started_from} (untrained: random weights)" if started_from else ""
     config, verdict = run.config, run.results.get("diagnose", {}).get("verdict")
     verdict = [str(line) for line in verdict] if isinstance(verdict, list) else []
     steps = max((row["step"] for row in run.rows if isinstance(row.get("step"), int)), default=0)
@@ -218,8 +220,8 @@ def _shown(run: RunFiles, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]
         "name": run.name,
         "summary": f"{config.get('model.encoder')} on {config.get('data.source')}, "
         f"batch {config.get('train.batch_size')}, {config.get('train.epochs')} epochs, "
-        f"loss {config.get('loss.name', CAME_LATER['loss.name'])}, temperature {config.get('loss.temperature')}; "
-        f"{steps:,} steps done",
+        f"loss {config.get('loss.name', CAME_LATER['loss.name'])}, temperature {config.get('loss.temperature')}"
+        f"{began}; {steps:,} steps done",
         "figures": dict(list(figures.items())[:_HEADLINES]),
         "probes": probes,
         "sections": {

@@ -107,6 +107,7 @@ def finish(
       chosen: what validation chose, and its accuracy as "validation_top1".
       images: {role: how many}.
     """
+    started_from = probed.network.started_from
     found = over_seeds([one.accuracies for one in judged])
     confusion = sum(one.confusion for one in judged) / len(judged)
     per_class = scores.per_class(confusion, probed.class_names)
@@ -114,6 +115,7 @@ def finish(
         **found,
         **chosen,
         "step": probed.network.step,
+        **({"started_from": started_from} if started_from else {}),
         "layer": probed.layer,
         "source": probed.source,
         "images": images,
@@ -125,7 +127,9 @@ def finish(
     shown = {name.replace("_", " "): x for name, x in chosen.items() if not name.endswith("validation_top1")}
     settings = ", ".join(f"{name} {value:g}" for name, value in shown.items())
     by_validation = f"best on validation ({scores.percent(chosen, 'validation_top1')}): {settings}"
-    said = f"\n{title} ({counts} images)\n{table(found)}\n{by_validation}\n\n{_class_table(per_class)}"
+    began = f"the run started from {scores.printable(started_from)}; other encoders here have random weights"
+    began = f"\n{began}" * bool(started_from)
+    said = f"\n{title} ({counts} images)\n{table(found)}{began}\n{by_validation}\n\n{_class_table(per_class)}"
     result = keep(probed, path, result, said)
     name = f"{path.stem}_confusion.png"
     draw(probed, name, lambda picture: sheets.confusion(picture, confusion, probed.class_names, title=title))

@@ -47,6 +47,11 @@ class TrainedNetwork:
         """How many layers the head has: the index of z among [h, head layer 1, …, z]."""
         return self.model.head.depth
 
+    @property
+    def started_from(self) -> str:
+        """What the run's weights first were: RUN, RUN/checkpoints/STEP or a file; "" = random."""
+        return self.config.model.init_from
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A checksum of the variables."""
@@ -58,7 +63,7 @@ class TrainedNetwork:
         return {0: "h", self.depth: "z"}.get(layer, f"head layer {layer}")
 
     def untrained(self, seed: int | None = None) -> dict[str, Any]:
-        """Returns variables as pretraining begins with them: those that the run's began with, or another seed's."""
+        """Returns random variables, of the run's seed or another: what its pretraining began with, if not weights."""
         key = jax.random.key(self.config.seed if seed is None else seed)
         return state.initial_variables(key, self.image_size, model=self.model)
 

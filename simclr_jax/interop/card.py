@@ -34,6 +34,7 @@ _RECIPE = {
     "views": ("augment.",),
     "loss and head": ("loss.name", "loss.temperature", "head."),
     "optimiser": ("optimizer.",),
+    "start": ("model.init_from", "model.freeze"),
     "length": ("train.batch_size", "train.epochs", "train.microbatch_size"),
     "normalisation": ("model.norm", "model.global_batch_norm"),
     "computed in": ("model.dtype",),
@@ -171,6 +172,8 @@ def render(of: Subject) -> str:
     else:
         loss = str(of.config.get("loss.name", CAME_LATER["loss.name"]))
         origin, weights = _ORIGINS.get(loss, f"pretrained with a loss of its own, {code(loss)}"), "the training images"
+        if start := of.config.get("model.init_from"):
+            origin, weights = f"{origin}, started from {code(start)}", f"the weights it started from and of {weights}"
         rows = {}
         for name, beginnings in _RECIPE.items():
             values = [code(f"{key}={_text(value)}") for key, value in of.config.items() if key.startswith(beginnings)]
@@ -254,8 +257,7 @@ def _probes(of: Subject) -> str:
         return "Not probed: the quality of the features has not been measured."
     lines = [
         "Top-1 accuracy on test images that the probe was not trained on; *untrained* is the same network "
-        "before training or, "
-        "for fine-tuning, trained from scratch.\n",
+        "with random weights or, for fine-tuning, trained from them.\n",
         "| probe | top-1 | untrained | chance | layer | step | data |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -6,6 +6,7 @@ exports: padding of a ResNet's max-pool, and what the images are normalised by.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shlex
@@ -37,6 +38,8 @@ class Weights:
       prefix: of the encoder's names in the file.
       left_out: names of tensors that are no part of the encoder.
       image_size: side of the images that it was trained on, pixels; None where the file does not tell.
+      normalize: what the file itself says of the normalisation; None where it does not tell.
+      left_out_numbers: how many numbers are in the tensors that are left out.
     """
 
     variables: dict[str, Any]
@@ -44,6 +47,8 @@ class Weights:
     prefix: str
     left_out: list[str]
     image_size: int | None = None
+    normalize: str | None = None
+    left_out_numbers: int = 0
 
 
 def load(path: str, *, pool: str | None = None, normalize: str | None = None, prefix: str | None = None) -> Weights:
@@ -112,7 +117,9 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
     }
     variables = tensors.nested({leaf: np.ascontiguousarray(x) for leaf, x in values.items()} | identity)
     taken = {found[name] for name in wanted} | ({found["pos_embed"]} if network.positions == "sincos" else set())
-    return Weights(variables, network, prefix, sorted(shapes.keys() - taken), image_size)
+    left_out = sorted(shapes.keys() - taken)
+    numbers = sum(math.prod(shapes[name]) for name in left_out)
+    return Weights(variables, network, prefix, left_out, image_size, stated.get("normalize"), numbers)
 
 
 def save(path: str, variables: dict[str, Any], network: Network, *, image_size: int | None = None) -> None:

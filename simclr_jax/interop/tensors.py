@@ -31,6 +31,12 @@ def check(
       surplus: names of what the file holds besides.
       what: the file and what it was taken for.
     """
+    if told := misfits(wanted, found, surplus):
+        raise ValueError(f"{what}, but its tensors do not fit: {told}")
+
+
+def misfits(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], surplus: Iterable[str] = ()) -> str:
+    """Returns how many tensors are missing, surplus and misshapen, and the first of each; "" where all fit."""
     misshapen = [
         f"{name} is {list(found[name])} instead of {list(shape)}"
         for name, shape in wanted.items()
@@ -42,8 +48,7 @@ def check(
     for fault, names in faults.items():
         some, rest = ", ".join(names[:_SHOWN]), len(names) - _SHOWN
         told += [f"{len(names)} {fault}: {some}" + (f" and {rest} more" if rest > 0 else "")] * bool(names)
-    if told:
-        raise ValueError(f"{what}, but its tensors do not fit: {'; '.join(told)}")
+    return "; ".join(told)
 
 
 def flat(tree: Any) -> dict[str, Any]:

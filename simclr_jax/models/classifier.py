@@ -5,6 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 
+from simclr_jax.models.parts import belongs
 from simclr_jax.models.simclr import SimCLR
 
 HEAD, CLASSIFIER = "head", "classifier"  # names of parts, and of their parameters
@@ -41,9 +42,7 @@ class Classifier(nn.Module):
 
     def is_frozen(self, path: str) -> bool:
         """Tells whether a parameter, "encoder/stem_conv/kernel", belongs to a frozen part."""
-        first, second = path.split("/")[:2]
-        layer = second if first == "encoder" else first
-        return any(layer == part or layer.startswith(f"{part}_") for part in self.frozen)  # "stem_conv" is of "stem"
+        return belongs(path, self.frozen)
 
 
 def create_classifier(model: SimCLR, *, layer: int, classes: int, trainable: str) -> Classifier:
@@ -68,6 +67,7 @@ def create_classifier(model: SimCLR, *, layer: int, classes: int, trainable: str
     frozen = parts[: starts[trainable]]
     encoder = model.encoder.clone(
         frozen=tuple(part for part in frozen if part in model.encoder.parts),
-        network=dataclasses.replace(model.encoder.network, freeze_patch_projection=False),  # is of pretraining alone
+        # Which are of pretraining alone.
+        network=dataclasses.replace(model.encoder.network, freeze=0, freeze_patch_projection=False),
     )
     return Classifier(encoder, model.head, layer, classes, frozen)

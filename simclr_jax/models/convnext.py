@@ -11,6 +11,7 @@ from simclr_jax.models.architectures import ConvNeXtArchitecture
 from simclr_jax.models.cpu_depthwise import conv_general_dilated
 from simclr_jax.models.images import normalized
 from simclr_jax.models.network import Network
+from simclr_jax.models.parts import NORM, stopped
 from simclr_jax.models.patches import PatchProjection
 
 LAYER_NORM_EPSILON = 1e-6  # timm's
@@ -51,7 +52,7 @@ class ConvNeXt(nn.Module):
       architecture: of `ENCODERS`, or another one.
       network: how it is built; see there for each setting. Its head is not part of this module.
       axis_name: is not used: LayerNorm normalises each pixel by itself.
-      frozen: likewise; there are no running statistics.
+      frozen: the first of `parts`: they get no gradient.
 
     Reference:
       Liu et al. 2022, "A ConvNet for the 2020s"; without stochastic depth.
@@ -109,12 +110,13 @@ class ConvNeXt(nn.Module):
         ):
             if stage == 1:
                 x = patches(width, network.patch, "stem_conv")(x)
-                x = norm_here(name="stem_norm")(x)
+                x = stopped(norm_here(name="stem_norm")(x), "stem", self.frozen)
             else:
                 x = norm_here(name=f"stage{stage}_down_norm")(x)
-                x = patches(width, 2, f"stage{stage}_down_conv")(x)
+                x = stopped(patches(width, 2, f"stage{stage}_down_conv")(x), f"stage{stage}_down", self.frozen)
             for index in range(1, blocks + 1):
-                x = block(dense, norm_here, name=f"stage{stage}_block{index}")(x)
+                name = f"stage{stage}_block{index}"
+                x = stopped(block(dense, norm_here, name=name)(x), name, self.frozen)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         h = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        return norm(dtype=jnp.float32, name="norm")(h)
+        return stopped(norm(dtype=jnp.float32, name=NORM)(h), NORM, self.frozen)

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from simclr_jax.models import own
+from simclr_jax.models import own, parts
 from simclr_jax.models.architectures import REGISTERED
 from simclr_jax.models.convnext import ConvNeXt
 from simclr_jax.models.network import Network
@@ -55,7 +55,8 @@ def register_encoder(name: str, factory: Callable[..., Any]) -> None:
 def encoder_of(network: Network, *, axis_name: str | None = None) -> Encoder:
     """Builds the encoder that a `Network` describes; see `create_encoder`."""
     architecture = network.architecture
-    return _FAMILIES[architecture.family](architecture, network, axis_name)
+    encoder = _FAMILIES[architecture.family](architecture, network, axis_name)
+    return encoder.clone(frozen=parts.first(encoder, network.freeze)) if network.freeze else encoder
 
 
 def feature_dim(encoder: nn.Module, image_size: int) -> int:

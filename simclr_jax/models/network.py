@@ -81,6 +81,7 @@ _RATIO = Bound(lambda value: 0 <= value <= 1, "0 (off) to 1; 0.0625 is usual")
 _SIZE = Bound(lambda value: value >= 1, "at least 1; to train without a head use kind 'none'")
 _WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the standard network, 2 doubles its filters")
 _PATCH = Bound(lambda value: value >= 0, "0 (16 of a ViT, 4 of a ConvNeXt) or a number of pixels")
+_FREEZE = Bound(lambda value: value >= 0, "0 (train all) or how many of the encoder's first parts stay as they were")
 _RESNET, _VIT, _PATCHES, _OURS = ("ResNet",), ("ViT",), ("ViT", "ConvNeXt"), ("ResNet", "ViT", "ConvNeXt")  # families
 
 
@@ -147,6 +148,8 @@ class Network:
       global_pool: of a ViT: h is the "mean" of the patches' tokens, or the class "token".
       freeze_patch_projection: of a ViT: True = its first layer stays random in pretraining, as in MoCo v3, which makes
         training stable.
+      freeze: how many of the encoder's first parts stay as they were in pretraining, BatchNorm's running statistics
+        among them: of a ResNet or ConvNeXt the stem and stages, of a ViT the patches' embedding and blocks; 0 = none.
       normalize: a key of `NORMALIZATIONS`, by which images are normalised; imported weights may need it.
       norm: "batch" or "group", for a ResNet and for the head, see `norms`; ViTs and ConvNeXts have LayerNorm.
         Parameters have the same names, but only "batch" has running statistics.
@@ -177,6 +180,7 @@ class Network:
     positions: str = _key("learned", one_of(POSITIONS), known=POSITIONS, before="learned", families=_VIT)
     global_pool: str = _key("mean", one_of(GLOBAL_POOLS), known=GLOBAL_POOLS, before="mean", families=_VIT)
     freeze_patch_projection: bool = _key(False, before=False, families=_VIT)
+    freeze: int = _key(0, _FREEZE, before=0)
     normalize: str = _key("none", one_of(NORMALIZATIONS), known=NORMALIZATIONS, called="normalization", before="none")
     norm: str = _key("batch", one_of(NORMS), known=NORMS)
     dtype: str = _key("float32", known=DTYPES)
@@ -191,6 +195,11 @@ class Network:
         if self.view_batch_norm and self.architecture.family in _PATCHES and not (self.head.depth and self.head.norm):
             raise ValueError(
                 f"view_batch_norm True has no effect: {self.encoder} with this head has no BatchNorm; leave it False"
+            )
+        if self.freeze and self.freeze_patch_projection:
+            raise ValueError(
+                f"model.freeze_patch_projection=True has no effect with model.freeze={self.freeze}, which freezes that "
+                "layer too; use --config.model.freeze_patch_projection=False"
             )
         if self.norm == "group":
             self._check_groups()

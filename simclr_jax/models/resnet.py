@@ -18,6 +18,7 @@ from simclr_jax.models.images import normalized
 from simclr_jax.models.max_pool import max_pool
 from simclr_jax.models.network import POOLS, Network
 from simclr_jax.models.norms import norm_layer
+from simclr_jax.models.parts import stopped
 
 _CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # as in SimCLR's code
 
@@ -112,7 +113,8 @@ class ResNet(nn.Module):
       architecture: of `ENCODERS`, or another one.
       network: how it is built; see there for each setting. Its head is not part of this module.
       axis_name: mapped axis over whose devices BatchNorm computes statistics; None = each device on its own.
-      frozen: of `parts`: those whose BatchNorm uses its running statistics in training too.
+      frozen: the first of `parts`: they get no gradient, and their BatchNorm uses its running statistics in training
+        too.
     """
 
     architecture: ResNetArchitecture
@@ -192,6 +194,7 @@ class ResNet(nn.Module):
             x = nn.relu(norm("stem")(name=f"stem_norm{index}")(x))
         if not network.cifar_stem:
             x = max_pool(x, POOLS[network.pool])
+        x = stopped(x, "stem", self.frozen)
         for stage, blocks in enumerate(self.architecture.stage_sizes, start=1):
             filters = self._width * 2 ** (stage - 1)
             for index in range(1, blocks + 1):
@@ -199,5 +202,6 @@ class ResNet(nn.Module):
                 name = f"stage{stage}_block{index}"
                 ratios = network.sk_ratio, network.se_ratio
                 x = block(filters, stride, index == 1, conv, norm(name), *ratios, name=name)(x)
+                x = stopped(x, name, self.frozen)
         # In float32: a bfloat16 sum over the pixels would lose the low bits that the average is made of.
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -34,9 +34,14 @@ def create_model(network: Network, *, axis_name: str | None = None) -> SimCLR:
       axis_name: mapped axis over whose devices BatchNorm computes statistics; None = each device on its own.
 
     Raises:
-      ValueError: it is not a `Network`.
+      ValueError: it is not a `Network`, or nothing of it is trained.
     """
     if not isinstance(network, Network):
         raise ValueError(f"network is {network!r}; it must be a simclr_jax.Network: Network(encoder='resnet18')")
     encoder = encoder_of(network, axis_name=axis_name)
+    if network.freeze and encoder.frozen == encoder.parts and not network.head.depth:
+        raise ValueError(
+            f"model.freeze={network.freeze} freezes the whole encoder, and head.kind=none leaves nothing else to "
+            "train; freeze fewer parts"
+        )
     return SimCLR(encoder, ProjectionHead(network, axis_name), network.view_batch_norm)

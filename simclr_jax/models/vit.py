@@ -15,6 +15,7 @@ import numpy as np
 from simclr_jax.models.architectures import ViTArchitecture
 from simclr_jax.models.images import normalized
 from simclr_jax.models.network import Network
+from simclr_jax.models.parts import NORM, stopped
 from simclr_jax.models.patches import PatchProjection
 
 LAYER_NORM_EPSILON = 1e-6  # timm's
@@ -62,7 +63,7 @@ class ViT(nn.Module):
       architecture: of `ENCODERS`, or another one.
       network: how it is built; see there for each setting. Its head is not part of this module.
       axis_name: is not used: LayerNorm normalises each token by itself.
-      frozen: likewise; there are no running statistics.
+      frozen: the first of `parts`: they get no gradient.
 
     Reference:
       Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; Chen et al. 2021, "An Empirical Study of Training
@@ -113,16 +114,16 @@ class ViT(nn.Module):
         tokens = x.reshape(x.shape[0], rows * columns, width)
         class_token = self.param("stem_class_token", nn.initializers.normal(1e-6), (1, 1, width))
         tokens = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, width)).astype(dtype), tokens], axis=1)
-        tokens = tokens + self._positions(rows, columns).astype(dtype)
+        tokens = stopped(tokens + self._positions(rows, columns).astype(dtype), "stem", self.frozen)
         block = nn.remat(Block) if network.remat else Block
         for index in range(1, self.architecture.blocks + 1):
-            tokens = block(self.architecture.heads, dense, functools.partial(norm, dtype=dtype), name=f"block{index}")(
-                tokens
-            )
+            name = f"block{index}"
+            tokens = block(self.architecture.heads, dense, functools.partial(norm, dtype=dtype), name=name)(tokens)
+            tokens = stopped(tokens, name, self.frozen)
         # In float32: a bfloat16 sum over the tokens would lose the low bits that the average is made of.
         tokens = tokens.astype(jnp.float32)
         h = tokens[:, 0] if network.global_pool == "token" else jnp.mean(tokens[:, 1:], axis=1)
-        return norm(dtype=jnp.float32, name="norm")(h)
+        return stopped(norm(dtype=jnp.float32, name=NORM)(h), NORM, self.frozen)
 
     def _positions(self, rows, columns):
         """[1, 1 + rows · columns, width], the class token's first."""

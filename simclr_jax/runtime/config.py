@@ -18,6 +18,7 @@ from simclr_jax.models import network as networks
 from simclr_jax.models.network import Bound, Head, Network, at_most, one_of
 from simclr_jax.runtime.key_names import check_key
 
+INIT_FROM = "model.init_from"  # what a run's weights were first: in the section of the network, and not of it
 LARGEST_WHOLE = 2**31 - 1  # steps, ids and seeds are int32 on the devices
 LARGEST_REAL = 3e38  # float32 holds no more
 LONGEST_TEXT = 4096  # characters; the longest path that Linux opens
@@ -59,6 +60,9 @@ _BOUNDS: dict[str, tuple[Bound, ...]] = {
     "optimizer.exclude": (
         Bound(lambda value: all(map(str.strip, value.split(","))), "none, all_but_kernels or parts of paths"),
     ),
+    "optimizer.layer_decay": (
+        Bound(lambda value: 0 < value <= 1, "above 0 and at most 1 (off); 0.65 to 0.9 is usual"),
+    ),
     "optimizer.warmup_epochs": (_NOT_NEGATIVE,),
     "train.batch_size": (
         Bound(lambda value: value >= 2, "at least 2: the negatives are the views of the other images"),
@@ -90,6 +94,7 @@ _OF_A_RUN = {
     "data.limit": 0,
     "data.identity": "",
     "augment.image_size": 0,
+    INIT_FROM: "",
     **{key: field.default for key, field in networks.KEYS.items()},
 }
 
@@ -101,7 +106,8 @@ CAME_LATER = {
     "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
     "data.images": 0,
     "loss.name": "nt_xent",
-    "train.start_from": "",
+    INIT_FROM: "",
+    "optimizer.layer_decay": 1.0,
     **{f"optimizer.{name}": value for name, value in _OF_OLD_OPTIMIZERS.items()},
     "log.to": "tensorboard",
     **{key: field.metadata["before"] for key, field in DECLARED.items() if "before" in field.metadata},
@@ -127,7 +133,8 @@ def recipe_of(config: ConfigDict) -> Recipe:
 
 def network_of(config: ConfigDict) -> Network:
     """Returns the network that a config describes; raises ValueError for a value or an image size that does not fit."""
-    network = Network(**config.model, head=Head(**config.head))
+    keys = {name: value for name, value in config.model.items() if f"model.{name}" != INIT_FROM}
+    network = Network(**keys, head=Head(**config.head))
     network.check_image_size(config.augment.image_size)
     return network
 
@@ -249,7 +256,7 @@ def run_config(stored: Any, run: str, *, views: bool = False) -> ConfigDict:
         # A key that this version does not know would make another network.
         for section in ("model", "head"):
             for name in _section(stored, section):
-                if f"{section}.{name}" not in networks.KEYS:
+                if f"{section}.{name}" not in {*networks.KEYS, INIT_FROM}:
                     raise ValueError(f"config.{section} has the key {shown(name)}, which this version does not know")
         for key, example in (_OF_A_RUN | (_OF_ITS_VIEWS if views else {})).items():
             section, _, name = key.rpartition(".")

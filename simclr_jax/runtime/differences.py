@@ -1,11 +1,10 @@
 """By what two configs differ: whether a run may go on with another one, whether two have one network."""
 
+import dataclasses
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from simclr_jax.models import network as networks
-from simclr_jax.runtime.config import CAME_LATER, DECLARED, flatten, network_of, shown
+from simclr_jax.models.network import Network
+from simclr_jax.runtime.config import CAME_LATER, DECLARED, flatten, shown
 
 # Keys that may differ when a run resumes: they change where things lie, how often they are written and what a fault
 # does, not the result.
@@ -28,11 +27,12 @@ NOT_MATHEMATICS = (
 
 # Keys of a network that change how it computes, and not what its parameters mean.
 _OF_COMPUTING = (
-    "model.dtype",
-    "model.global_batch_norm",
-    "model.view_batch_norm",
-    "model.freeze_patch_projection",
-    "model.remat",
+    "dtype",
+    "global_batch_norm",
+    "view_batch_norm",
+    "freeze",
+    "freeze_patch_projection",
+    "remat",
 )
 
 
@@ -53,14 +53,23 @@ def config_differences(old: dict[str, Any], new: dict[str, Any], *, same_data: b
     ]
 
 
-def network_differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Returns "key: old → new" for each key by which the parameters of one config's network are not another's."""
-    keys = [key for key in networks.KEYS if key not in _OF_COMPUTING]
-    if network_of(old).architecture.family == "ViT" and old.model.positions == "learned":
-        keys.append("augment.image_size")  # there is a position for each patch
-    old, new = flatten(old), flatten(new)
-    keys = [key for key in keys if old[key] != new[key]]
-    return [f"{key}: {shown(old[key])} → {shown(new[key])}" for key in keys]
+def encoder_differences(old: Network, new: Network) -> list[str]:
+    """Returns "key: old → new" for each key by which one network's encoder is not another's: its parameters mean more
+    or less, or are of other shapes."""
+    ignored = {"head", *_OF_COMPUTING}
+    if old.architecture.family != "ResNet":
+        ignored.add("norm")  # which the head alone has
+    if old.cifar_stem and new.cifar_stem:
+        ignored.add("pool")  # of which there is none
+    names = [field.name for field in dataclasses.fields(Network) if field.name not in ignored]
+    before, now = ({name: getattr(of, name) for name in names} | {"patch_size": of.patch} for of in (old, new))
+    return [f"model.{name}: {shown(before[name])} → {shown(now[name])}" for name in names if before[name] != now[name]]
+
+
+def same_head(old: Network, new: Network) -> bool:
+    """Whether two networks whose encoders are the same have heads of one form, so that one's weights fit the other."""
+    heads = [(of.head.kind, of.head.depth, of.head.dim, of.head.hidden_dim, of.head.norm) for of in (old, new)]
+    return heads[0] == heads[1] and (not new.head.norm or old.norm == new.norm)
 
 
 def epochs_extended_from(old: dict[str, Any], new: dict[str, Any], *, same_data: bool = False) -> int | None:

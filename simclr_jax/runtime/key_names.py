@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Collection
+from typing import Any
+
+# Keys that had another name before, which a run's config.json may still have.
+RENAMED = {"train.start_from": "model.init_from"}
 
 # What papers and other programs call keys, and the last part of ours.
 _ALSO_CALLED = {
@@ -27,17 +31,32 @@ _ALSO_CALLED = {
     **dict.fromkeys(("log_every", "log_freq", "print_freq"), "every_steps"),
     **dict.fromkeys(("k", "neighbors"), "neighbours"),
     **dict.fromkeys(("num_images", "subset", "max_images"), "limit"),
+    **dict.fromkeys(("pretrained", "weights", "checkpoint_path", "init_checkpoint", "start_from"), "init_from"),
+    **dict.fromkeys(("layerwise_decay", "llrd", "layer_wise_decay"), "layer_decay"),
 }
 
 
 def check_key(key: str, known: Collection[str]) -> None:
     """Raises ValueError unless a key is among the known ones; names the nearest, or else what a config has."""
+    if (now := RENAMED.get(key)) in known:
+        raise ValueError(f"config.{key} is now config.{now}, which also takes FILE.safetensors; give that instead")
     if key not in known:
         near = nearest_key(str(key), known)
         parts = ", ".join(dict.fromkeys(other.partition(".")[0] for other in known))
         raise ValueError(
             f"config.{key} is not a key; {f'did you mean config.{near}?' if near else f'config has {parts}'}"
         )
+
+
+def renamed(stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a config.json holds, with the present names of its keys; it may be anybody's."""
+    for before, now in RENAMED.items():
+        (section, name), (other, new) = before.split("."), now.split(".")
+        old, target = stored.get(section), stored.get(other)
+        if isinstance(old, dict) and name in old and isinstance(target, dict):
+            stored = {**stored, section: {key: value for key, value in old.items() if key != name}}
+            stored[other] = {**stored[other], new: old[name]}
+    return stored
 
 
 def nearest_key(key: str, known: Collection[str]) -> str | None:

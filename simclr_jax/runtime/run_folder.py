@@ -25,6 +25,7 @@ import filelock
 from etils import epath
 
 from simclr_jax.runtime import disk
+from simclr_jax.runtime.key_names import renamed
 
 _SYSTEM = ("/proc/", "/sys/")  # which hold all others by links
 _BITS_BEFORE = 16  # what runs without bits.json read files of 16 bits by
@@ -156,7 +157,7 @@ def told_where(path: epath.Path) -> Iterator[None]:
 
 
 def read_config(workdir: str) -> dict[str, Any]:
-    """Returns RUN/config.json.
+    """Returns RUN/config.json, with the present names of its keys.
 
     Raises:
       ValueError: it is not there, or not a JSON object.
@@ -164,7 +165,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     path = folder(workdir) / "config.json"
     if not _is_there(path):
         raise ValueError(f"{workdir} is not a run: {os.path.abspath(path)} does not exist; {_mend(path.parent)}")
-    return _read_object(path)
+    return renamed(_read_object(path))
 
 
 def read_data(workdir: str) -> dict[str, Any] | None:

@@ -138,10 +138,10 @@ class MetricsLog:
         last_good, config = self._checkpoints.last_good, self._trainer.config
         slower = f"--config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}"
         if last_good:
-            start_from = shlex.quote(f"--config.train.start_from={last_good}")
-            anew = f"with --workdir=NEW {slower} {start_from} (or an older checkpoint) starts a new run from there"
-        elif config.train.start_from:
-            anew = f"with {slower} and an older checkpoint as --config.train.start_from starts again"
+            init_from = shlex.quote(f"--config.model.init_from={last_good}")
+            anew = f"with --workdir=NEW {slower} {init_from} (or an older checkpoint) starts a new run from there"
+        elif config.model.init_from:
+            anew = f"with {slower} and an older checkpoint as --config.model.init_from starts again"
         else:
             anew = f"with {slower} starts again"
         skip = "with --config.train.on_nonfinite=skip resumes and skips such updates, and " if may_skip else ""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from simclr_jax.models.parts import NORM, belongs, order
 from simclr_jax.registry import Registry
 from simclr_jax.runtime.config import shown
 from simclr_jax.training.decay import ALL_BUT_KERNELS, KERNELS, Mask, decay_mask, path_name
@@ -203,13 +204,51 @@ def _of_registered(name: str, factory: OptimizerFactory, learning_rate: Schedule
     return made
 
 
-def without(optimizer: optax.GradientTransformation, beginning: str) -> optax.GradientTransformation:
-    """Returns an optimizer that leaves parameters alone, decay included, whose paths begin with ``beginning``."""
+def without(optimizer: optax.GradientTransformation, parts: tuple[str, ...]) -> optax.GradientTransformation:
+    """Returns an optimizer that leaves the parameters of some parts of an encoder alone, decay included."""
 
     def left_alone(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).startswith(beginning), params)
+        return jax.tree_util.tree_map_with_path(lambda path, _: belongs(path_name(path), parts), params)
 
     return optax.chain(optimizer, optax.masked(optax.set_to_zero(), left_alone))
+
+
+def layer_rates(encoder: Any, decay: float) -> dict[str, float]:
+    """Returns what the learning rate of each part of an encoder is multiplied by: `decay` to the number of parts after.
+
+    The head is the last part, and a final norm of h is counted with it; {"stem": decay³, "stage1": decay², …}.
+
+    Raises:
+      ValueError: the encoder does not name its parts, or none that is trained has another rate.
+
+    Reference:
+      Clark et al. 2020, "ELECTRA"; as Bao et al. 2022 ("BEiT") and He et al. 2022 ("MAE") have it in their code.
+    """
+    parts = [part for part in order(encoder) if part != NORM]
+    if not parts:
+        raise ValueError(
+            f"optimizer.layer_decay={decay:g} needs an encoder that names its parts in their order, and "
+            f"{encoder.network.encoder} does not; leave it 1"
+        )
+    if encoder.network.freeze >= len(parts):
+        raise ValueError(
+            f"optimizer.layer_decay={decay:g} has no effect with model.freeze={encoder.network.freeze}: all parts that "
+            "are trained have the same rate; leave it 1"
+        )
+    return {part: decay ** (len(parts) - index) for index, part in enumerate(parts)}
+
+
+def layer_wise(optimizer: optax.GradientTransformation, rates: dict[str, float]) -> optax.GradientTransformation:
+    """Returns an optimizer whose updates, decay included, are multiplied by the `layer_rates` of an encoder's parts."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        def scaled(path: Any, update: jax.Array) -> jax.Array:
+            rate = next((rate for part, rate in rates.items() if belongs(path_name(path), (part,))), None)
+            return update if rate is None else update * rate
+
+        return jax.tree_util.tree_map_with_path(scaled, updates), state
+
+    return optax.chain(optimizer, optax.GradientTransformation(lambda params: optax.EmptyState(), update))
 
 
 def warmup_cosine(peak_lr: float, *, warmup_steps: int, total_steps: int) -> Schedule:

@@ -9,7 +9,8 @@ from simclr_jax.augment import own
 from simclr_jax.runtime.config import LARGEST_WHOLE, check_value, flatten, recipe_of
 from simclr_jax.training import optimizers
 
-_OF_THE_RATE = ("learning_rate", "scaling", "warmup_epochs")  # keys of the optimizer that the schedule reads
+# Keys of the section that are not of the optimizer alone: those of the schedule, and what the encoder's order decides.
+_NOT_OF_THE_OPTIMIZER = ("learning_rate", "scaling", "warmup_epochs", "layer_decay")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ def check(config: ConfigDict) -> None:
 
 def optimizer_of(config: ConfigDict, learning_rate: optimizers.Schedule) -> optax.GradientTransformation:
     """Returns the optimizer of a config; raises ValueError for a key that has no effect with it."""
-    keys = {name: value for name, value in config.optimizer.items() if name not in _OF_THE_RATE}
+    keys = {name: value for name, value in config.optimizer.items() if name not in _NOT_OF_THE_OPTIMIZER}
     return optimizers.create_optimizer(learning_rate=learning_rate, **keys)
 
 

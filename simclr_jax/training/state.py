@@ -46,6 +46,7 @@ def create(
     optimizer: optax.GradientTransformation,
     probe: nn.Module | None,
     probe_optimizer: optax.GradientTransformation,
+    start: dict[str, Any] | None = None,
 ) -> TrainState:
     """Returns the state of step 0.
 
@@ -54,8 +55,11 @@ def create(
       image_size: pixels.
       model, optimizer: what is pretrained, and how.
       probe, probe_optimizer: the online probe, or None, and how it is trained.
+      start: {"params": {"encoder": …}, "batch_stats": …}, what takes the place of initial variables of these names.
     """
     variables = initial_variables(key, image_size, model=model)
+    if start:
+        variables = {of: {**tree, **start.get(of, {})} for of, tree in variables.items()}
 
     def made(variables, key):
         return _with_variables(variables, key, image_size, model, optimizer, probe, probe_optimizer)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from simclr_jax.losses import Loss
+from simclr_jax.models.parts import held
 from simclr_jax.training import collapse
 from simclr_jax.training.gradients import in_evaluation, in_micro_batches, in_one_pass, pmean, psum, settled
 from simclr_jax.training.state import TrainState
@@ -72,6 +73,8 @@ def pretrain_step(
     else:
         result, gradients = in_micro_batches(state.params, state.batch_stats, batch, count=microbatches, **how)
     gradients, batch_stats = pmean((gradients, result.batch_stats), axis_name)
+    # Means over devices and micro-batches of equal numbers may be others by rounding.
+    batch_stats = held(batch_stats, state.batch_stats, getattr(model.encoder, "frozen", ()))
     gradients = settled(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     updated = state.replace(

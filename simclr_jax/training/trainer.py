@@ -108,7 +108,7 @@ class Trainer:
             model=model,
             loss=loss,
             learning_rate=learning_rate,
-            optimizer=_optimizer(config, learning_rate),
+            optimizer=_optimizer(config, learning_rate, model.encoder),
             probe=nn.Dense(len(splits.source.class_names)) if watched else None,
             probe_optimizer=optax.adam(config.online_probe.learning_rate),
             target=target,
@@ -142,9 +142,10 @@ class Trainer:
         """Bytes that a program may have on each of them."""
         return self.target.memory if self.target else devices.memory_bytes()
 
-    def initial_state(self) -> state.TrainState:
-        """Returns the state that a new run begins with."""
-        return state.create(jax.random.key(self.config.seed), self.config.augment.image_size, **self._trained)
+    def initial_state(self, start: dict[str, Any] | None = None) -> state.TrainState:
+        """Returns the state that a new run begins with; ``start`` as of `state.create`."""
+        key = jax.random.key(self.config.seed)
+        return state.create(key, self.config.augment.image_size, **self._trained, start=start)
 
     def state_shapes(self) -> state.TrainState:
         """Returns the shapes and types of a run's state, without making it."""
@@ -278,9 +279,13 @@ def _loss(config: ConfigDict) -> steps.Loss:
     )
 
 
-def _optimizer(config: ConfigDict, learning_rate: Callable) -> optax.GradientTransformation:
+def _optimizer(config: ConfigDict, learning_rate: Callable, encoder: Any) -> optax.GradientTransformation:
     optimizer = schedule.optimizer_of(config, learning_rate)
-    return optimizers.without(optimizer, "encoder/stem_conv/") if config.model.freeze_patch_projection else optimizer
+    frozen = ("stem_conv",) if config.model.freeze_patch_projection else encoder.frozen if config.model.freeze else ()
+    if config.optimizer.layer_decay != 1:
+        rates = optimizers.layer_rates(encoder, config.optimizer.layer_decay)
+        optimizer = optimizers.layer_wise(optimizer, rates)
+    return optimizers.without(optimizer, frozen) if frozen else optimizer
 
 
 def _schedule(config: ConfigDict, train: Any, validation: Any, target: Target | None) -> schedule.Schedule:

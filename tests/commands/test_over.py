@@ -40,7 +40,7 @@ def test_seeds_alone_repeat_the_config_and_no_seeds_are_that_of_the_config():
 
 
 def test_values_have_the_types_of_the_keys():
-    types = {"optimizer.weight_decay=0,1e-4": [0.0, 1e-4], "train.epochs=2,4": [2, 4], "train.start_from=,a": ["", "a"]}
+    types = {"optimizer.weight_decay=0,1e-4": [0.0, 1e-4], "train.epochs=2,4": [2, 4], "model.init_from=,a": ["", "a"]}
     for text, values in types.items():
         found = [next(iter(of.settings.values())) for of in grid(text)[0].variants]
         assert found == values and {type(value) for value in found} == {type(values[0])}
@@ -56,7 +56,7 @@ def test_the_keys_that_can_be_swept_change_what_is_learned():
 
     free = [key for key in flatten(default.get_config()) if not refused(key)]
     assert {key.partition(".")[0] for key in free} == {"seed", "augment", "model", "head", "loss", "optimizer", "train"}
-    assert {"train.start_from", "loss.temperature", "augment.image_size"} < set(free)
+    assert {"model.init_from", "loss.temperature", "augment.image_size"} < set(free)
     assert not {"model.remat", "loss.chunk_size", "train.max_skipped"} & set(free)
 
 

@@ -119,9 +119,9 @@ def test_folders_that_are_not_its_own_are_left_alone(config, folder, monkeypatch
     [
         ({"train.batch_size": 128}, {}, "two: train.batch_size=128 is larger than the 40"),
         ({"optimizer.warmup_epochs": 4.0}, {}, "two: config.optimizer.warmup_epochs=4 must be below"),
-        ({"train.start_from": "nowhere"}, {}, "two: config.train.start_from=nowhere: nowhere is not a run"),
+        ({"model.init_from": "nowhere"}, {}, "two: config.model.init_from=nowhere: nowhere is not a run"),
         ({"loss.temperature": 0.1}, {}, "one and two are the same run"),
-        ({"train.start_from": 260 * "x"}, {}, "two: the run's folder would have a name of 284 bytes"),
+        ({"model.init_from": 260 * "x"}, {}, "two: the run's folder would have a name of 283 bytes"),
         (
             {},
             {"data.validation_split": "", "data.test_split": "validation", "data.holdout_fraction": 0.0},
@@ -139,7 +139,7 @@ def test_what_cannot_be_is_refused_before_the_first_run(config, folder, monkeypa
 
 
 def test_a_run_is_one_folder_and_numbers_that_differ_are_two(config):
-    place = Variant("a", {"train.start_from": "runs/a", "loss.temperature": 0.2})
-    assert trials._name(config, place, 1) == "train.start_from=runs%2Fa,seed=1"
+    place = Variant("a", {"model.init_from": "runs/a", "loss.temperature": 0.2})
+    assert trials._name(config, place, 1) == "model.init_from=runs%2Fa,seed=1"
     close = [Variant("", {"loss.temperature": value}) for value in (0.1234567, 0.1234568)]
     assert len({trials._name(config, variant, 0) for variant in close}) == 2

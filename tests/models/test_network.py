@@ -7,12 +7,14 @@ import pytest
 from simclr_jax.configs import default
 from simclr_jax.models import ENCODERS, Head, Network, create_encoder, create_model
 from simclr_jax.models.network import KEYS
+from simclr_jax.runtime.config import INIT_FROM, network_of
 
 
 def test_the_default_config_is_the_default_network():
     config = default.get_config()
-    assert Network(**config.model, head=Head(**config.head)) == Network()
-    assert sorted(KEYS) == sorted([*(f"model.{key}" for key in config.model), *(f"head.{key}" for key in config.head)])
+    assert network_of(config) == Network()
+    keys = [*(f"model.{key}" for key in config.model), *(f"head.{key}" for key in config.head)]
+    assert sorted(KEYS) == sorted(set(keys) - {INIT_FROM})
 
 
 def test_an_encoder_takes_the_keys_of_a_network_and_no_others():

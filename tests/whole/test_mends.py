@@ -88,14 +88,14 @@ def test_after_a_loss_that_is_not_finite_another_run_goes_on_from_the_last_good_
     before = contents(run)
     slower, place = appended(config, run, anew)
     assert place == "NEW" and slower.optimizer.learning_rate == pytest.approx(config.optimizer.learning_rate / 10)
-    assert slower.train.start_from == str(run / "checkpoints" / "4")
+    assert slower.model.init_from == str(run / "checkpoints" / "4")
     pretrain.run(slower, str(new))
     assert contents(run) == before
     assert f"starting from the weights of {run}" in capsys.readouterr().out
     # The schedule begins anew, so that the first step's rate is 0 and leaves the parameters as they came.
     assert [row["step"] for row in rows(new)] == [1, 2, 3, 4, 5, 6] and rows(new)[0]["learning_rate"] == 0
     came, first = (
-        checkpoint.load_variables(str(place))[2] for place in (slower.train.start_from, new / "checkpoints/1")
+        checkpoint.load_variables(str(place))[2] for place in (slower.model.init_from, new / "checkpoints/1")
     )
     assert_same_bits(first["params"], came["params"])
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), first["batch_stats"], came["batch_stats"]))
@@ -161,24 +161,22 @@ def test_a_classifier_whose_loss_is_not_finite_learns_more_slowly(finished, monk
 def test_weights_of_another_network_are_refused_before_anything_is_written(finished, source, tmp_path):
     run, _ = finished
     cases = {
-        "its network is different (head.dim: 128 → 64); set these keys to its values": {"head.dim": 64},
-        "its network is different (model.norm: 'batch' → 'group'); set these keys to its values": {
-            "model.norm": "group"
-        },
-        "has no checkpoint of step 5; it has those of steps 2, 4, 6": {"train.start_from": f"{run}/checkpoints/5"},
-        "is not a run": {"train.start_from": f"{tmp_path}/nowhere"},
+        "its encoder is different (model.norm: 'batch' → 'group'); set these keys to its values; of the encoder's "
+        "20 tensors some do not fit: 8 surplus: batch_stats/encoder/": {"model.norm": "group"},
+        "has no checkpoint of step 5; it has those of steps 2, 4, 6": {"model.init_from": f"{run}/checkpoints/5"},
+        "is not a run": {"model.init_from": f"{tmp_path}/nowhere"},
     }
     for expected, changes in cases.items():
-        config = small(source, **{"train.start_from": str(run), **changes})
+        config = small(source, **{"model.init_from": str(run), **changes})
         with pytest.raises(ValueError) as told:
             pretrain.run(config, str(tmp_path / "NEW"))
-        assert expected in str(told.value) and f"config.train.start_from={config.train.start_from}: " in str(told.value)
+        assert expected in str(told.value) and f"config.model.init_from={config.model.init_from}: " in str(told.value)
         assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
 
 
 def test_a_network_may_start_from_weights_and_compute_otherwise(finished, source, tmp_path):
     run, _ = finished
-    changes = {"model.dtype": "bfloat16", "model.remat": True, "train.epochs": 2, "train.start_from": str(run)}
+    changes = {"model.dtype": "bfloat16", "model.remat": True, "train.epochs": 2, "model.init_from": str(run)}
     pretrain.run(small(source, **changes), str(tmp_path))
     assert np.isfinite(rows(tmp_path)[-1]["loss"])
 
@@ -187,7 +185,7 @@ def test_a_run_of_before_there_was_such_a_key_goes_on(finished, tmp_path):
     run, config = finished
     old = shutil.copytree(run, tmp_path / "old")
     stored = run_folder.read_config(str(old))
-    del stored["train"]["start_from"]
+    del stored["model"]["init_from"]
     run_folder.write_config(str(old), stored)
     pretrain.run(config, str(old))
     shutil.rmtree(old / "checkpoints" / "6")

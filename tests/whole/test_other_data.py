@@ -105,9 +105,9 @@ def test_the_mends_of_other_data_work_as_written(place, monkeypatch):
     config = small(f"npz:{place}/images.npz", **TINY)
     monkeypatch.setattr(loop, "train", lambda *_, **options: (config.train.epochs * 2, None))  # what follows the checks
     pretrain.run(config, str(place / "another"))
-    config.train.start_from = str(place / "run")
+    config.model.init_from = str(place / "run")
     pretrain.run(config, str(place / "a third"))
-    config.train.start_from = ""
+    config.model.init_from = ""
     shutil.move(place / "old.npz", place / "images.npz")
     pretrain.run(config, str(place / "run"))
 
