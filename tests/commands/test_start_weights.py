@@ -92,7 +92,7 @@ def test_another_head_is_new_as_a_whole(source, run, tmp_path):
 
 def test_an_optimizer_begins_with_the_weights(source, run, tmp_path, monkeypatch):
     """One may keep parameters, as a moving average does."""
-    monkeypatch.setattr(optimizers, "_REGISTERED", {})
+    monkeypatch.setattr(optimizers.OWN, "own", {})
     average = optax.GradientTransformation(lambda params: params, lambda updates, state, params: (updates, state))
     simclr_jax.register_optimizer("average", lambda rate, *, weight_decay, mask: average)
     _, _, state = begun(source, run, tmp_path, **{"optimizer.name": "average"})

@@ -156,7 +156,7 @@ def test_matplotlib_is_named_by_the_pictures_alone():
 def test_config_dicts_stop_at_config_schedule_and_what_opens_a_run():
     users = owners(lambda path: "ml_collections" in packages(path) and room(path) != "commands")
     opened = {"training/trainer.py", "evaluate/trained_network.py", "evaluate/probed_run.py"}
-    assert users == {"runtime/config.py", "runtime/differences.py", "training/schedule.py"} | opened
+    assert users == {"runtime/config.py", "training/schedule.py"} | opened
 
 
 def test_configs_hold_values_only():
