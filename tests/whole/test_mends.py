@@ -162,7 +162,7 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(finis
     run, _ = finished
     cases = {
         "its encoder is different (model.norm: 'batch' → 'group'); set these keys to its values; of the encoder's "
-        "20 tensors some do not fit: 8 surplus: batch_stats/encoder/": {"model.norm": "group"},
+        "12 tensors some do not fit: 8 surplus: batch_stats/encoder/": {"model.norm": "group"},
         "has no checkpoint of step 5; it has those of steps 2, 4, 6": {"model.init_from": f"{run}/checkpoints/5"},
         "is not a run": {"model.init_from": f"{tmp_path}/nowhere"},
     }
