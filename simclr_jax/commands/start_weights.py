@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax.evaluate.scores import printable
 from simclr_jax.evaluate.trained_network import open_run
 from simclr_jax.interop import pytorch, tensors
 from simclr_jax.models import Network, fitting
@@ -20,6 +21,8 @@ from simclr_jax.runtime.config import network_of
 from simclr_jax.runtime.console import detail, say
 from simclr_jax.runtime.differences import encoder_differences, same_head
 from simclr_jax.training.trainer import Trainer
+
+_LONGEST = 200  # characters of a tensor's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,8 @@ class StartWeights:
         say(f"starting from the weights of {self.source}: {self.summary}; --verbose lists them")
         for what, names in self.names.items():
             if names:
-                detail(textwrap.fill(f"{what}: {', '.join(names)}", 118, initial_indent="  ", subsequent_indent="  "))
+                listed = ", ".join(printable(name, _LONGEST) for name in names)  # those of a file may be anything
+                detail(textwrap.fill(f"{what}: {listed}", 118, initial_indent="  ", subsequent_indent="  "))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +73,11 @@ def read(trainer: Trainer, workdir: str) -> StartWeights | None:
         many tensors do not fit and the first of them.
       OSError: the disk does not give them.
     """
-    place = trainer.config.model.init_from
+    place = os.path.expanduser(trainer.config.model.init_from)
     if not place or processes.agree(checkpoint.latest_step(workdir) is not None):
         return None
     try:
-        if os.path.realpath(checkpoint.split(place)[0]) == os.path.realpath(checkpoint.split(workdir)[0]):
+        if os.path.realpath(checkpoint.split(place)[0]) == os.path.realpath(os.path.expanduser(workdir)):
             raise ValueError("this is the run's own folder, which has no weights yet; give another place")
         network, shapes = network_of(trainer.config), trainer.state_shapes()
         # Of several processes the first says what it is, and the step: the run that it is of may still be training.

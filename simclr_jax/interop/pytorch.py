@@ -119,7 +119,8 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
     taken = {found[name] for name in wanted} | ({found["pos_embed"]} if network.positions == "sincos" else set())
     left_out = sorted(shapes.keys() - taken)
     numbers = sum(math.prod(shapes[name]) for name in left_out)
-    return Weights(variables, network, prefix, left_out, image_size, stated.get("normalize"), numbers)
+    told = stated.get("normalize") if isinstance(stated.get("normalize"), str) else None
+    return Weights(variables, network, prefix, left_out, image_size, told, numbers)
 
 
 def save(path: str, variables: dict[str, Any], network: Network, *, image_size: int | None = None) -> None:
