@@ -1,9 +1,10 @@
 """Encoded images to pixels: no more of them than their boxes need. TensorFlow ops for a `tf.data` map.
 
 TensorFlow decodes JPEG and PNG; Pillow, slower, everything else, which TensorFlow misreads (a BMP with a palette) or
-does not know (TIFF). Always three channels of 8 bits, the first frame, upright by its Exif data, what is transparent on
-white; of 16-bit images ``bits`` says which value is white, as in `pillow`. Whether an image can be read depends on its
-bytes alone, never on the boxes.
+does not know (TIFF). Three channels of 8 bits, the first frame, upright by its Exif data, what is transparent on
+white; of 16-bit images ``bits`` says which value is white, as in `pillow`. Of another number of ``channels`` pixels are
+float32 in [0, 1], see `bands`: one is the luma of the same image, more are what a TIFF holds. Whether an image can be
+read depends on its bytes alone, never on the boxes.
 """
 
 import functools
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import UnidentifiedImageError
 
-from simclr_jax.augment import pillow
+from simclr_jax.augment import bands, pillow
 from simclr_jax.augment.pillow import DEEPEST
 
 PNG_START = b"\x89PNG"
@@ -34,9 +35,9 @@ _PNG_EXIF = re.compile(rb"eXIf(?=(Exif\0\0)?(II\x2a\0|MM\0\x2a))")
 
 
 def around(
-    encoded: tf.Tensor, boxes_of: Callable[..., list[dict]], bits: int = DEEPEST
+    encoded: tf.Tensor, boxes_of: Callable[..., list[dict]], bits: int = DEEPEST, channels: int = 3
 ) -> tuple[tf.Tensor, list[dict]]:
-    """Pixels that hold every box, and the boxes moved to where they lie in these pixels.
+    """Pixels `[H, W, channels]` that hold every box, and the boxes moved to where they lie in these pixels.
 
     `boxes_of(height, width)` returns the boxes for an image size: dicts with y, x, height, width, or more.
     """
@@ -59,21 +60,43 @@ def around(
         pixels = _all_pixels(encoded, _is_ordinary_png(encoded), bits)
         return pixels, boxes_of(*size(pixels))
 
-    return tf.cond(_is_upright_jpeg(encoded), crop, all_of_it)
+    def gray_crop():
+        pixels, boxes = crop()
+        return _gray(pixels), boxes
+
+    def other_channels():
+        pixels = whole(encoded, bits, channels)
+        return pixels, boxes_of(*size(pixels))
+
+    if channels == 3:
+        return tf.cond(_is_upright_jpeg(encoded), crop, all_of_it)
+    return tf.cond(_is_upright_jpeg(encoded), gray_crop, other_channels) if channels == 1 else other_channels()
 
 
-def whole(encoded: tf.Tensor, bits: int = DEEPEST) -> tf.Tensor:
-    """All pixels of an encoded image, uint8 `[H, W, 3]`."""
-    return _all_pixels(encoded, _is_upright_jpeg(encoded) | _is_ordinary_png(encoded), bits)
+def whole(encoded: tf.Tensor, bits: int = DEEPEST, channels: int = 3) -> tf.Tensor:
+    """All pixels of an encoded image: uint8 `[H, W, 3]`, or float32 `[H, W, channels]` in [0, 1] of other channels."""
+    if channels in (1, 3):
+        is_ordinary = _is_upright_jpeg(encoded) | _is_ordinary_png(encoded)
+    if channels == 3:
+        return _all_pixels(encoded, is_ordinary, bits)
+    encoded = tf.convert_to_tensor(encoded)
+
+    def python():
+        return _in_python(functools.partial(_values_or_none, bits=bits, channels=channels), encoded, tf.float32)
+
+    if channels > 1:
+        return tf.ensure_shape(python(), [None, None, channels])
+    pixels = tf.cond(is_ordinary, lambda: _gray(_all_pixels(encoded, tf.constant(True), bits)), python)
+    return tf.ensure_shape(pixels, [None, None, 1])
 
 
 def size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width of pixels `[H, W, 3]`, scalars."""
+    """Height and width of pixels `[H, W, channels]`, scalars."""
     shape = tf.shape(image)
     return shape[0], shape[1]
 
 
-def examine(encoded: bytes) -> tuple[int, int]:
+def examine(encoded: bytes, channels: int = 3) -> tuple[int, int]:
     """Height and width of an encoded image, decoded whole.
 
     Raises:
@@ -82,21 +105,23 @@ def examine(encoded: bytes) -> tuple[int, int]:
     if not encoded:
         raise ValueError("empty")
     try:
-        height, width = size(whole(tf.constant(encoded)))
+        height, width = size(whole(tf.constant(encoded), channels=channels))
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{_fault(encoded, error)}, {len(encoded):,} bytes") from error
+        raise ValueError(f"{_fault(encoded, error, channels)}, {len(encoded):,} bytes") from error
     return int(height), int(width)
 
 
-def _fault(encoded: bytes, error: tf.errors.InvalidArgumentError) -> str:
+def _fault(encoded: bytes, error: tf.errors.InvalidArgumentError, channels: int) -> str:
     """What is wrong with bytes that cannot be decoded, where TensorFlow has told what it thinks."""
     try:
+        if channels != 3:
+            _values(encoded, DEEPEST, channels)
         if not encoded.startswith(_JPEG_START):
             return f"{_pixels(encoded).shape} is not the shape of an image"
     except tf.errors.InvalidArgumentError as of_png:
         error = of_png
     except UnidentifiedImageError:
-        return f"not an image, starts with {encoded[:16]!r}"
+        return bands.many_channels(encoded) or f"not an image, starts with {encoded[:16]!r}"
     except Exception as pillows:
         return str(pillows) or type(pillows).__name__
     if "too large" in error.message:  # else it does not say what is wrong
@@ -153,6 +178,32 @@ def _pixels_or_none(encoded: bytes, bits: int) -> np.ndarray:
         return _pixels(encoded, bits)
     except Exception:  # Pillow's plug-ins raise anything from struct.error to KeyError on damaged files
         return np.zeros(0, np.uint8)
+
+
+def _values_or_none(encoded: bytes, bits: int, channels: int) -> np.ndarray:
+    """As `_pixels_or_none`, float32 `[H, W, channels]` in [0, 1]."""
+    try:
+        return _values(encoded, bits, channels)
+    except Exception:
+        return np.zeros(0, np.float32)
+
+
+def _values(encoded: bytes, bits: int, channels: int) -> np.ndarray:
+    if channels > 1:
+        return bands.decode(encoded, channels, bits)
+    if encoded.startswith(PNG_START) and encoded[24:25] == bytes([DEEPEST]):
+        values = pillow.exactly(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16).numpy(), bits)
+        return bands.gray(pillow.upright(values, _orientation(encoded)))
+    if encoded.startswith((_JPEG_START, PNG_START)):
+        return bands.gray(_pixels(encoded, bits) / np.float32(255))
+    return bands.decode_gray(encoded, bits)
+
+
+def _gray(colours: tf.Tensor) -> tf.Tensor:
+    """`bands.gray` of uint8 `[H, W, 3]`."""
+    red, green, blue = tf.unstack(tf.cast(colours, tf.float32) / 255, axis=-1)
+    luma = bands.LUMA[0] * red + bands.LUMA[1] * green + bands.LUMA[2] * blue
+    return tf.where((red == green) & (green == blue), red, luma)[..., None]
 
 
 def _pixels(encoded: bytes, bits: int = DEEPEST) -> np.ndarray:

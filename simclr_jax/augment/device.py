@@ -1,4 +1,4 @@
-"""SimCLR views on the accelerator: jax ops for a jitted step, a batch of uint8 images in, views out.
+"""SimCLR views on the accelerator: jax ops for a jitted step, a batch of images in, views out.
 
 The same rule of parameters (`recipe.view_parameters`) and the same pixels as `host`, within rounding, for whole
 batches: crop and resize are two matrix products a view, so is the blur, and the colour operations are whole-batch
@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax.augment import noise, own
+from simclr_jax.augment import bands, noise, own
 from simclr_jax.augment import recipe as rules
+from simclr_jax.augment.pillow import DEEPEST
 from simclr_jax.augment.recipe import Recipe
 
 GRAY_WEIGHTS = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R BT.601, as on the host
@@ -28,27 +29,30 @@ CONTRAST_PLACE = np.argwhere(np.equal(rules.JITTER_ORDERS, CONTRAST))[:, 1]
 OTHERS = np.array([[operation for operation in order if operation != CONTRAST] for order in rules.JITTER_ORDERS])
 HIGH = jax.lax.Precision.HIGH
 
-Channels = list[jax.Array]  # red, green and blue `[n, views, y, x]`
+Channels = list[jax.Array]  # red, green and blue, or others, each `[n, views, y, x]`
 
 
-def two_views(recipe: Recipe, images: jax.Array, seed: int, epoch: jax.Array, image_ids: jax.Array) -> jax.Array:
+def two_views(
+    recipe: Recipe, images: jax.Array, seed: int, epoch: jax.Array, image_ids: jax.Array, bits: int = DEEPEST
+) -> jax.Array:
     """Both views of each image, a function of (seed, epoch, image id) and the pixels alone, without `recipe.own`.
 
     Args:
       recipe: strengths and probabilities.
-      images: uint8 `[n, H, W, 3]`.
+      images: uint8, uint16 or float32 in [0, 1], `[n, H, W, C]`.
       seed: of the run.
       epoch: int `[n]`, of the run.
       image_ids: int `[n]`, 0 … 2**31 - 1.
+      bits: bit depth of white in uint16 images.
 
     Returns:
-      float32 `[n, 2, image_size, image_size, 3]` in [0, 1].
+      float32 `[n, 2, image_size, image_size, C]` in [0, 1].
     """
-    return _render(recipe, images, draw(recipe, seed, epoch, image_ids, *images.shape[1:3]))
+    return _render(recipe, images, draw(recipe, seed, epoch, image_ids, *images.shape[1:3]), bits)
 
 
 def views(
-    recipe: Recipe, images: jax.Array | np.ndarray, *, seed: int = 0, epoch: Any = 0, ids: Any = None
+    recipe: Recipe, images: jax.Array | np.ndarray, *, seed: int = 0, epoch: Any = 0, ids: Any = None, bits: int = 16
 ) -> jax.Array:
     """Two random views of each image, for a training loop of one's own: the views that pretraining makes.
 
@@ -57,17 +61,20 @@ def views(
 
     Args:
       recipe: strengths and probabilities; its image_size is the side of a view, and `own` the last that happens to it.
-      images: uint8 `[n, H, W, 3]`.
+      images: uint8, uint16 or float32 in [0, 1], `[n, H, W, C]`; three channels are red, green and blue, and others
+        need a recipe whose saturation, hue and grayscale_probability are 0.
       seed: of all views.
       epoch: whole number, or int `[n]`; another one gives other views.
       ids: int `[n]`, 0 … 2**31 - 1: which image is which, so that each keeps its views in any order of a batch; None =
         their places in this batch.
+      bits: bit depth of uint16 images: 2 ** bits - 1 is white.
 
     Returns:
-      float32 `[n, 2, image_size, image_size, 3]` in [0, 1].
+      float32 `[n, 2, image_size, image_size, C]` in [0, 1].
 
     Raises:
-      ValueError: images of another type or shape; or the recipe's own function is not registered, or returns no view.
+      ValueError: images of another type or shape; a recipe with operations on colours where there are none; or its own
+        function is not registered, or returns no view.
 
     Example:
       >>> recipe = simclr_jax.Recipe(image_size=32, jitter_strength=0.5)
@@ -77,14 +84,14 @@ def views(
         raise ValueError(f"recipe is {type(recipe).__name__}; it must be a simclr_jax.Recipe")
     if not isinstance(images, jax.Array | np.ndarray):
         raise ValueError(f"images are {type(images).__name__}; they must be an array, uint8 [n, height, width, 3]")
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
-        raise ValueError(f"images are {images.dtype} {list(images.shape)}; they must be uint8 [n, height, width, 3]")
+    bands.check_batch(images)
+    recipe.check_channels(images.shape[-1])
     n = images.shape[0]
     ids = jnp.arange(n) if ids is None else jnp.asarray(ids)
     if ids.shape != (n,):
         raise ValueError(f"ids have the shape {list(ids.shape)}; one of each of the {n} images is needed: [{n}]")
     epoch = jnp.broadcast_to(jnp.asarray(epoch), (n,))
-    made = two_views(recipe, jnp.asarray(images), seed, epoch, ids)
+    made = two_views(recipe, jnp.asarray(images), seed, epoch, ids, bits)
     return own.changed(recipe.own, made, seed=seed, epoch=epoch, ids=ids) if recipe.own else made
 
 
@@ -114,14 +121,14 @@ def draw(recipe: Recipe, seed: int, epoch: jax.Array, image_ids: jax.Array, heig
     return rules.view_parameters(recipe, uniforms, jnp.float32(height), jnp.float32(width), jnp)
 
 
-def render_pairs(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
-    """`render` for uint8 `[n, 2, H, W, 3]` and parameters `[n, 2]`; returns `[n, 2, image_size, image_size, 3]`."""
+def render_pairs(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array], bits: int = DEEPEST) -> jax.Array:
+    """`render` for images `[n, 2, H, W, C]` and parameters `[n, 2]`; returns `[n, 2, image_size, image_size, C]`."""
     flat = {name: values.reshape(-1, 1) for name, values in parameters.items()}
-    views = _render(recipe, images.reshape(-1, *images.shape[2:]), flat)
+    views = _render(recipe, images.reshape(-1, *images.shape[2:]), flat, bits)
     return views.reshape(*images.shape[:2], *views.shape[2:])
 
 
-def render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
+def render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array], bits: int = DEEPEST) -> jax.Array:
     """One view of each image, from its parameters.
 
     Crop and resize (bicubic with antialias, as Pillow's), flip, jitter, grayscale, blur, solarize, noise; clipped to
@@ -129,54 +136,55 @@ def render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) 
 
     Args:
       recipe: the recipe that the parameters were drawn from.
-      images: uint8 `[n, H, W, 3]`.
+      images: uint8, uint16 or float32 in [0, 1], `[n, H, W, C]`.
       parameters: arrays `[n]` as from `draw`.
+      bits: as of `two_views`.
 
     Returns:
-      float32 `[n, image_size, image_size, 3]` in [0, 1].
+      float32 `[n, image_size, image_size, C]` in [0, 1].
     """
-    return _render(recipe, images, {name: values[:, None] for name, values in parameters.items()})[:, 0]
+    return _render(recipe, images, {name: values[:, None] for name, values in parameters.items()}, bits)[:, 0]
 
 
-def central_views(images: jax.Array, image_size: int) -> jax.Array:
+def central_views(images: jax.Array, image_size: int, bits: int = DEEPEST) -> jax.Array:
     """The evaluation view of each image, by the rule of `recipe.central_square`.
 
     Args:
-      images: uint8 `[n, H, W, 3]`.
+      images: uint8, uint16 or float32 in [0, 1], `[n, H, W, C]`.
       image_size: side of the view, pixels.
 
     Returns:
-      float32 `[n, image_size, image_size, 3]` in [0, 1].
+      float32 `[n, image_size, image_size, C]` in [0, 1].
     """
-    return boxed_views(images, rules.central_square(*np.float32(images.shape[1:3]), np), image_size)
+    return boxed_views(images, rules.central_square(*np.float32(images.shape[1:3]), np), image_size, bits)
 
 
-def boxed_views(images: jax.Array, box: dict[str, Any], image_size: int) -> jax.Array:
+def boxed_views(images: jax.Array, box: dict[str, Any], image_size: int, bits: int = DEEPEST) -> jax.Array:
     """A part of each image, resized (bicubic with antialias) and nothing else.
 
     Args:
-      images: uint8 `[n, H, W, 3]`.
+      images: uint8, uint16 or float32 in [0, 1], `[n, H, W, C]`.
       box: y, x, height and width of the part, pixels.
       image_size: side of the view, pixels.
 
     Returns:
-      float32 `[n, image_size, image_size, 3]` in [0, 1].
+      float32 `[n, image_size, image_size, C]` in [0, 1].
     """
     box = {name: jnp.full((len(images), 1), value, jnp.float32) for name, value in box.items()}
-    pixels = _crop_and_resize(image_size, images, box | {"flip": jnp.zeros((len(images), 1), bool)})
+    pixels = _crop_and_resize(image_size, images, box | {"flip": jnp.zeros((len(images), 1), bool)}, bits)
     return pixels[:, 0].transpose(0, 1, 3, 2)
 
 
-def _render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
-    """Some views of each image, `[n, views, size, size, 3]`, from parameters `[n, views]`."""
-    pixels = _crop_and_resize(recipe.image_size, images, parameters)
+def _render(recipe: Recipe, images: jax.Array, parameters: dict[str, jax.Array], bits: int) -> jax.Array:
+    """Some views of each image, `[n, views, size, size, C]`, from parameters `[n, views]`."""
+    pixels = _crop_and_resize(recipe.image_size, images, parameters, bits)
     coins = {name: parameters[name][..., None, None] for name in ("jitter", "grayscale")}
-    # Red, green and blue apart: what needs all three of a pixel is then arithmetic of three arrays and no reduction,
+    # The channels apart: what needs all three colours of a pixel is then arithmetic of three arrays and no reduction,
     # which lets a compiler do one colour operation after the other without a pass over memory between them.
-    channels = [pixels[..., channel, :] for channel in range(3)]
+    channels = [pixels[..., channel, :] for channel in range(images.shape[-1])]
     if recipe.jitter_probability:
         channels = _where(coins["jitter"], _jitter(channels, parameters), channels)
-    if recipe.grayscale_probability:
+    if recipe.grayscale_probability and len(channels) == 3:
         gray = sum(weight * channel for weight, channel in zip(GRAY_WEIGHTS, channels, strict=True))
         channels = _where(coins["grayscale"], [gray] * 3, channels)
     if recipe.blur_probability and rules.blur_kernel_size(recipe.image_size) > 1:
@@ -202,14 +210,15 @@ def _noise(shape: tuple[int, ...], parameters: dict[str, jax.Array]) -> jax.Arra
     return of_view["noise"] * math.sqrt(2) * jax.lax.erf_inv(uniform)
 
 
-def _crop_and_resize(size: int, images: jax.Array, parameters: dict[str, jax.Array]) -> jax.Array:
-    """The boxes of each image, resized and flipped: `[n, views, size, 3, size]` in [0, 1]."""
+def _crop_and_resize(size: int, images: jax.Array, parameters: dict[str, jax.Array], bits: int) -> jax.Array:
+    """The boxes of each image, resized and flipped: `[n, views, size, C, size]` in [0, 1]."""
+    white = bands.white(images.dtype, bits)
     rows = _resize_weights(size, images.shape[1], parameters["y"], parameters["height"])
     columns = _resize_weights(size, images.shape[2], parameters["x"], parameters["width"], parameters["flip"])
     # Rows first: one product for all views of an image, which reads it once.
     images = images.transpose(0, 1, 3, 2).astype(jnp.float32)
     shortened = jnp.einsum("nvsy,nycx->nvscx", rows, images, precision=HIGH)
-    return _clip(jnp.einsum("nvscx,nvtx->nvsct", shortened, columns, precision=HIGH) / 255)
+    return _clip(jnp.einsum("nvscx,nvtx->nvsct", shortened, columns, precision=HIGH) / white)
 
 
 def _resize_weights(size: int, length: int, start: jax.Array, extent: jax.Array, flip: Any = False) -> jax.Array:
@@ -293,9 +302,9 @@ def _in_two_passes(channels: Channels, factors: dict[str, jax.Array], order: jax
     for place in range(OTHERS.shape[1]):
         changed = _operate(others[..., place], before_contrast, factors)
         before_contrast = _where(place < contrast_place, changed, before_contrast)
-    # One reduction of all three channels: XLA makes two kernels of it, and eight of three means.
+    # One reduction of all channels: XLA makes two kernels of it, and eight of three means.
     axes = channels[0].ndim - 2, channels[0].ndim - 1
-    sums = jax.lax.reduce(before_contrast, [np.float32(0)] * 3, _add, axes)
+    sums = jax.lax.reduce(before_contrast, [np.float32(0)] * len(channels), _add, axes)
     means = [total[..., None, None] / math.prod(channels[0].shape[-2:]) for total in sums]
 
     for place in range(OTHERS.shape[1]):
@@ -316,9 +325,12 @@ def _contrast(channels: Channels, means: Channels, factors: dict[str, jax.Array]
 def _operate(operation: jax.Array, channels: Channels, factors: dict[str, jax.Array]) -> Channels:
     """Brightness, saturation or hue, by each view's number; pixel by pixel.
 
-    Saturation scales S of HSV up to at most 1, hue turns H; the rest of HSV is kept. As tf.image's (Google).
+    Saturation scales S of HSV up to at most 1, hue turns H; the rest of HSV is kept. As tf.image's (Google). Both
+    change nothing where there are no colours, which three channels alone are.
     """
     brighter = [_clip(channel * factors["brightness"]) for channel in channels]
+    if len(channels) != 3:
+        return _where(operation == BRIGHTNESS, brighter, channels)
 
     red, green, blue = channels
     value = jnp.maximum(jnp.maximum(red, green), blue)

@@ -1,4 +1,4 @@
-"""The pixels of one view on the host, as colour planes `[3, S, S]`: TensorFlow ops that XLA compiles.
+"""The pixels of one view on the host, as planes `[C, S, S]`, one a channel: TensorFlow ops that XLA compiles.
 
 Planes are the layout of whole-plane arithmetic. What a coin toss leaves out is skipped, not computed and dropped.
 """
@@ -19,11 +19,11 @@ def resize(image_size: int, image: tf.Tensor, box: dict) -> tf.Tensor:
 
     Args:
       image_size: side of the view, pixels; S.
-      image: uint8 `[H, W, 3]`, of a size that does not vary.
+      image: uint8, uint16 or float32 `[H, W, C]`, of a size that does not vary.
       box: y, x, height and width of the crop, pixels.
 
     Returns:
-      float32 `[3, S, S]`, 0 … 255 and a little beyond.
+      float32 `[C, S, S]`, from 0 to white and a little beyond.
     """
     height, width, channels = image.shape
     rows = _resize_weights(image_size, height, box["y"], box["height"])
@@ -48,16 +48,19 @@ def _resize_weights(size: int, length: int, start: tf.Tensor, extent: tf.Tensor)
     return weights / tf.reduce_sum(weights, -1, keepdims=True)
 
 
-def finish(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
-    """All that follows the resize: flip, jitter, grayscale, blur, solarize, noise; from 0 … 255 to [0, 1].
+def finish(planes: tf.Tensor, parameters: dict, white: float = 255.0) -> tf.Tensor:
+    """All that follows the resize: flip, jitter, grayscale, blur, solarize, noise; from 0 … white to [0, 1].
 
     Args:
-      planes: float32 `[3, S, S]`, 0 … 255 and a little beyond.
+      planes: float32 `[C, S, S]`, 0 … white and a little beyond. Where C is not 3, saturation, hue and grayscale change
+        nothing.
       parameters: a view's, of `host.draw`.
+      white: the value that becomes 1.
 
     Returns:
-      float32 `[S, S, 3]`.
+      float32 `[S, S, C]`.
     """
+    has_colours = planes.shape[0] == 3
 
     def grayscale():
         red, green, blue = tf.unstack(planes)
@@ -65,10 +68,10 @@ def finish(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
         return tf.stack([gray, gray, gray])
 
     # Each operation is traced where it stands, so that it sees the planes of the one before.
-    planes = _clip(planes / 255)  # a bicubic overshoots beside an edge
+    planes = _clip(planes / white)  # a bicubic overshoots beside an edge
     planes = _maybe(parameters["flip"], lambda: tf.reverse(planes, [2]), planes)
     planes = _maybe(parameters["jitter"], lambda: _jitter(planes, parameters), planes)
-    planes = _maybe(parameters["grayscale"], grayscale, planes)
+    planes = _maybe(parameters["grayscale"], grayscale, planes) if has_colours else planes
     if rules.blur_kernel_size(planes.shape[-1]) > 1:
         planes = _maybe(parameters["blur"], lambda: _blur(planes, parameters["sigma"]), planes)
     view = tf.transpose(_clip(planes), [1, 2, 0])
@@ -120,6 +123,8 @@ def _jitter(planes: tf.Tensor, parameters: dict) -> tf.Tensor:
         return value - chroma * _clip(2 - tf.abs(turned - 2))
 
     operations = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    if planes.shape[0] != 3:
+        operations |= dict.fromkeys(("saturation", "hue"), lambda planes: planes)
 
     def round_(place, planes):
         branches = [functools.partial(operations[name], planes) for name in rules.JITTER_OPS]

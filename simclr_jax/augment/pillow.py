@@ -66,13 +66,27 @@ def decode(encoded: bytes, bits: int = DEEPEST) -> np.ndarray:
       ValueError: more than `MAX_PIXELS`, or numbers of 32 bits.
       Exception: Pillow's, of any kind, for what is damaged or no image.
     """
-    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.height} × {image.width} is too large, more than {MAX_PIXELS:,} pixels")
+    image = _opened(encoded)
     values, declared = _deep(image, encoded)
     if values is None:
         return pixels(image)
     return from_deep(values, declared or bits, white_is_zero=_is_white_zero(image))
+
+
+def decode_exactly(encoded: bytes, bits: int = DEEPEST) -> np.ndarray:
+    """Returns what `decode` does as float32 `[H, W, 3]` in [0, 1], with all bits of 16-bit images; raises as it."""
+    image = _opened(encoded)
+    values, declared = _deep(image, encoded)
+    if values is None:
+        return pixels(image) / np.float32(255)
+    return exactly(values, declared or bits, white_is_zero=_is_white_zero(image))
+
+
+def _opened(encoded: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.height} × {image.width} is too large, more than {MAX_PIXELS:,} pixels")
+    return image
 
 
 def deep_pixels(file: BinaryIO) -> int:
@@ -104,6 +118,17 @@ def from_deep(values: np.ndarray, bits: int, *, white_is_zero: bool = False) -> 
     if values.shape[2] == 4:
         return over_white(np.dstack([eight, (values[..., 3] >> 8).astype(np.uint8)]))
     return eight if values.shape[2] == 3 else np.repeat(eight, 3, axis=2)
+
+
+def exactly(values: np.ndarray, bits: int, *, white_is_zero: bool = False) -> np.ndarray:
+    """Returns what `from_deep` does as float32 `[H, W, 3]` in [0, 1], with all bits."""
+    top = 2**bits - 1
+    colours = np.minimum(values[..., :3], top) / np.float32(top)
+    if white_is_zero:
+        colours = 1 - colours
+    if values.shape[2] == 4:
+        colours = 1 - (1 - colours) * (values[..., 3:] / np.float32(2**DEEPEST - 1))
+    return colours if colours.shape[2] == 3 else np.repeat(colours, 3, axis=2)
 
 
 def over_white(colours_and_alpha: np.ndarray) -> np.ndarray:

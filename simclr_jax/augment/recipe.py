@@ -107,6 +107,17 @@ class Recipe:
                 f"most 0.5, half the colour circle; use augment.hue <= {0.5 / self.jitter_strength:.4g}"
             )
 
+    def check_channels(self, channels: int) -> None:
+        """Raises ValueError where operations on colours are on and images have none, having other than 3 channels."""
+        jitter = self.jitter_probability * self.jitter_strength
+        on = {"saturation": jitter * self.saturation, "hue": jitter * self.hue}
+        keys = [key for key, value in (on | {"grayscale_probability": self.grayscale_probability}).items() if value]
+        if keys and channels != 3:
+            raise ValueError(
+                f"images of {channels} channel{'s' * (channels > 1)} have no colours for {', '.join(keys)}: give "
+                + " ".join(f"--config.augment.{key}=0" for key in keys)
+            )
+
     def _check(self, key: str, holds: bool, allowed: str) -> None:
         if not holds:
             raise ValueError(f"augment.{key} is {getattr(self, key)!r}; set it to {allowed}")

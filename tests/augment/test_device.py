@@ -17,6 +17,7 @@ from support.oracles import SIZE, picture
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNT, HEIGHT, WIDTH = 16, 48, 52
+BATCH = "they must be uint8 [n, height, width, 3], or uint16 or float32, or have 1 to 32 channels"
 
 
 def images():
@@ -160,8 +161,8 @@ def test_views_are_those_of_pretraining():
 @pytest.mark.parametrize(
     ("images", "ids", "words"),
     [
-        (np.zeros((2, 8, 8, 3)), None, "images are float64 [2, 8, 8, 3]; they must be uint8 [n, height, width, 3]"),
-        (np.zeros((8, 8, 3), np.uint8), None, "images are uint8 [8, 8, 3]; they must be uint8 [n, height, width, 3]"),
+        (np.zeros((2, 8, 8, 3)), None, f"images are float64 [2, 8, 8, 3]; {BATCH}"),
+        (np.zeros((8, 8, 3), np.uint8), None, f"images are uint8 [8, 8, 3]; {BATCH}"),
         ([[1, 2]], None, "images are list; they must be an array, uint8 [n, height, width, 3]"),
         (np.zeros((2, 8, 8, 3), np.uint8), [1], "ids have the shape [1]; one of each of the 2 images is needed: [2]"),
     ],

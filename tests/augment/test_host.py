@@ -134,14 +134,14 @@ def test_an_animation_gives_its_first_frame():
     np.testing.assert_allclose(host.two_views(IDENTITY, file.getvalue(), 0, 0, 0)[0], expected, atol=2e-4)
 
 
-def test_float_pixels_are_refused():
+def test_pixels_of_64_bits_are_refused():
     for view in (
         lambda image: host.two_views(Recipe(SIZE), image, 0, 0, 0),
         lambda image: host.central_view(image, SIZE),
         lambda image: host.render(Recipe(SIZE), image, NEUTRAL),
     ):
-        with pytest.raises(ValueError, match="float32; pass uint8"):
-            view(np.zeros((8, 8, 3), np.float32))
+        with pytest.raises(ValueError, match="float64; pass uint8"):
+            view(np.zeros((8, 8, 3)))
 
 
 # Evaluation

@@ -52,14 +52,14 @@ def stored(split, folder):
     return Split(np.array(paths), split.labels, split.ids)
 
 
-def quick_views(recipe, image, seed, epoch, identity, *, bits):
+def quick_views(recipe, image, seed, epoch, identity, *, bits, channels=3):
     """In the place of views: the image's colour, and what views may depend on besides."""
     pixels = quick_central_view(image, recipe.image_size, bits=bits)
     others = tf.cast(tf.stack([seed, epoch, identity]), tf.float32)
     return tf.stack([pixels, tf.broadcast_to(others, pixels.shape)])
 
 
-def quick_central_view(image, size, *, bits):
+def quick_central_view(image, size, *, bits, channels=3):
     return tf.ensure_shape(tf.cast(decode.whole(image, bits)[:size, :size], tf.float32) / 255, [size, size, 3])
 
 
