@@ -87,6 +87,7 @@ setup(
         "mlflow": MLFLOW,
         "onnx": ["onnx", "onnxruntime"],  # export onnx, and what tries the file
         "release": ["build", "twine"],  # make dist
+        "tiff": ["tifffile"],  # reads TIFF of 2 or more than 3 channels, of which Pillow knows few kinds
         "tpu": ["jax[tpu]"],
         "wandb": WANDB,
         "test": [
@@ -104,6 +105,7 @@ setup(
             "ruff",
             "setuptools>=77",  # builds the wheel that the tests install
             "scikit-image",  # independent oracle for HSV and blur
+            "tifffile",  # writes TIFF of many channels, and reads them as the extra tiff does
         ],
     },
 )

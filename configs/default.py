@@ -27,7 +27,12 @@ def get_config() -> ConfigDict:
     # How images are chosen for hold-outs and samples. name: by file name or, for arrays, by pixels, so that images may
     # be added later without moving others between train and test. position: by place in the data set, as in old runs.
     config.data.identity = "name"
-    # bit depth of 16-bit image files: 2 ** bits - 1 is white; 8 to 16, or 0 = detect it from a sample
+    # channels of an image, 1 to 32: 3 = red, green, blue; 1 = grey, which colour images are converted to; other numbers
+    # are those of the files: arrays of npz:, TIFF in folder: (pip install 'simclr_jax[tiff]')
+    config.data.channels = 3
+    # channels that pictures show as red, green and blue, or one of them as grey, counted from 0; () = the first three
+    config.data.show_bands = ()
+    # bit depth of 16-bit images: 2 ** bits - 1 is white; 8 to 16, or 0 = detect it from a sample
     config.data.bits = 0
     # only for --plan: the number of training images, if they are not on this machine; 0 = count them
     config.data.images = 0
@@ -88,8 +93,11 @@ def get_config() -> ConfigDict:
     # "" = random weights. The encoder must be the same, the head may be another. The optimiser, the schedule and the
     # step count start at 0. Ignored when a run resumes from its own checkpoints.
     config.model.init_from = ""
-    # or imagenet, cifar10: subtract mean and divide by standard deviation, for imported weights
+    # or imagenet, cifar10: subtract mean and divide by standard deviation, for imported weights; or data: by those of
+    # each channel of the training images, found in 1,024 of them and kept in the run's config.json
     config.model.normalize = "none"
+    config.model.mean = ()  # of normalize=data: the mean of each channel, 1 is white; () = find it
+    config.model.deviation = ()  # of normalize=data: the standard deviation of each channel, with mean; () = find it
     # of a ResNet and the head: batch, or group: normalises each image by itself, so micro-batches do not change the
     # result; ViT and ConvNeXt use LayerNorm
     config.model.norm = "batch"

@@ -1,7 +1,7 @@
 """The encoder of a .safetensors file that `simclr-jax export torch` wrote, in PyTorch alone. Copy it freely.
 
     encoder = torch_resnet.load("encoder.safetensors")
-    h = encoder(images)    # float [batch, 3, height, width] in [0, 1]
+    h = encoder(images)    # float [batch, channels, height, width] in [0, 1]
 
 Names are torchvision's. It differs in what torchvision has no setting for: any width, the stem for small images, the
 padding of the max-pool, normalisation of the images, and a shortcut with a convolution in every group.
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 NORMALIZATIONS = {
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "none": ((0.0,), (1.0,)),  # of images of any number of channels
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
@@ -63,11 +63,24 @@ class SamePool(nn.Module):
 class ResNet(nn.Module):
     """Images in [0, 1] to representations h."""
 
-    def __init__(self, stage_sizes, bottleneck, filters, cifar_stem, pool, normalize, first_shortcut=True):
+    def __init__(
+        self,
+        stage_sizes,
+        bottleneck,
+        filters,
+        cifar_stem,
+        pool,
+        normalize,
+        first_shortcut=True,
+        channels=3,
+        mean=(),
+        deviation=(),
+    ):
         super().__init__()
-        for name, values in zip(("mean", "deviation"), NORMALIZATIONS[normalize], strict=True):
+        numbers = (mean, deviation) if normalize == "data" else NORMALIZATIONS[normalize]
+        for name, values in zip(("mean", "deviation"), numbers, strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        self.conv1 = conv(3, filters, *((3, 1) if cifar_stem else (7, 2)))
+        self.conv1 = conv(channels, filters, *((3, 1) if cifar_stem else (7, 2)))
         self.bn1 = nn.BatchNorm2d(filters)
         self.maxpool = nn.Identity() if cifar_stem else SamePool() if pool == "same" else nn.MaxPool2d(3, 2, padding=1)
         inputs = filters
@@ -81,7 +94,7 @@ class ResNet(nn.Module):
         self.stages = len(stage_sizes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] to [B, feature_dim]."""
+        """[B, C, H, W] to [B, feature_dim]."""
         x = self.maxpool(self.bn1(self.conv1((images - self.mean) / self.deviation)).relu())
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)

@@ -28,7 +28,9 @@ def run(config: ConfigDict) -> dict[str, Report]:
 
     Returns:
       {split: {"images": int, "unreadable": ["name: reason", …], "classes": {name: readable images}, "unlabelled": int,
-      "height": (min, median, max), "width": likewise}}; height and width are None where nothing can be read.
+      "height": (min, median, max), "width": likewise, "channels": int, "type": of arrays, "files" of files,
+      "ranges": [(min, max) of each channel, 1 is white]}}; height and width are None where nothing can be read, and
+      ranges where it was not looked at: in files of 3 channels.
 
     Raises:
       ValueError: the config and the data do not fit; or, after everything was printed, more images of a split cannot be
@@ -87,12 +89,13 @@ def run(config: ConfigDict) -> dict[str, Report]:
 def _read(split: Any, role: str, class_names: tuple[str, ...]) -> Report:
     """Reads a split once."""
     unreadable = Unreadable(len(split), max_fraction=1.0, named=0)
-    sizes, labels = [np.zeros((0, 2), np.int32)], [np.zeros(0, np.int64)]
+    sizes, labels, ranges = [np.zeros((0, 2), np.int32)], [np.zeros(0, np.int64)], []
     batches = feed.image_sizes(split, batch_size=BATCH, unreadable=unreadable)
     with progress(total=len(split), desc=f"reading {role}", unit="image") as bar:
         for batch in batches:
             sizes.append(batch["sizes"])
             labels.append(batch["labels"])
+            ranges += [(batch["low"].min(0), batch["high"].max(0))] if "low" in batch else []
             bar.update(sum(map(len, labels)) + len(unreadable) - bar.n)
     sizes, labels = np.concatenate(sizes), np.concatenate(labels)
     counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
@@ -103,11 +106,21 @@ def _read(split: Any, role: str, class_names: tuple[str, ...]) -> Report:
         "unlabelled": int((labels < 0).sum()),
         "height": _spread(sizes[:, 0]),
         "width": _spread(sizes[:, 1]),
+        "channels": split.channels,
+        "type": split.images.dtype.name if split.kind == "pixels" else "files",
+        "ranges": _joined(ranges),
     }
 
 
 def _spread(sides: np.ndarray) -> tuple[int, int, int] | None:
     return (int(sides.min()), int(np.median(sides)), int(sides.max())) if len(sides) else None
+
+
+def _joined(ranges: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[float, float]] | None:
+    if not ranges:
+        return None
+    low, high = (np.array(each) for each in zip(*ranges, strict=True))
+    return list(zip(low.min(0).tolist(), high.max(0).tolist(), strict=True))
 
 
 def _table(reports: dict[str, Report], splits: dict[str, str]) -> str:
@@ -124,6 +137,13 @@ def _table(reports: dict[str, Report], splits: dict[str, str]) -> str:
         for index, what in enumerate(("min", "median", "max")):
             spreads = [report[side] for report in reports.values()]
             rows.append([f"{side} {what}", *(f"{spread[index]:,}" if spread else "-" for spread in spreads)])
+    train = reports["train"]
+    if train["channels"] != 3 or train["type"] not in ("uint8", "files"):  # photos have nothing to be told of
+        rows.append(["channels", *(f"{report['channels']}" for report in reports.values())])
+        rows.append(["type", *(report["type"] for report in reports.values())])
+        for channel in range(train["channels"]):
+            each = [report["ranges"][channel] if report["ranges"] else None for report in reports.values()]
+            rows.append([f"channel {channel}", *("-" if of is None else f"{of[0]:.4f} - {of[1]:.4f}" for of in each)])
     return "\n".join(f"{row[0]:16}" + "".join(f"{cell:>16}" for cell in row[1:]) for row in rows)
 
 

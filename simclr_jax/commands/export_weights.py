@@ -116,7 +116,7 @@ def _try(path: str, encoder: Encoder, variables: dict[str, Any], side: int) -> N
     exact = encoder.clone(network=dataclasses.replace(encoder.network, dtype="float32"))
     rng = np.random.default_rng(0)
     for count in _TRIED:
-        images = rng.uniform(size=(count, side, side, 3)).astype(np.float32)
+        images = rng.uniform(size=(count, side, side, encoder.network.channels)).astype(np.float32)
         found = onnx.run(path, images)
         if found is None:
             say("onnxruntime is not installed, so the file was not tested; to test it: pip install 'simclr_jax[onnx]'")
@@ -176,6 +176,8 @@ def _subject(
         batch_norm="batch_stats" in counts,
         bits=run_folder.read_bits(trained.run),
         normalize=network.normalize,
+        numbers=network.mean_and_deviation(),
+        channels=network.channels,
         config=flatten(trained.stored),
         imported=(results.read_object(imported) or {}) if imported.exists() else None,
         probes=[(PROBES.get(probe, probe), result) for probe, result in results.read(trained.run).items()],

@@ -96,6 +96,7 @@ def _with(config: ConfigDict, network: Network, image_size: int) -> dict[str, An
     config.augment.image_size = image_size
     model = dataclasses.asdict(network)
     config.head.update(model.pop("head"))
+    config.data.channels = model.pop("channels")
     config.model.update(model)
     if network.cifar_stem or image_size <= 32:
         config.data.source = ""

@@ -9,7 +9,7 @@ from simclr_jax.evaluate.feature_files import Features
 from simclr_jax.evaluate.probed_run import ProbedRun
 from simclr_jax.evaluate.scores import printable
 from simclr_jax.runtime import run_folder
-from simclr_jax.runtime.config import CAME_LATER, flatten
+from simclr_jax.runtime.config import CAME_LATER, bands_of, flatten
 from simclr_jax.runtime.console import say
 from simclr_jax.runtime.metrics import read_rows
 from simclr_jax.training import chance as at_chance
@@ -137,7 +137,10 @@ def _draw_neighbours(probed: ProbedRun, role: str, path: epath.Path) -> list[str
     asked = Features((query.array()[shown],), query.labels[shown], query.ids[shown])
     cosines, nearest = knn.nearest(asked, bank, min(config.neighbours, len(bank)))
     wanted = np.unique(bank.ids[nearest])
-    at = dict(zip(wanted.tolist(), probed.images("train", wanted), strict=True))
+    data = probed.network.config.data
+    bands, found, queries = bands_of(data), probed.images("train", wanted), probed.images(role, asked.ids)
+    white = 1.0 if data.channels == 3 else sheets.brightest([found, queries], bands)
+    at = dict(zip(wanted.tolist(), sheets.shown(found, bands, white), strict=True))
     names = [*probed.class_names, None]  # the last is that of the label -1
     rows = [
         sheets.Neighbours(
@@ -147,7 +150,7 @@ def _draw_neighbours(probed: ProbedRun, role: str, path: epath.Path) -> list[str
             [names[label] for label in bank.labels[those]],
             values.tolist(),
         )
-        for i, image, those, values in zip(shown, probed.images(role, asked.ids), nearest, cosines, strict=True)
+        for i, image, those, values in zip(shown, sheets.shown(queries, bands, white), nearest, cosines, strict=True)
     ]
     title = f"{role.capitalize()} images and the training images most similar to them in {probed.layer_name} (cosine); "
     sheets.neighbours(path, rows, title=f"{title}{printable(probed.source)}, step {probed.network.step:,}")

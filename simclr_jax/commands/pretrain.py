@@ -17,7 +17,7 @@ from simclr_jax.data import contents
 from simclr_jax.models import parts
 from simclr_jax.runtime import array_files, checkpoint, console, devices, metrics, preemption, processes, run_folder
 from simclr_jax.runtime import profile as profiling
-from simclr_jax.runtime.config import flatten
+from simclr_jax.runtime.config import flatten, normalization_is_to_be_found, with_values
 from simclr_jax.runtime.console import detail, say
 from simclr_jax.runtime.differences import config_differences, epochs_extended_from
 from simclr_jax.runtime.loggers import AnyLogger, check_loggers, names, open_loggers
@@ -55,7 +55,8 @@ def run(
       preemption.Stopped: the process was told to stop and has saved a checkpoint.
     """
     check_loggers(config.log.to, loggers, writes=processes.is_first())
-    trainer = Trainer.from_config(config, bits=run_folder.read_bits(workdir))
+    trainer = Trainer.from_config(with_kept_normalization(config, workdir), bits=run_folder.read_bits(workdir))
+    config = trainer.config  # with what was found in the images
     schedule, feed, writes = trainer.schedule, trainer.feed, processes.is_first()
     data = trainer.splits.contents()
     _check_same_data(data)
@@ -136,6 +137,24 @@ def run(
                 sys.unraisablehook = hook
     say(f"\n{schedule.total_steps:,} steps done. Checkpoints and metrics are in {workdir}")
     return trainer
+
+
+def with_kept_normalization(config: ConfigDict, workdir: str) -> ConfigDict:
+    """Returns a config with the mean and deviation that its run, or the one it starts from, has found before."""
+    started = checkpoint.latest_step(workdir) is not None
+    place = workdir if started else config.model.init_from
+    if not (normalization_is_to_be_found(config) and place):
+        return config
+    try:
+        kept = flatten(run_folder.read_config(checkpoint.split(place)[0]))
+    except ValueError:  # a file, or no run: what is wrong is told where its weights are read
+        if started:
+            raise
+        return config
+    same = kept.get("model.normalize") == "data" and kept.get("data.channels") == config.data.channels
+    if not (same and kept.get("model.mean")):
+        return config
+    return with_values(config, {key: kept.get(key) for key in ("model.mean", "model.deviation")})
 
 
 def _check_same_data(data: dict[str, Any]) -> None:
@@ -223,6 +242,7 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
         "found": of_source.understood,
         **({"left out": of_source.left_out} if of_source.left_out else {}),
         **({"16-bit files": str(trainer.splits.white)} if trainer.splits.bits_of_white else {}),
+        **({"channels": _channels(config)} if config.data.channels != 3 or config.model.normalize == "data" else {}),
         "devices": devices.describe(),
         "model": f"{trainer.model.encoder.network.title}, {count['encoder']:,} parameters{frozen}; "
         f"{config.head.kind} head, {count.get('head', 0):,}; computed in {config.model.dtype}",
@@ -250,6 +270,13 @@ def _describe(trainer: Trainer, params: dict[str, Any], first_step: int) -> None
     if first_step:
         what_now = "resuming" if first_step < schedule.total_steps else "already finished, nothing to do"
         say(f"found a checkpoint of step {first_step:,} of {schedule.total_steps:,}: {what_now}")
+
+
+def _channels(config: ConfigDict) -> str:
+    """Returns how many channels images have, and by what they are normalised."""
+    numbers = zip(config.model.mean, config.model.deviation, strict=True)
+    by = ", ".join(f"({mean:.4g}, {deviation:.4g})" for mean, deviation in numbers)
+    return str(config.data.channels) + (f"; normalised by (mean, deviation) {by}" if by else "")
 
 
 def start_quickly(config: ConfigDict) -> None:

@@ -13,15 +13,16 @@ from ml_collections import ConfigDict
 
 from simclr_jax.augment import own
 from simclr_jax.augment import recipe as rules
+from simclr_jax.augment.bands import scaled
 from simclr_jax.augment.recipe import Recipe
 from simclr_jax.data import feed
 from simclr_jax.data.order import training_order
 from simclr_jax.data.split import Split
 from simclr_jax.data.unreadable import Unreadable
 from simclr_jax.evaluate.scores import printable
-from simclr_jax.evaluate.sheets import Picture, contact_sheet
+from simclr_jax.evaluate.sheets import Picture, brightest, contact_sheet, shown
 from simclr_jax.runtime import devices
-from simclr_jax.runtime.config import recipe_of
+from simclr_jax.runtime.config import bands_of, recipe_of
 from simclr_jax.runtime.console import say
 from simclr_jax.training.trainer import open_splits
 
@@ -62,26 +63,35 @@ def run(config: ConfigDict, out: str, images: int) -> None:
         say(f"16-bit files: {splits.white}")
     where = {"placement": config.augment.placement, "cache": config.data.cache}
     feed.check(train, **where, free_bytes=devices.free_bytes())
-    recipe = recipe_of(config)
-    pictures = []
-    for image, label, identity, name in _images(train, images, config.seed):
-        pixels, views, drawn = _views(recipe, image, config.seed, identity, config.augment.placement, train.bits)
+    recipe, bands = recipe_of(config), bands_of(config.data)
+    how = {"bits": train.bits, "channels": train.channels}
+    made = [
+        (label, name, identity, *_views(recipe, image, config.seed, identity, config.augment.placement, **how))
+        for image, label, identity, name in _images(train, images, config.seed)
+    ]
+    if not made:
+        raise ValueError(f"none of the first {images} images of {config.data.source} can be read")
+    is_rgb, pictures = train.channels == 3, []
+    white = 1.0 if is_rgb else brightest([scaled(pixels, train.bits) for _, _, _, pixels, _, _ in made], bands)
+    for label, name, identity, pixels, views, drawn in made:
         if recipe.own:
             which = {"epoch": np.array([EPOCH]), "ids": np.array([[identity]]).view(np.int32)}
             views = np.asarray(own.changed(recipe.own, views[None], seed=config.seed, **which))[0]
+        pixels = pixels if is_rgb and pixels.dtype == np.uint8 else scaled(pixels, train.bits)
+        pixels, views = shown(pixels, bands, white), shown(views, bands, white)
         title = name + (f", class {splits.source.class_names[label]}" if label >= 0 else "")
         drawn = [{name: float(value) for name, value in parameters.items()} for parameters in drawn]
-        every = -(-max(pixels.shape) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
+        every = -(-max(pixels.shape[:2]) // MOST_PIXELS)  # a picture keeps each so-many-th of its rows and columns
         boxes = [tuple(parameters[name] / every for name in ("y", "x", "height", "width")) for parameters in drawn]
         size = f"{pixels.shape[0]} × {pixels.shape[1]} pixels"
         pictures.append(Picture(pixels[::every, ::every], title, size, dict(zip(COLOURS, boxes, strict=True))))
         for number, view, parameters, colour in zip((1, 2), views, drawn, COLOURS, strict=True):
             pictures.append(Picture(view, f"view {number}", describe(parameters, recipe), frame=colour))
-    if not pictures:
-        raise ValueError(f"none of the first {images} images of {config.data.source} can be read")
-    shown = len(pictures) // COLUMNS
-    head = f"{config.data.source}: {shown} of {len(train):,} training images, views made on the {where['placement']}"
-    contact_sheet(out, pictures, columns=min(shown, 2) * COLUMNS, head=head)
+    count = len(pictures) // COLUMNS
+    head = f"{config.data.source}: {count} of {len(train):,} training images, views made on the {where['placement']}"
+    if not is_rgb:
+        head += f"\nof channels 0 to {train.channels - 1} shown: {', '.join(map(str, bands))}; white is {white:.3g}"
+    contact_sheet(out, pictures, columns=min(count, 2) * COLUMNS, head=head)
     say(f"saved as {out}")
 
 
@@ -104,7 +114,7 @@ def _images(train: Any, count: int, seed: int) -> Iterator[tuple[Any, int, int, 
 
 
 def _views(
-    recipe: Recipe, image: Any, seed: int, identity: int, place: str, bits: int
+    recipe: Recipe, image: Any, seed: int, identity: int, place: str, *, bits: int, channels: int
 ) -> tuple[np.ndarray, np.ndarray, list]:
     """Returns an image's pixels, its views [2, size, size, 3] and their two dicts of parameters."""
     if place == "device" and isinstance(image, np.ndarray):
@@ -112,14 +122,14 @@ def _views(
 
         one = jnp.array([EPOCH]), jnp.array([identity])
         drawn = device.draw(recipe, seed, *one, *image.shape[:2])
-        views = device.render_pairs(recipe, jnp.array([[image, image]]), drawn)[0]
+        views = device.render_pairs(recipe, jnp.array([[image, image]]), drawn, bits)[0]
         return image, np.asarray(views), [{name: values[0, view] for name, values in drawn.items()} for view in (0, 1)]
     from simclr_jax.augment import decode, host
 
-    pixels = image if isinstance(image, np.ndarray) else np.asarray(decode.whole(image, bits))
+    pixels = image if isinstance(image, np.ndarray) else np.asarray(decode.whole(image, bits, channels))
     seeds = [host.view_seed(seed, EPOCH, identity, view) for view in (0, 1)]
     drawn = [host.draw(recipe, view_seed, *pixels.shape[:2]) for view_seed in seeds]
-    return pixels, np.asarray(host.two_views(recipe, image, seed, EPOCH, identity, bits=bits)), drawn
+    return pixels, np.asarray(host.two_views(recipe, image, seed, EPOCH, identity, bits=bits, channels=channels)), drawn
 
 
 def describe(parameters: dict[str, float], recipe: Recipe) -> str:
@@ -128,6 +138,7 @@ def describe(parameters: dict[str, float], recipe: Recipe) -> str:
     lines += ["flip"] * bool(parameters["flip"])
     if parameters["jitter"]:
         operations = [rules.JITTER_OPS[i] for i in rules.JITTER_ORDERS[int(parameters["order"])]]
+        operations = [name for name in operations if getattr(recipe, name)]
         lines += [f"{name} {'%+.3f' if name == 'hue' else '× %.2f'}" % parameters[name] for name in operations]
     lines += ["grayscale"] * bool(parameters["grayscale"])
     if parameters["blur"] and rules.blur_kernel_size(recipe.image_size) > 1:

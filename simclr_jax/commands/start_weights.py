@@ -100,8 +100,11 @@ def _of_run(place: str) -> _Source:
 
 
 def _of_file(place: str, mine: Network) -> _Source:
-    weights = pytorch.load(place, normalize=mine.normalize)  # how images were normalised is the user's to say
-    network = dataclasses.replace(weights.network, normalize=weights.normalize or mine.normalize)
+    weights = pytorch.load(place, otherwise="none")
+    network = weights.network
+    if weights.normalize is None:  # how images were normalised is the user's to say
+        keys = ("channels", "normalize", "mean", "deviation")
+        network = dataclasses.replace(network, **{key: getattr(mine, key) for key in keys})
     arrays = tensors.flat({kind: {"encoder": tree} for kind, tree in weights.variables.items()})
     return _Source(place, network, arrays, tuple(weights.left_out), weights.left_out_numbers)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from simclr_jax.augment import bands
 from simclr_jax.data.split import Split
 
 CLASSES = 1000  # ImageNet's; they decide the size of the online probe, which is small beside any encoder
@@ -25,6 +26,7 @@ class Blank:
       held_out: roles whose images are held out of the training split.
       holdout_fraction: share that each of them takes.
       limit: use only that many training images; 0 = all.
+      channels: of the images.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Blank:
     held_out: tuple[str, ...]
     holdout_fraction: float
     limit: int
+    channels: int = 3
 
     class_names = tuple(map(str, range(CLASSES)))
 
@@ -50,10 +53,15 @@ class Blank:
     def _split(self, count: int) -> Split:
         kind = self.name.partition(":")[0]
         if kind in ("npz", "textures") or (kind == "tfds" and self.side <= LARGEST_ARRAY):
-            pixels = np.broadcast_to(np.zeros((), np.uint8), (count, self.side, self.side, 3))  # takes no memory
+            pixels = np.broadcast_to(
+                np.zeros((), np.uint8), (count, self.side, self.side, self.channels)
+            )  # takes no memory
             return Split.whole(pixels, np.zeros(count, np.int64))
         file = io.BytesIO()
-        Image.new("RGB", (self.side, self.side)).save(file, "png")
+        if self.channels in (1, 3):
+            Image.new("RGB", (self.side, self.side)).save(file, "png")
+        else:
+            bands.write_blank(file, self.side, self.channels)
         files: Any = np.empty(count, object)
         files.fill(file.getvalue())  # one file, however many there are
-        return Split.whole(files, np.zeros(count, np.int64))
+        return Split.whole(files, np.zeros(count, np.int64), channels=self.channels)

@@ -18,6 +18,8 @@ import jax
 import numpy as np
 
 from simclr_jax.augment import device, own
+from simclr_jax.augment.bands import white
+from simclr_jax.augment.pillow import DEEPEST
 from simclr_jax.augment.recipe import Recipe, central_square
 from simclr_jax.data.order import Order, stored_order, training_order
 from simclr_jax.data.unreadable import Unreadable
@@ -142,12 +144,13 @@ class Feed:
         if "positions" in batch:
             images = {name: values[batch["positions"]] for name, values in resident.items()}
             batch = images | {"epoch": batch["epoch"]}
+        bits = self._train.bits
         if "views" in batch:
             views = batch["views"]
         elif "crops" in batch:
-            views = device.render_pairs(self._recipe, batch["crops"], batch["parameters"])
+            views = device.render_pairs(self._recipe, batch["crops"], batch["parameters"], bits)
         else:
-            views = device.two_views(self._recipe, batch["images"], self._seed, batch["epoch"], batch["ids"])
+            views = device.two_views(self._recipe, batch["images"], self._seed, batch["epoch"], batch["ids"], bits)
         if self._recipe.own:
             views = own.changed(self._recipe.own, views, seed=self._seed, epoch=batch["epoch"], ids=batch["ids"])
         return {"views": views, "labels": batch["labels"]}
@@ -156,7 +159,7 @@ class Feed:
 def view_pairs(
     split: Any, recipe: Recipe, *, placement: str, batch_size: int, seed: int, max_corrupt_fraction: float
 ) -> Iterator[np.ndarray]:
-    """Yields both views of the images of a split, as validation sees them, float32 [batch_size, 2, size, size, 3].
+    """Yields both views of the images of a split, as validation sees them, float32 [batch_size, 2, size, size, C].
 
     Args:
       split: the images; those that do not fill a batch are left out.
@@ -204,17 +207,18 @@ def single_views(
     return _pipeline().training_views(split, recipe, single=True, unreadable=unreadable, **how)
 
 
-def view_of(recipe: Recipe, batch: Any, seed: jax.Array) -> dict[str, jax.Array]:
-    """Makes {"images", "labels"} of a batch of `single_views`, on the devices where it holds pixels."""
+def view_of(recipe: Recipe, batch: Any, seed: jax.Array, bits: int) -> dict[str, jax.Array]:
+    """Makes {"images", "labels"} of a batch of `single_views`, on the devices where it holds pixels; ``bits`` is the
+    split's."""
     if "epoch" not in batch:
         return batch
     parameters = device.draw(recipe, seed, batch["epoch"], batch["ids"], *batch["images"].shape[1:3])
     first = {name: values[:, 0] for name, values in parameters.items()}
-    return {"images": device.render(recipe, batch["images"], first), "labels": batch["labels"]}
+    return {"images": device.render(recipe, batch["images"], first, bits), "labels": batch["labels"]}
 
 
 def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: Unreadable) -> Batches:
-    """Yields every image of a split once as evaluation sees it, {"images": float32 [n, size, size, 3], labels, ids}.
+    """Yields every image of a split once as evaluation sees it, {"images": float32 [n, size, size, C], labels, ids}.
 
     Pixels are resized on the devices, files on the host.
     """
@@ -226,44 +230,50 @@ def central_views(split: Any, image_size: int, *, batch_size: int, unreadable: U
         n = len(batch["labels"])
         padded = batch["images"][np.arange(batch_size) % n]  # one shape, compiled once
         yield {
-            "images": np.asarray(_resized(padded, image_size=image_size))[:n],
+            "images": np.asarray(_resized(padded, image_size=image_size, bits=split.bits))[:n],
             "labels": batch["labels"],
             "ids": batch["ids"],
         }
 
 
-def central_view(pixels: np.ndarray, image_size: int) -> np.ndarray:
+def central_view(pixels: np.ndarray, image_size: int, bits: int = DEEPEST) -> np.ndarray:
     """Returns one image as evaluation sees it, as `central_views` does of pixels; compiled for few sizes.
 
     Args:
-      pixels: uint8 [H, W, 3].
+      pixels: [H, W, C], uint8, uint16 or float32 in [0, 1].
       image_size: side of the view, pixels.
+      bits: bit depth of white in uint16 pixels.
 
     Returns:
-      float32 [image_size, image_size, 3] in [0, 1].
+      float32 [image_size, image_size, C] in [0, 1].
     """
     box = central_square(*np.float32(pixels.shape[:2]), np)
     y, x, side = (int(box[name]) for name in ("y", "x", "height"))
     room = 1 << (side - 1).bit_length()  # a power of two, since photos have any size
-    canvas = np.zeros((1, room, room, 3), np.uint8)
+    canvas = np.zeros((1, room, room, pixels.shape[-1]), pixels.dtype)
     canvas[0, :side, :side] = pixels[y : y + side, x : x + side]
     corner = {"y": 0, "x": 0, "height": side, "width": side}
-    return np.asarray(_part_resized(canvas, corner, image_size=image_size))[0]
+    return np.asarray(_part_resized(canvas, corner, image_size=image_size, bits=bits))[0]
 
 
 def image_sizes(split: Any, *, batch_size: int, unreadable: Unreadable) -> Batches:
     """Yields {"sizes": [n, 2], height and width, "labels": int64 [n]} of the images of a split that can be read.
 
-    Every file is decoded whole; pixels in memory have been, and come in one batch.
+    Of pixels, and of files of other than 3 channels, also {"low", "high"}: [n, C], each channel's range. Every file is
+    decoded whole; pixels in memory have been, and come in one batch.
     """
     if split.kind == "pixels":
         sizes = np.broadcast_to(split.images.shape[1:3], (len(split), 2))
-        return iter([{"sizes": sizes, "labels": split.class_numbers}])
+        top = white(split.images.dtype, split.bits)
+        low, high = split.images.min((1, 2)) / top, split.images.max((1, 2)) / top
+        return iter([{"sizes": sizes, "labels": split.class_numbers, "low": low, "high": high}])
     return _pipeline().image_sizes(split, batch_size=batch_size, unreadable=unreadable)
 
 
-_part_resized = jax.jit(device.boxed_views, static_argnames="image_size")
-_resized = jax.jit(device.central_views, static_argnames="image_size")  # compiled once, however often a split is seen
+_part_resized = jax.jit(device.boxed_views, static_argnames=("image_size", "bits"))
+_resized = jax.jit(
+    device.central_views, static_argnames=("image_size", "bits")
+)  # compiled once, however often a split is seen
 
 
 def _pixels(split: Any, order: Order, steps: range, *, resident: bool = False) -> Batches:
@@ -274,7 +284,7 @@ def _pixels(split: Any, order: Order, steps: range, *, resident: bool = False) -
 
 
 def _columns(split: Any) -> dict[str, np.ndarray]:
-    """Returns {"images": uint8 [n, H, W, 3], "labels", "ids": int32 [n]} of pixels in memory."""
+    """Returns {"images": [n, H, W, C], "labels", "ids": int32 [n]} of pixels in memory."""
     labels, ids = split.class_numbers.astype(np.int32), split.ids.astype(np.int32)
     return {"images": split.images, "labels": labels, "ids": ids}
 

@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax.data import label_file, layout, walk
+from simclr_jax.data.channels import check_files
 from simclr_jax.data.layout import Description, listed
 from simclr_jax.data.split import Split
 
@@ -28,6 +29,7 @@ class Folder:
       labels: "" takes folders for classes where that is clear, "folders" always, "none" never; "csv:FILE" reads a
         table as `label_file` does, FILE as seen from PATH or else from here.
       splits: the names that the user gives to train, validation and test; a folder called so is that split.
+      channels: that the images are decoded to.
 
     Attributes:
       root: PATH.
@@ -41,7 +43,8 @@ class Folder:
         they are, a class that the training split does not have, or a table that does not fit the images.
     """
 
-    def __init__(self, path: str, *, labels: str = "", splits: Sequence[str] = ("train", "", "")):
+    def __init__(self, path: str, *, labels: str = "", splits: Sequence[str] = ("train", "", ""), channels: int = 3):
+        self._channels = channels
         self.root = epath.Path(path).expanduser()
         if not self.root.is_dir():
             raise ValueError(f"folder:{path} is not a folder")
@@ -72,14 +75,16 @@ class Folder:
         _check_classes(path, self._files)
 
     def load(self, name: str) -> Split:
-        """Lists the files of one split; they are read when they are needed."""
+        """Lists the files of one split, which are read when they are needed; a few are looked at for their channels."""
         number = {label: index for index, label in enumerate(self.class_names)}
         pairs = [(path, number.get(label, -1)) for label, files in self._files[name].items() for path in files]
         paths, labels = zip(*pairs, strict=True)
+        check_files(paths, self._channels)
         encoded = [os.fsencode(path) for path in paths]
         above = len(os.fsencode(f"{self.root}/"))
         names = np.array([path[above:] for path in encoded])
-        return Split.whole(np.array(encoded), np.array(labels, np.int64) if self.labelled(name) else None, names)
+        numbers = np.array(labels, np.int64) if self.labelled(name) else None
+        return Split.whole(np.array(encoded), numbers, names, channels=self._channels)
 
     def labelled(self, name: str) -> bool:
         """Whether any image of a split has a label."""

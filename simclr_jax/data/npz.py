@@ -1,4 +1,4 @@
-"""``npz:PATH``: uint8 images in one NumPy archive, ``x_SPLIT`` and, where there are labels, ``y_SPLIT``.
+"""``npz:PATH``: images in one NumPy archive, ``x_SPLIT`` and, where there are labels, ``y_SPLIT``.
 
 An archive may be anybody's: what it declares is checked before memory is asked for, and pickles are never opened.
 """
@@ -16,6 +16,7 @@ import psutil
 from etils import epath
 
 from simclr_jax.data import layout
+from simclr_jax.data.channels import fitted
 from simclr_jax.data.layout import Description
 from simclr_jax.data.split import Split
 
@@ -27,19 +28,22 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 class Npz:
     """Images ``x_train``, ``x_validation``, ``x_test`` with labels ``y_…``; at least ``x_train`` or another ``x_…``.
 
-    Images are uint8 [n, H, W, 3]; [n, H, W] and [n, H, W, 1] are grey and are repeated to three channels. Labels are
-    class numbers, -1 where there is none. Splits have the spellings of `layout`: ``x_val`` is validation.
+    Images are uint8 [n, H, W, 3]; [n, H, W] and [n, H, W, 1] are grey and are repeated to three channels. Other types
+    and numbers of channels: `channels.fitted`. Labels are class numbers, -1 where there is none. Splits have the
+    spellings of `layout`: ``x_val`` is validation.
 
     Args:
       path: PATH.
       splits: the names that the user gives to train, validation and test; an array called so keeps that name.
+      channels: of the images.
 
     Raises:
       ValueError: no such file, not an archive, no ``x_…`` in it, two of one split, ``y_…`` without ``x_…``, or arrays
         of another type, shape or length.
     """
 
-    def __init__(self, path: str, *, splits: Sequence[str] = ("train", "", "")):
+    def __init__(self, path: str, *, splits: Sequence[str] = ("train", "", ""), channels: int = 3):
+        self._channels = channels
         self._path = epath.Path(path).expanduser()
         if not self._path.is_file():
             raise ValueError(f"npz:{self._path} does not exist")
@@ -87,14 +91,7 @@ class Npz:
     def load(self, name: str) -> Split:
         """Reads one split."""
         array = self._images[name]
-        images = self._read(array)
-        if images.ndim == 3:
-            images = images[..., None]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-            found = f"{images.dtype} {list(images.shape)}"
-            raise ValueError(f"{array} of {self._path} is {found}; images must be uint8 [n, height, width, 3]")
-        if images.shape[-1] == 1:
-            images = np.repeat(images, 3, axis=-1)
+        images = fitted(self._read(array), self._channels, f"{array} of {self._path}")
         labels = self._labels.get(name)
         if labels is not None and len(labels) != len(images):
             raise ValueError(
@@ -134,7 +131,8 @@ class Npz:
                 raise ValueError(f"{dtype} {list(shape)} takes {size / 2**30:,.1f} GiB, more than this machine has")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                return arrays[name]
+                array = arrays[name]
+                return array.astype(array.dtype.newbyteorder("="), copy=False)
 
     def _header(self, file: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype]:
         """Returns shape and type of an array; raises ValueError where it is none of numbers, or other bytes follow."""

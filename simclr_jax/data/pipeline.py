@@ -67,16 +67,17 @@ def training_views(
         images TFDS has checked when it prepared them, allows none either.
 
     Yields:
-      {"views": float32 [batch_size / hosts, 2, size, size, 3] in [0, 1], "labels": int64, -1 where there is none}; with
+      {"views": float32 [batch_size / hosts, 2, size, size, C] in [0, 1], "labels": int64, -1 where there is none}; with
       ``crops_only`` "crops" and "parameters", as :func:`simclr_jax.augment.host.two_crops`, in the place of "views";
-      if ``single``, "images": float32 [batch_size / hosts, size, size, 3]. Two views with a function of the user's own
+      if ``single``, "images": float32 [batch_size / hosts, size, size, C]. Two views with a function of the user's own
       have "epoch": int32 [batch_size / hosts] and "ids": int32 [batch_size / hosts, 2], low and high half, with them.
 
     Raises:
       ValueError: the batch is larger than the split or does not divide by the hosts; or, when its turn comes, one
         image too many cannot be read.
     """
-    views, local = Views(recipe, seed, crops_only, single, split.bits), batch_size // shard[1]
+    views = Views(recipe, seed, crops_only, single, bits=split.bits, channels=split.channels)
+    local = batch_size // shard[1]
     if isinstance(split, Split):
         order = training_order(len(split), batch_size=batch_size, seed=seed, shard=shard)
         reader = SplitReader(split, local, unreadable, order, range(first_step, last_step), seed)
@@ -106,7 +107,8 @@ def validation_views(
     Yields and raises as :func:`training_views`; images that do not fill the last batch are left out.
     """
     check_batch(batch_size, len(split), shard)
-    views, local = Views(recipe, seed, crops_only, bits=split.bits), batch_size // shard[1]
+    views = Views(recipe, seed, crops_only, bits=split.bits, channels=split.channels)
+    local = batch_size // shard[1]
     steps = range(len(split) // batch_size)
     if isinstance(split, Split):
         order = stored_order(np.arange(len(split)), batch_size=batch_size, shard=shard)
@@ -127,14 +129,14 @@ def central_views(
       unreadable: takes in images that cannot be read, which are left out; None allows none.
 
     Yields:
-      {"images": float32 [n, image_size, image_size, 3] in [0, 1], "labels", "ids": int64 [n]}, n ≤ batch_size.
+      {"images": float32 [n, image_size, image_size, C] in [0, 1], "labels", "ids": int64 [n]}, n ≤ batch_size.
 
     Raises:
       ValueError: when its turn comes, one image too many cannot be read.
     """
 
     def render(record):
-        image = host.central_view(record["image"], image_size, bits=split.bits)
+        image = host.central_view(record["image"], image_size, bits=split.bits, channels=split.channels)
         return {"images": image, "labels": record["label"], "ids": record["id"]}
 
     if isinstance(split, Split):
@@ -148,12 +150,13 @@ def image_sizes(split: "Split | Stream", *, batch_size: int, unreadable: Unreada
     Leaves out and raises as :func:`central_views`.
 
     Yields:
-      {"sizes": int32 [n, 2], height and width, "labels": int64 [n]}; n is ``batch_size`` less what cannot be read.
+      {"sizes": int32 [n, 2], height and width, "labels": int64 [n]}; n is ``batch_size`` less what cannot be read. Of
+      files of other than 3 channels also {"low", "high"}, float32 [n, C]: the range of each channel's values.
     """
     if isinstance(split, Split):
         return SplitReader(split, batch_size, unreadable).sizes()
     return StreamReader(split, batch_size).batches(
-        lambda record: {"sizes": _size_of(record), "labels": record["label"]}, 0, len(split)
+        lambda record: {"sizes": tf.cast(_facts(record, split)[:2], tf.int32), "labels": record["label"]}, 0, len(split)
     )
 
 
@@ -166,18 +169,20 @@ class Views:
     crops_only: bool = False
     single: bool = False
     bits: int = decode.DEEPEST
+    channels: int = 3
 
     def __call__(self, record: dict) -> dict:
         """Renders a record, or a chunk of records whose images have one size: {"image", …} to {"views", "labels"}."""
         image = (self.recipe, record["image"], self.seed, record["epoch"], record["id"])
+        how = {"bits": self.bits, "channels": self.channels}
         if self.single:
-            made = {"images": host.one_view(*image, bits=self.bits)}
+            made = {"images": host.one_view(*image, **how)}
         elif self.crops_only:
-            made = host.two_crops(*image, bits=self.bits)
+            made = host.two_crops(*image, **how)
         elif record["image"].shape.rank == 4:
-            made = {"views": host.pairs_of_views(*image)}
+            made = {"views": host.pairs_of_views(*image, bits=self.bits)}
         else:
-            made = {"views": host.two_views(*image, bits=self.bits)}
+            made = {"views": host.two_views(*image, **how)}
         if self.recipe.own and not self.single:  # the devices make its key of these; their integers have 32 bits
             made |= {"epoch": tf.cast(record["epoch"], tf.int32), "ids": tf.bitcast(record["id"], tf.int32)}
         return made | {"labels": record["label"]}
@@ -240,7 +245,12 @@ class SplitReader:
             self._unreadable.add({position: fault for position, fault in batch if isinstance(fault, str)})
             sizes = {position: size for position, size in batch if not isinstance(size, str)}
             labels = self._split.class_numbers[np.array(list(sizes), int)]
-            yield {"sizes": np.array(list(sizes.values()), np.int32).reshape(-1, 2), "labels": labels}
+            channels = self._split.channels
+            facts = np.array(list(sizes.values()), np.float32).reshape(-1, 2 if channels == 3 else 2 + 2 * channels)
+            told = {"sizes": facts[:, :2].astype(np.int32), "labels": labels}
+            if channels != 3 and len(sizes):
+                told |= dict(zip(("low", "high"), np.split(facts[:, 2:], 2, axis=1), strict=True))
+            yield told
 
     def _upcoming(self, done: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (epoch, positions) of the batches after the first ``done``, by what is known to be unreadable then."""
@@ -260,15 +270,15 @@ class SplitReader:
         self._unreadable.add({position: fault for position, fault in found if isinstance(fault, str)})
         return len(self._unreadable) > known
 
-    def _examine(self, positions: np.ndarray) -> Iterator[tuple[int, tuple[int, int] | str]]:
-        """Decodes the images at these positions; yields (position, its (height, width) or "name: reason").
+    def _examine(self, positions: np.ndarray) -> Iterator[tuple[int, tuple[float, ...] | str]]:
+        """Decodes the images at these positions; yields (position, its `_facts` or "name: reason").
 
         tf.data leaves out what it cannot decode, so what is missing between two positions that come back cannot be
         read. It is then decoded again by itself, for the reason.
         """
         numbered = dataclasses.replace(self._split, ids=np.arange(len(self._split)))
         records = _records(numbered, _chunks(numbered, lambda: iter([(VALIDATION_EPOCH, positions)])))
-        sizes = reading.mapped(records, lambda record: (record["id"], _size_of(record)))
+        sizes = reading.mapped(records, lambda record: (record["id"], _facts(record, self._split)))
         expected = iter(positions.tolist())
         for readable, sides in sizes.ignore_errors().batch(64).as_numpy_iterator():
             for position, size in zip(readable.tolist(), sides.tolist(), strict=True):
@@ -310,7 +320,7 @@ def _chunks(split: Split, upcoming: Callable[[], Iterator[tuple[int, np.ndarray]
                 yield {"image": images, "label": part.class_numbers, "id": part.ids, "epoch": epochs_}
 
     scalar = tf.TensorSpec([None], tf.int64)
-    image = tf.TensorSpec([None, *split.images.shape[1:]], tf.uint8 if split.kind == "pixels" else tf.string)
+    image = tf.TensorSpec([None, *split.images.shape[1:]], split.images.dtype if split.kind == "pixels" else tf.string)
     signature = {"image": image, "label": scalar, "id": scalar, "epoch": scalar}
     return tf.data.Dataset.from_generator(generate, output_signature=signature)
 
@@ -330,6 +340,11 @@ def _batched(records: tf.data.Dataset, render: Render, batch_size: int) -> tf.da
     return reading.mapped(records, render).batch(batch_size).prefetch(PREFETCHED).with_options(options)
 
 
-def _size_of(record: dict) -> tf.Tensor:
-    """Height and width of a record's encoded image, int32 `[2]`, decoded whole."""
-    return tf.stack(decode.size(decode.whole(record["image"])))
+def _facts(record: dict, split: "Split | Stream") -> tf.Tensor:
+    """Height and width of a record's encoded image, decoded whole; of other than 3 channels the least value of each,
+    and the largest: float32 `[2]` or `[2 + 2 C]`."""
+    pixels = decode.whole(record["image"], split.bits, split.channels)
+    size = tf.cast(tf.stack(decode.size(pixels)), tf.float32)
+    if split.channels == 3:
+        return size
+    return tf.concat([size, tf.reduce_min(pixels, [0, 1]), tf.reduce_max(pixels, [0, 1])], 0)

@@ -78,6 +78,6 @@ def examine(split: Split, position: int) -> tuple[int, int] | str:
             except UNREADABLE as error:
                 link = "a broken link: " if os.path.islink(path) and not os.path.exists(path) else ""
                 raise ValueError(link + reason(error).rsplit("; ", 1)[-1]) from error
-        return decode.examine(content)
+        return decode.examine(content, split.channels)
     except ValueError as error:
         return f"{name}: {error}"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from simclr_jax.data import bit_depth, contents, folder, layout, npz, textures
+from simclr_jax.data.channels import fitted
 from simclr_jax.data.layout import Description
 from simclr_jax.data.split import Split
 
@@ -41,15 +42,19 @@ class Source(Protocol):
         """Returns its splits and classes as they were understood, and what is left out."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Textures:
     """``textures``: the embedded set of :mod:`simclr_jax.data.textures`."""
+
+    channels: int = 3
 
     split_names = ROLES
     class_names = textures.CLASSES
 
     def load(self, name: str) -> Split:
         """Draws all splits when the first is asked for, and returns one."""
-        return Split.whole(*_drawn_textures()[name])
+        images, labels = _drawn_textures()[name]
+        return Split.whole(fitted(images, self.channels, "textures"), labels)
 
     def labelled(self, name: str) -> bool:
         """Whether any image of a split has a label."""
@@ -84,7 +89,7 @@ class Splits:
         pixels; "position": by its place among the others, as in runs of before. A stream has places alone.
       seed: decides which images are held out and sampled.
       every_class: as for :meth:`simclr_jax.data.split.Split.hold_out`.
-      bits: bit depth of white in files of 16 bits; 0 = found in a sample of the training images.
+      bits: bit depth of white in pixels and files of 16 bits; 0 = found in a sample of the training images.
 
     Raises:
       ValueError: a split that does not exist or has two roles, a fraction or limit out of range, or, from ``load``,
@@ -141,16 +146,16 @@ class Splits:
     def load(self, role: str) -> "Split | Stream":
         """Reads the images of a role: "train", "validation" or "test"."""
         part = self._load(role)
-        return part if part.kind == "pixels" else dataclasses.replace(part, bits=self.white.bits)
+        return dataclasses.replace(part, bits=self.white.bits) if bit_depth.may_be_deep(part) else part
 
     @functools.cached_property
     def white(self) -> bit_depth.BitDepth:
-        """What is white in files of 16 bits."""
+        """What is white in pixels and files of 16 bits."""
         if self.bits:
             return bit_depth.BitDepth(self.bits)
         train = self._load("train")
-        encoded = isinstance(train, Split) and train.kind != "pixels"
-        return bit_depth.find(train, seed=self.seed) if encoded else bit_depth.BitDepth(bit_depth.DEPTHS[-1])
+        known = isinstance(train, Split) and bit_depth.may_be_deep(train)
+        return bit_depth.find(train, seed=self.seed) if known else bit_depth.BitDepth(bit_depth.DEPTHS[-1])
 
     @property
     def bits_of_white(self) -> int:
@@ -222,7 +227,12 @@ class Splits:
 
 
 def open_source(
-    name: str, *, directory: str = "", labels: str = "", splits: Sequence[str] = ("train", "", "")
+    name: str,
+    *,
+    directory: str = "",
+    labels: str = "",
+    splits: Sequence[str] = ("train", "", ""),
+    channels: int = 3,
 ) -> Source:
     """Opens a source by name without reading its images.
 
@@ -232,6 +242,7 @@ def open_source(
       labels: where those of files come from, as :class:`simclr_jax.data.folder.Folder` has it; "" for other sources.
       splits: the names that the user gives to train, validation and test. Where a folder or an array is called so, the
         source's split has that name; else those of other spellings have the names of the roles.
+      channels: of the images: what has one is repeated to three, what has three becomes one.
 
     Raises:
       ValueError: unknown kind, nothing there, nothing usable there, or labels asked for where nothing is to choose.
@@ -245,19 +256,21 @@ def open_source(
             f'data.labels={labels} only works with folder:PATH; {kind} contains its labels, so leave it ""'
         )
     if kind == "textures" and not where:
-        return Textures()
+        return Textures(channels)
     if kind in ("npz", "folder") and where and not os.path.exists(path := os.path.abspath(os.path.expanduser(where))):
         fault = "is not a folder" if kind == "folder" else "does not exist"
         raise ValueError(
             f"{name} {fault}: nothing at {path}; say where it is now with --config.data.source={kind}:PATH"
         )
     if kind == "npz" and where:
-        return npz.Npz(where, splits=splits)
+        return npz.Npz(where, splits=splits, channels=channels)
     if kind == "folder" and where:
-        return folder.Folder(where, labels=labels, splits=splits)
+        return folder.Folder(where, labels=labels, splits=splits, channels=channels)
     if kind == "tfds" and where:
+        if channels not in (1, 3):
+            raise ValueError(f"data.channels={channels}: images of tfds:{where} have 1 or 3; give one of these")
         from simclr_jax.data import reading, tfds  # import TensorFlow, which the other sources do without
 
         reading.set_up()
-        return tfds.Tfds(where, directory)
+        return tfds.Tfds(where, directory, channels=channels)
     raise ValueError(f"data.source={name!r} is not a data source; use textures, npz:PATH, folder:PATH or tfds:NAME")

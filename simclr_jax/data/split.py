@@ -16,12 +16,14 @@ class Split:
     """Images by position.
 
     Attributes:
-      images: pixels, uint8 [n, H, W, 3]; or paths, NumPy's bytes [n]; or encoded images, bytes objects [n].
+      images: pixels, uint8, uint16 or float32 in [0, 1], [n, H, W, C]; or paths, NumPy's bytes [n]; or encoded images,
+        bytes objects [n].
       labels: int64 [n], or None where the source has no labels. A single image without one has the label -1.
       ids: int64 [n]; an image keeps its id whatever is cut from or taken out of its split. Those of files are made from
         their names, so that they stay when files come and go; those of images in memory are their positions.
       names: bytes [n], the paths of files as seen from the source's folder; None for images in memory.
-      bits: bit depth whose largest value is white in encoded images of 16 bits, see `bit_depth`.
+      bits: bit depth whose largest value is white in uint16 pixels and encoded images of 16 bits, see `bit_depth`.
+      channels: C that encoded images are decoded to.
     """
 
     images: np.ndarray
@@ -29,14 +31,17 @@ class Split:
     ids: np.ndarray
     names: np.ndarray | None = None
     bits: int = DEEPEST
+    channels: int = 3
 
     @classmethod
-    def whole(cls, images: np.ndarray, labels: np.ndarray | None, names: np.ndarray | None = None) -> "Split":
+    def whole(
+        cls, images: np.ndarray, labels: np.ndarray | None, names: np.ndarray | None = None, *, channels: int = 3
+    ) -> "Split":
         """Returns the split that holds all these images, with ids of their own."""
         if labels is not None and len(labels) != len(images):
             raise ValueError(f"{len(images)} images but {len(labels)} labels")
         ids = np.arange(len(images)) if names is None else (_hashes(names, b"id") >> 1).astype(np.int64)
-        return cls(images, labels, ids, names)
+        return cls(images, labels, ids, names, channels=images.shape[-1] if images.ndim == 4 else channels)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,7 +59,7 @@ class Split:
     @property
     def kind(self) -> str:
         """ "pixels", "paths" or "bytes": what an entry of ``images`` is."""
-        return {"u": "pixels", "S": "paths", "O": "bytes"}[self.images.dtype.kind]
+        return {"u": "pixels", "f": "pixels", "S": "paths", "O": "bytes"}[self.images.dtype.kind]
 
     def with_positions_as_ids(self) -> "Split":
         """Returns the same images with their positions as ids."""

@@ -19,6 +19,7 @@ from tensorflow_datasets.core.utils import file_utils
 
 from simclr_jax.augment.pillow import DEEPEST
 from simclr_jax.data import prepared, reading
+from simclr_jax.data.channels import fitted
 from simclr_jax.data.layout import Description, understood
 from simclr_jax.data.npz import MOST_CLASSES
 from simclr_jax.data.split import Split
@@ -46,7 +47,8 @@ class Tfds:
         features than TFDS's own, whose program would have to be run.
     """
 
-    def __init__(self, name: str, directory: str = "", memory_limit: int = MEMORY_LIMIT_BYTES):
+    def __init__(self, name: str, directory: str = "", memory_limit: int = MEMORY_LIMIT_BYTES, channels: int = 3):
+        self._channels = channels
         builder = _open(name, os.path.expanduser(directory))
         self._builder, self._memory_limit = builder, memory_limit
         self._sizes = {split: _size(builder, split) for split in builder.info.splits}
@@ -66,7 +68,7 @@ class Tfds:
     def load(self, name: str) -> "Split | Stream":
         """Reads one split into memory, or returns a stream of it where it is too large for that."""
         info = self._builder.info.splits[name]
-        stream = Stream(self._builder, name, bool(self.class_names), ((0, info.num_examples),))
+        stream = Stream(self._builder, name, bool(self.class_names), ((0, info.num_examples),), channels=self._channels)
         pixels = info.num_examples * math.prod(side or 0 for side in self._builder.info.features["image"].shape)
         large = max(info.num_bytes, pixels, self._sizes[name]) > self._memory_limit
         return stream if large else stream.in_memory()
@@ -150,7 +152,7 @@ class Stream:
       name: its split.
       labelled: whether images have labels.
       ranges: the positions of the split that belong to this stream, as (start, stop).
-      bits: as of Split.
+      bits, channels: as of Split.
     """
 
     builder: tensorflow_datasets.core.DatasetBuilder
@@ -158,6 +160,7 @@ class Stream:
     labelled: bool
     ranges: tuple[tuple[int, int], ...]
     bits: int = DEEPEST
+    channels: int = 3
 
     kind = "bytes"  # what an image is, as in Split
 
@@ -231,12 +234,13 @@ class Stream:
         """Reads the images and the labels into a split: pixels if all images have one size, else encoded."""
         records = self.read(shuffle_seed=None)
         height, width, channels = self.builder.info.features["image"].shape
+        kept = 1 if channels == self.channels == 1 else 3
         if height and width and channels in (1, 3):
 
             def decoded(record):
-                pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
+                pixels = tf.io.decode_image(record["image"], channels=kept, expand_animations=False)
                 return record | {
-                    "image": tf.ensure_shape(pixels, (height, width, 3))
+                    "image": tf.ensure_shape(pixels, (height, width, kept))
                 }  # the set tells how much it takes
 
             records = reading.mapped(records, decoded)
@@ -248,7 +252,8 @@ class Stream:
             ) from error
         images = np.concatenate([batch["image"] for batch in batches])
         labels = np.concatenate([batch["label"] for batch in batches])
-        return Split.whole(images, labels if self.labelled else None)
+        images = images if images.ndim == 1 else fitted(images, self.channels, self.name)
+        return Split.whole(images, labels if self.labelled else None, channels=self.channels)
 
     def _slice(self, start: int, stop: int) -> "Stream":
         ranges, offset = [], 0

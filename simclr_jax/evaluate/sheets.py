@@ -21,6 +21,29 @@ _LONGEST = 24  # characters of a class's name
 _NAMED, _NUMBERED = 40, 20  # classes of a confusion picture that have room for names, and for numbers
 
 
+def shown(pixels: np.ndarray, bands: Sequence[int], white: float = 1.0) -> np.ndarray:
+    """Returns what a screen shows of images `[..., C]`, `[..., 3]` in [0, 1]: these channels, three or one of them.
+
+    Args:
+      pixels: of any type and number of channels.
+      bands: their numbers, from 0 on.
+      white: the value that is shown as white.
+    """
+    if pixels.shape[-1] == 3 and tuple(bands) == (0, 1, 2) and pixels.dtype != np.uint16:
+        return pixels
+    chosen = np.clip(pixels[..., list(bands)] / white, 0, 1)
+    return np.repeat(chosen, 3, axis=-1) if len(bands) == 1 else chosen
+
+
+def brightest(images: Sequence[np.ndarray], bands: Sequence[int]) -> float:
+    """Returns what is to be shown as white, of these channels of images in [0, 1]: all but 1 in 200 values lie below.
+
+    Measured values seldom come near what their type can hold: shown as they are, such images would be black.
+    """
+    values = np.concatenate([image[..., list(bands)].ravel() for image in images])
+    return max(float(np.quantile(values, 0.995)), 1e-6)
+
+
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """One picture of a contact sheet.

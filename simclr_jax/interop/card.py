@@ -12,6 +12,7 @@ from simclr_jax.runtime.config import CAME_LATER, shown
 
 _LONGEST = 300  # characters of a value that is shown
 _NO_VALUE = "–"
+_VALUES = {1: "grey, of colours 0.2989 red + 0.587 green + 0.114 blue,", 3: "red, green, blue"}
 
 _IMAGE = """
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
@@ -20,6 +21,13 @@ side = min(image.size) if max(image.size) <= SMALL_SIDE else round(EVALUATION_CR
 left, top = (image.width - side + 1) // 2, (image.height - side + 1) // 2
 image = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 images = np.asarray(image, np.float32)[None] / 255
+"""
+
+# Of images without colours, which Pillow may not open: how they are prepared depends on their files.
+_ARRAY = """
+# float32 in [0, 1], [height, width, CHANNELS]: the central square of an image, resized, over the value that is white
+image = np.zeros((SIZE, SIZE, CHANNELS), np.float32)
+images = image[None]
 """
 
 # How a run was trained, by its loss.
@@ -49,7 +57,7 @@ class Format:
     Attributes:
       title: what the file is.
       suffix: of its name.
-      layout: of a batch of images, with SIZE for their side.
+      layout: of a batch of images, with SIZE for their side and CHANNELS for their channels.
       normalized: where what `model.normalize` asks for is done.
       needs: what pip installs to load it.
       imports, load: the lines that do, with FILE for its name; they make h of `images`.
@@ -70,7 +78,7 @@ FORMATS = {
     "torch": Format(
         "a PyTorch state dict with torchvision's names, in a safetensors file",
         ".safetensors",
-        "float32 [batch, 3, SIZE, SIZE], channels first; other sizes work, but less well the more they differ",
+        "float32 [batch, CHANNELS, SIZE, SIZE], channels first; other sizes work, but less well the more they differ",
         "done by torch_resnet.py, but not by torchvision's networks",
         "torch safetensors numpy pillow",
         "import numpy as np\nimport torch\nfrom PIL import Image, ImageOps\n\n"
@@ -81,7 +89,8 @@ FORMATS = {
     "onnx": Format(
         "an ONNX graph (opset 17), float32",
         ".onnx",
-        'input "images", float32 [batch, SIZE, SIZE, 3], channels last; any number of images, but only of this size',
+        'input "images", float32 [batch, SIZE, SIZE, CHANNELS], channels last; any number of images, but only of this '
+        "size",
         "done inside the file",
         "onnxruntime numpy pillow",
         "import numpy as np\nimport onnxruntime\nfrom PIL import Image, ImageOps\n",
@@ -91,7 +100,7 @@ FORMATS = {
     "stablehlo": Format(
         "a StableHLO program of jax.export, for CPU, CUDA and TPU",
         ".stablehlo",
-        "float32 [batch, SIZE, SIZE, 3], channels last; any number of images, but only of this size",
+        "float32 [batch, SIZE, SIZE, CHANNELS], channels last; any number of images, but only of this size",
         "done inside the file",
         "jax numpy pillow",
         "import numpy as np\nfrom jax import export\nfrom PIL import Image, ImageOps\n",
@@ -104,7 +113,7 @@ FORMATS = {
 TIMM = dataclasses.replace(
     FORMATS["torch"],
     title="a PyTorch state dict with timm's names, in a safetensors file",
-    layout="float32 [batch, 3, SIZE, SIZE], channels first",
+    layout="float32 [batch, CHANNELS, SIZE, SIZE], channels first",
     normalized="to be done before: timm's networks take normalised images",
     needs="torch timm safetensors numpy pillow",
     imports="import numpy as np\nimport timm\nimport torch\nfrom PIL import Image, ImageOps\n"
@@ -131,6 +140,8 @@ class Subject:
       batch_norm: whether the encoder has running statistics.
       bits: of the training images of 16 bits, the bit depth whose largest value is white; 0 where there were none.
       normalize: `model.normalize`.
+      numbers: what is subtracted from each channel, and what it is divided by.
+      channels: of the images.
       config: {"section.key": value} of RUN/config.json.
       imported: what RUN/imported.json holds; None where the run was trained by this library.
       probes: [(title, what RUN/eval/NAME.json holds)].
@@ -152,6 +163,8 @@ class Subject:
     batch_norm: bool
     bits: int
     normalize: str
+    numbers: tuple[tuple[float, ...], tuple[float, ...]]
+    channels: int
     config: dict[str, Any]
     imported: dict[str, Any] | None
     probes: list[tuple[str, dict[str, Any]]]
@@ -186,21 +199,24 @@ def render(of: Subject) -> str:
         rows["training images"] = "not recorded" if counted is None else f"{code(counted)}, as counted by its probes"
         data = _table("data", rows | ({"data.limit": code(limit)} if limit else {}))
     wanted = {
-        "images": kind.layout.replace("SIZE", str(of.image_size)),
-        "values": "red, green, blue from 0 to 1; rotated upright by Exif orientation, transparency on white"
+        "images": kind.layout.replace("SIZE", str(of.image_size)).replace("CHANNELS", str(of.channels)),
+        "values": f"{_VALUES.get(of.channels, f'{of.channels} channels')} from 0 to 1"
+        + "; rotated upright by Exif orientation, transparency on white" * (of.channels in _VALUES)
         + (f"; in 16-bit images {2**of.bits - 1:,} is white" if of.bits else ""),
         "crop": f"the central square, {EVALUATION_CROP} of the shorter side (all of it for images of up to "
         f"{SMALL_SIDE} × {SMALL_SIDE}), resized to {of.image_size} × {of.image_size} (bicubic, antialiased)",
         "normalisation": "none"
         if of.normalize == "none"
-        else f"by the mean and standard deviation of {of.normalize}, {kind.normalized}",
+        else f"by the mean and standard deviation of {_normalized_by(of)}, {kind.normalized}",
         "gives": f"h, float32 [batch, {of.feature_dim}]",
     }
     # A program that makes h of a photo. Its fence is longer than any that it holds: the file's name may be anything.
     names = {"SMALL_SIDE": SMALL_SIDE, "EVALUATION_CROP": EVALUATION_CROP, "SIZE": of.image_size}
-    image = re.sub("|".join(names), lambda name: str(names[name[0]]), _IMAGE)
+    names["CHANNELS"] = of.channels
+    image = re.sub("|".join(names), lambda name: str(names[name[0]]), _IMAGE if of.channels == 3 else _ARRAY)
     load = kind.load.replace("CALL", of.timm).replace("FILE", ascii(of.file))
-    script = f"{kind.imports}{image}\n{load}"
+    imports = kind.imports if of.channels == 3 else kind.imports.replace("from PIL import Image, ImageOps\n", "")
+    script = f"{imports}{image}\n{load}"
     fence = "`" * max(3, 1 + _longest_fence(script))
     license = (
         "Not stated; give it to the export with `--license=TEXT`." if of.license is None else f"{code(of.license)}."
@@ -236,6 +252,13 @@ def code(value: Any) -> str:
     fence = "`" * (1 + _longest_fence(text))
     room = " " * (text[0] == "`" or text[-1] == "`")
     return f"{fence}{room}{text}{room}{fence}"
+
+
+def _normalized_by(of: Subject) -> str:
+    if of.normalize != "data":
+        return of.normalize
+    mean, deviation = (", ".join(f"{value:g}" for value in values) for values in of.numbers)
+    return f"each channel of the training images, mean {mean} and deviation {deviation}"
 
 
 def _longest_fence(text: str) -> int:

@@ -3,7 +3,7 @@
 A tracer of jax programs would give hundreds of unnamed reshapes and broadcasts, and bind this library to its versions;
 this graph has the layers that a person looks for in a viewer, and those that runtimes have fast kernels of.
 
-Images are [batch, height, width, 3] as everywhere here; inside the channels come first, as ONNX has them. What a value
+Images are [batch, height, width, C] as everywhere here; inside the channels come first, as ONNX has them. What a value
 is called is what the layer is called here: stage1_block1/conv1.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from simclr_jax.interop import onnx_convnext, onnx_resnet, onnx_vit
 from simclr_jax.interop.onnx_graph import Graph
-from simclr_jax.models import NORMALIZATIONS, Encoder
+from simclr_jax.models import Encoder
 
 INPUT, OUTPUT = "images", "h"
 _OPSET, _IR = 17, 8  # of 2022: every runtime of today reads them
@@ -41,7 +41,7 @@ def save(path: str, encoder: Encoder, variables: dict[str, Any], *, image_size: 
       path: the file.
       encoder: whatever its dtype, the file computes in float32.
       variables: {"params", "batch_stats"}.
-      image_size: side of the images, pixels: input "images" is float32 [batch, image_size, image_size, 3] in [0, 1].
+      image_size: side of the images, pixels: input "images" is float32 [batch, image_size, image_size, C] in [0, 1].
 
     Raises:
       ValueError: onnx is not installed, or variables are left that no node has taken.
@@ -55,14 +55,14 @@ def save(path: str, encoder: Encoder, variables: dict[str, Any], *, image_size: 
     x = graph.add("Transpose", "channels_first", INPUT, perm=[0, 3, 1, 2])
     if network.normalize != "none":
         for kind, name, values in zip(
-            ("Sub", "Div"), ("mean_colour", "deviation"), NORMALIZATIONS[network.normalize], strict=True
+            ("Sub", "Div"), ("mean_colour", "deviation"), network.mean_and_deviation(), strict=True
         ):
             per_channel = np.asarray(values, np.float32).reshape(-1, 1, 1)
             x = graph.add(kind, f"normalize/{name}", x, graph.constant(f"{name}/{network.normalize}", per_channel))
     _FAMILIES[encoder.architecture.family](graph, encoder, x, image_size, OUTPUT)
     if graph.left:
         raise ValueError(f"{len(graph.left)} variables are not used by the ONNX graph, such as {min(graph.left)}")
-    shapes = {INPUT: ["batch", image_size, image_size, 3], OUTPUT: ["batch", encoder.feature_dim]}
+    shapes = {INPUT: ["batch", image_size, image_size, network.channels], OUTPUT: ["batch", encoder.feature_dim]}
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])] for name in (INPUT, OUTPUT)]
     model = helper.make_model(
         helper.make_graph(graph.nodes, "encoder", *ends, initializer=graph.constants),

@@ -8,7 +8,7 @@ from simclr_jax.models.convnext import LAYER_NORM_EPSILON, ConvNeXt
 
 
 def add(graph: Graph, encoder: ConvNeXt, x: str, image_size: int, result: str) -> None:
-    """Adds all layers from images x [batch, 3, side, side] to representations, called ``result``."""
+    """Adds all layers from images x [batch, C, side, side] to representations, called ``result``."""
     architecture, patch = encoder.architecture, encoder.network.patch
     for stage, (blocks, width) in enumerate(zip(architecture.stage_sizes, architecture.widths, strict=True), start=1):
         if stage == 1:

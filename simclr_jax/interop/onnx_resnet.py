@@ -11,7 +11,7 @@ _STRIDES_D = (2, 1, 1)  # of the stem that goes with selective kernels
 
 
 def add(graph: Graph, encoder: ResNet, x: str, image_size: int, result: str) -> None:
-    """Adds all layers from images x [batch, 3, side, side] to representations, called ``result``."""
+    """Adds all layers from images x [batch, C, side, side] to representations, called ``result``."""
     network = encoder.network
     # The stem; `side` is that of what its last convolution makes.
     strides, side = (1,) if network.cifar_stem else _STRIDES_D if network.sk_ratio else (2,), image_size

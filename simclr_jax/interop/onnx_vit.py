@@ -7,7 +7,7 @@ from simclr_jax.models.vit import LAYER_NORM_EPSILON, ViT, fixed_positions
 
 
 def add(graph: Graph, encoder: ViT, x: str, image_size: int, result: str) -> None:
-    """Adds all layers from images x [batch, 3, side, side] to representations, called ``result``."""
+    """Adds all layers from images x [batch, C, side, side] to representations, called ``result``."""
     network, width = encoder.network, encoder.architecture.width
     side = image_size // network.patch
     x = graph.conv(x, "stem_conv", network.patch, pad=0)

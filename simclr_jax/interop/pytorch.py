@@ -51,13 +51,21 @@ class Weights:
     left_out_numbers: int = 0
 
 
-def load(path: str, *, pool: str | None = None, normalize: str | None = None, prefix: str | None = None) -> Weights:
+def load(
+    path: str,
+    *,
+    pool: str | None = None,
+    normalize: str | None = None,
+    otherwise: str | None = None,
+    prefix: str | None = None,
+) -> Weights:
     """Reads an encoder from a state dict with torchvision's or timm's names, behind any prefix.
 
     Args:
       path: a .safetensors file.
       pool, normalize: what the weights were trained with, see `Network`. None takes what `save` wrote into the
         file, and of others' files the pool of PyTorch's networks, "symmetric"; normalize must be said of them.
+      otherwise: what normalize is where neither it is given nor the file tells.
       prefix: of the encoder's names; None where there is one encoder, which is found.
 
     Raises:
@@ -65,9 +73,10 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
         misshapen.
     """
     shapes, arrays, stated = _open(path)
-    normalize = normalize or stated.get("normalize")
+    kept = normalize in (None, "data") and stated.get("normalize") == "data"
+    normalize = normalize or stated.get("normalize") or otherwise
     if normalize is None:
-        known = ", ".join(NORMALIZATIONS)
+        known = ", ".join(NORMALIZATIONS)  # data's numbers are those of a file that this library has written
         raise ValueError(
             f"{path} does not say how its training images were normalised; give --normalize, one of {known}"
         )
@@ -88,6 +97,10 @@ def load(path: str, *, pool: str | None = None, normalize: str | None = None, pr
     }
     network = naming.network(path, sizes, stated.get("encoder"))
     more: dict[str, Any] = {"normalize": normalize}
+    if kept:
+        more |= {name: _numbers(path, name, stated.get(name)) for name in ("mean", "deviation")}
+    elif normalize == "data":
+        raise ValueError(f"--normalize=data: {path} does not state mean and deviation of its images; choose another")
     if network.architecture.family == "ResNet":
         more["pool"] = pool or stated.get("pool", "symmetric")
     elif pool:
@@ -163,6 +176,9 @@ def save(path: str, variables: dict[str, Any], network: Network, *, image_size: 
 def _described(network: Network, image_size: int | None) -> dict[str, Any]:
     """What else makes the network, for who reads the file."""
     architecture, size = network.architecture, {} if image_size is None else {"image_size": image_size}
+    more: dict[str, Any] = {"channels": network.channels} if network.channels != 3 else {}
+    if network.normalize == "data":
+        more |= {"mean": network.mean, "deviation": network.deviation}
     if isinstance(architecture, ResNetArchitecture):
         return {
             "stage_sizes": architecture.stage_sizes,
@@ -170,10 +186,18 @@ def _described(network: Network, image_size: int | None) -> dict[str, Any]:
             "filters": architecture.base_width * network.width,
             **{name: getattr(network, name) for name in ("encoder", "cifar_stem", "pool", "normalize")},
             **size,
+            **more,
         }
     of_vit = ("positions", "global_pool") if architecture.family == "ViT" else ()
     keys = {name: getattr(network, name) for name in ("encoder", *of_vit, "normalize")}
-    return keys | {"patch_size": network.patch} | size
+    return keys | {"patch_size": network.patch} | size | more
+
+
+def _numbers(path: str, name: str, values: Any) -> tuple[float, ...]:
+    """Returns what a file states of each channel; raises ValueError where it is no list of numbers."""
+    if not (isinstance(values, list) and values and all(type(value) in (int, float) for value in values)):
+        raise ValueError(f"{path} states {values!r:.40} as the {name} of each channel, which are no numbers")
+    return tuple(map(float, values))
 
 
 def _open(path: str):

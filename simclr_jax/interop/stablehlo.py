@@ -24,10 +24,10 @@ def save(path: str, encoder: Encoder, variables: dict[str, Any], *, image_size: 
       path: the file.
       encoder: computes in its own dtype, as it does here.
       variables: {"params", "batch_stats"}.
-      image_size: side of the images, pixels; the program takes float32 [batch, image_size, image_size, 3] in [0, 1].
+      image_size: side of the images, pixels; the program takes float32 [batch, image_size, image_size, C] in [0, 1].
     """
     (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((batch, image_size, image_size, encoder.network.channels), jnp.float32)
 
     def h(images):
         return encoder.apply(variables, images, train=False)

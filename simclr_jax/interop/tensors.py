@@ -16,7 +16,8 @@ def shapes(model: nn.Module, image_size: int = 32) -> dict[str, tuple[int, ...]]
 
     Of the size of its images, pixels, nothing but a ViT's positions depends.
     """
-    image = jnp.zeros((1, image_size, image_size, 3))
+    network = (model if hasattr(model, "network") else model.encoder).network
+    image = jnp.zeros((1, image_size, image_size, network.channels))
     tree = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
     return {path: leaf.shape for path, leaf in flat(tree).items()}
 

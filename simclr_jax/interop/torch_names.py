@@ -13,7 +13,7 @@ import numpy as np
 
 from simclr_jax.models import ENCODERS, Head, Network
 from simclr_jax.models.architectures import ConvNeXtArchitecture, ViTArchitecture, resnets
-from simclr_jax.models.network import WIDEST
+from simclr_jax.models.network import MOST_CHANNELS, WIDEST
 
 Sizes = Mapping[str, tuple[int, ...]]  # {name: shape} of an encoder's tensors
 
@@ -103,12 +103,13 @@ def name_of(leaf: str, network: Network) -> str:
 def timm_call(network: Network, image_size: int) -> str:
     """Returns the Python that makes the same network of timm; "" for a ResNet, whose padding timm's do not have."""
     family, size = network.architecture.family, network.encoder.partition("_")[2]
+    channels = f", in_chans={network.channels}" if network.channels != 3 else ""
     if family == "ViT":
         pool = {"mean": "avg"}.get(network.global_pool, network.global_pool)
-        more = f'img_size={image_size}, patch_size={network.patch}, global_pool="{pool}"'
+        more = f'img_size={image_size}, patch_size={network.patch}, global_pool="{pool}"{channels}'
         return f'timm.create_model("vit_{size}_patch16_224", {more}, num_classes=0)'
     if family == "ConvNeXt":
-        return f'timm.create_model("{network.encoder}", patch_size={network.patch}, num_classes=0)'
+        return f'timm.create_model("{network.encoder}", patch_size={network.patch}{channels}, num_classes=0)'
     return ""
 
 
@@ -154,7 +155,8 @@ def _resnet(path: str, sizes: Sizes, stated: Any) -> Network:
             continue
         if stem[0] % known.base_width == 0 and 1 <= stem[0] // known.base_width <= WIDEST:
             width = stem[0] // known.base_width
-            return Network(encoder=encoder, width=width, cifar_stem=stem[2] == 3, head=_HEADLESS)
+            more = {"width": width, "cifar_stem": stem[2] == 3, "channels": _channels_of(path, stem)}
+            return Network(encoder=encoder, **more, head=_HEADLESS)
     kind = "three" if bottleneck else "two"
     raise ValueError(f"{path} has {list(blocks)} blocks of {kind} convolutions; known: {', '.join(resnets())}")
 
@@ -164,7 +166,8 @@ def _vit(path: str, sizes: Sizes, stated: Any) -> Network:
     blocks = len(_blocks(sizes, r"blocks\.(\d+)\.(\w+)"))
     for encoder, known in ENCODERS.items():
         if isinstance(known, ViTArchitecture) and (known.width, known.blocks) == (patches[:1] and patches[0], blocks):
-            return Network(encoder=encoder, patch_size=_patch_of(path, patches), global_pool=pool, head=_HEADLESS)
+            more = {"patch_size": _patch_of(path, patches), "channels": _channels_of(path, patches)}
+            return Network(encoder=encoder, **more, global_pool=pool, head=_HEADLESS)
     known = {name: (of.width, of.blocks) for name, of in ENCODERS.items() if isinstance(of, ViTArchitecture)}
     raise ValueError(
         f"{path} has {blocks} blocks of tokens of {patches[:1] and patches[0]} numbers; known: "
@@ -176,7 +179,8 @@ def _convnext(path: str, sizes: Sizes, stated: Any) -> Network:
     blocks, stem = _blocks(sizes, r"stages\.(\d+)\.blocks\.(\d+)\."), sizes.get("stem.0.weight", ())
     for encoder, known in ENCODERS.items():
         if isinstance(known, ConvNeXtArchitecture) and (known.stage_sizes, known.widths[0]) == (blocks, *stem[:1]):
-            return Network(encoder=encoder, patch_size=_patch_of(path, stem), head=_HEADLESS)
+            more = {"patch_size": _patch_of(path, stem), "channels": _channels_of(path, stem)}
+            return Network(encoder=encoder, **more, head=_HEADLESS)
     names = [name for name, of in ENCODERS.items() if isinstance(of, ConvNeXtArchitecture)]
     raise ValueError(
         f"{path} has {list(blocks)} blocks and {(*stem, 0)[0]} channels in its stem; known: {', '.join(names)}"
@@ -185,8 +189,15 @@ def _convnext(path: str, sizes: Sizes, stated: Any) -> Network:
 
 def _patch_of(path: str, kernel: tuple[int, ...]) -> int:
     if len(kernel) != 4 or kernel[2] != kernel[3]:
-        raise ValueError(f"{path}: the first layer has a kernel of {list(kernel)}, not [outputs, 3, side, side]")
+        raise ValueError(f"{path}: the first layer has a kernel of {list(kernel)}, not [outputs, C, side, side]")
     return kernel[2]
+
+
+def _channels_of(path: str, kernel: tuple[int, ...]) -> int:
+    """Returns of how many channels the images are that a first layer reads."""
+    if not 1 <= kernel[1] <= MOST_CHANNELS:
+        raise ValueError(f"{path}: the first layer reads {kernel[1]} channels; 1 to {MOST_CHANNELS} are supported")
+    return kernel[1]
 
 
 def side_of_positions(sizes: Sizes) -> int:

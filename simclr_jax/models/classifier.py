@@ -35,7 +35,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Returns logits, float32 `[B, classes]`, for images `[B, H, W, 3]`, float in [0, 1]."""
+        """Returns logits, float32 `[B, classes]`, for images `[B, H, W, C]`, float in [0, 1]."""
         h = self.encoder(images, train)
         features = self.head(h, train and HEAD not in self.frozen, upto=self.layer)[-1]
         return nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name=CLASSIFIER)(features)

@@ -82,14 +82,14 @@ class ConvNeXt(nn.Module):
         """Representations of a batch.
 
         Args:
-          images: `[B, H, W, 3]`, float in [0, 1]; pixels that fill no whole patch are not seen.
+          images: `[B, H, W, C]`, float in [0, 1]; pixels that fill no whole patch are not seen.
           train: changes nothing: there is neither BatchNorm nor dropout.
 
         Returns:
           h, float32 `[B, feature_dim]`.
 
         Raises:
-          ValueError: the images are not float `[B, H, W, 3]`, or too small.
+          ValueError: the images are not float `[B, H, W, C]`, or too small.
         """
         network, dtype = self.network, jnp.dtype(self.network.dtype)
         least = network.patch * self.architecture.least_patches
@@ -104,7 +104,7 @@ class ConvNeXt(nn.Module):
             return PatchProjection(width, side, _INIT, dtype, name=name)
 
         block = nn.remat(ConvNeXtBlock) if network.remat else ConvNeXtBlock
-        x = normalized(images, network.normalize).astype(dtype)
+        x = normalized(images, network).astype(dtype)
         for stage, (blocks, width) in enumerate(
             zip(self.architecture.stage_sizes, self.architecture.widths, strict=True), start=1
         ):

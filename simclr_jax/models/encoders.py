@@ -30,7 +30,7 @@ def register_encoder(name: str, factory: Callable[..., Any]) -> None:
         `flax.nnx.bridge.to_linen`). dtype is float32 or bfloat16, as model.dtype; axis_name is the mapped axis over
         whose devices BatchNorm takes its statistics in training, None = each device on its own.
 
-        The module is called as ``module(images, train=…)`` with float32 images `[B, H, W, 3]` in [0, 1], normalised
+        The module is called as ``module(images, train=…)`` with float32 images `[B, H, W, C]` in [0, 1], normalised
         where model.normalize asks for it, and returns representations h, float `[B, d]`; d may depend on H and W.
         Parameters named "kernel" get weight decay, see optimizer.exclude. Whatever else it keeps, in "batch_stats" or
         other collections, must be float, and is carried as running statistics are: changed in training alone, averaged
@@ -89,7 +89,7 @@ def create_encoder(name: str, *, axis_name: str | None = None, **keys: Any) -> E
 
     Returns:
       A flax module: `variables = m.init(key, images, train=False)` and `m.apply(variables, images, train=False)`
-      gives representations h, float32 `[B, m.feature_dim]`, for images `[B, H, W, 3]`, float in [0, 1].
+      gives representations h, float32 `[B, m.feature_dim]`, for images `[B, H, W, C]`, float in [0, 1].
 
     Raises:
       ValueError: a name is unknown, a number is out of range, a key does not apply to this encoder, or channels are not

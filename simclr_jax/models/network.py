@@ -6,6 +6,7 @@ What reads a network, writes one or finds one in a file of others takes a :class
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -14,11 +15,13 @@ from simclr_jax.models.channel_attention import kernel_squeezed
 from simclr_jax.models.norms import GROUP_SIZE, NORMS
 
 POOLS = {"same": "SAME", "symmetric": ((1, 1), (1, 1))}  # padding of the stem's max-pool: Google's and PyTorch's
-NORMALIZATIONS = {  # mean and deviation of red, green and blue
+NORMALIZATIONS = {  # mean and deviation of red, green and blue; "data" is those of the training images
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
+NORMALIZED_BY = (*NORMALIZATIONS, "data")
+MOST_CHANNELS = 32  # of an image
 DTYPES = ("float32", "bfloat16")
 POSITIONS = ("learned", "sincos")
 GLOBAL_POOLS = ("mean", "token")
@@ -77,6 +80,10 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {name!r}; choose one of: {', '.join(known)}{hint}")
 
 
+CHANNELS = Bound(lambda value: 1 <= value <= MOST_CHANNELS, f"from 1 to {MOST_CHANNELS}")
+_NUMBERS = Bound(
+    lambda values: all(isinstance(value, int | float) and math.isfinite(value) for value in values), "finite numbers"
+)
 _RATIO = Bound(lambda value: 0 <= value <= 1, "0 (off) to 1; 0.0625 is usual")
 _SIZE = Bound(lambda value: value >= 1, "at least 1; to train without a head use kind 'none'")
 _WIDTH = Bound(lambda value: value >= 1, "at least 1; 1 is the standard network, 2 doubles its filters")
@@ -150,7 +157,10 @@ class Network:
         training stable.
       freeze: how many of the encoder's first parts stay as they were in pretraining, BatchNorm's running statistics
         among them: of a ResNet or ConvNeXt the stem and stages, of a ViT the patches' embedding and blocks; 0 = none.
-      normalize: a key of `NORMALIZATIONS`, by which images are normalised; imported weights may need it.
+      normalize: a key of `NORMALIZATIONS`, by which images are normalised; imported weights may need it. Or "data": by
+        `mean` and `deviation`.
+      mean: with normalize "data" what is subtracted from each channel; () = not known yet: nothing can be computed.
+      deviation: with normalize "data" what each channel is divided by.
       norm: "batch" or "group", for a ResNet and for the head, see `norms`; ViTs and ConvNeXts have LayerNorm.
         Parameters have the same names, but only "batch" has running statistics.
       dtype: of the computation: "float32" or "bfloat16". Parameters, BatchNorm statistics, h and z are always float32.
@@ -160,6 +170,7 @@ class Network:
         False = both pass together, as in Google's code.
       remat: True = keep only the inputs of the encoder's blocks for the backward pass and recompute the rest.
       head: see `Head`.
+      channels: of the images; the config key `data.channels`.
 
     Raises:
       ValueError: a name is unknown, a number is out of range, a value has no effect with another, or channels are not
@@ -181,17 +192,23 @@ class Network:
     global_pool: str = _key("mean", one_of(GLOBAL_POOLS), known=GLOBAL_POOLS, before="mean", families=_VIT)
     freeze_patch_projection: bool = _key(False, before=False, families=_VIT)
     freeze: int = _key(0, _FREEZE, before=0)
-    normalize: str = _key("none", one_of(NORMALIZATIONS), known=NORMALIZATIONS, called="normalization", before="none")
+    normalize: str = _key("none", one_of(NORMALIZED_BY), known=NORMALIZED_BY, called="normalization", before="none")
+    mean: tuple[float, ...] = _key((), _NUMBERS, before=())
+    deviation: tuple[float, ...] = _key((), _NUMBERS, before=())
     norm: str = _key("batch", one_of(NORMS), known=NORMS)
     dtype: str = _key("float32", known=DTYPES)
     global_batch_norm: bool = True
     view_batch_norm: bool = _key(False, before=False)
     remat: bool = _key(False, same_result=True, families=_OURS)
     head: Head = Head()
+    channels: int = _key(3, CHANNELS)
 
     def __post_init__(self) -> None:
+        for name in ("mean", "deviation"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists in a config.json
         _check(self)
         self._check_family()
+        self._check_normalization()
         if self.view_batch_norm and self.architecture.family in _PATCHES and not (self.head.depth and self.head.norm):
             raise ValueError(
                 f"view_batch_norm True has no effect: {self.encoder} with this head has no BatchNorm; leave it False"
@@ -240,6 +257,34 @@ class Network:
                 f"--config.augment.image_size={below} or {below + self.patch}"
             )
 
+    def mean_and_deviation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns what is subtracted from each channel and what it is divided by; raises ValueError if not known."""
+        if self.normalize != "data":
+            return NORMALIZATIONS[self.normalize]
+        if not self.mean:
+            raise ValueError("normalize 'data' needs mean and deviation, one number for each channel")
+        return self.mean, self.deviation
+
+    def _check_normalization(self) -> None:
+        """Raises ValueError for colours' numbers where there are no colours, and for numbers that do not fit."""
+        given = {"mean": self.mean, "deviation": self.deviation}
+        if self.normalize != "data":
+            if name := next((name for name, values in given.items() if values), ""):
+                raise ValueError(f"model.{name} has no effect with normalize {self.normalize!r}; use normalize 'data'")
+            if self.normalize != "none" and self.channels != 3:
+                raise ValueError(
+                    f"model.normalize={self.normalize} is of red, green and blue, and data.channels is "
+                    f"{self.channels}; use --config.model.normalize=data, or none"
+                )
+        elif len(self.mean) != len(self.deviation) or len(self.mean) not in (0, self.channels):
+            counts = f"{len(self.mean)} and {len(self.deviation)} numbers"
+            raise ValueError(
+                f"model.mean and model.deviation have {counts}; give one for each of the {self.channels} channels of "
+                "data.channels, or neither to find them in the training images"
+            )
+        elif not all(value > 0 for value in self.deviation):
+            raise ValueError(f"model.deviation is {self.deviation}; images are divided by it, so each must be above 0")
+
     def _check_family(self) -> None:
         """Raises ValueError for a key that this encoder does not read and that has another value than its default."""
         family = self.architecture.family
@@ -283,6 +328,6 @@ class Network:
                 )
 
 
-# Every key of the two sections: {"model.width": its field}.
-KEYS = {f"model.{field.name}": field for field in dataclasses.fields(Network) if field.name != "head"}
+# Every key of the two sections: {"model.width": its field}. Channels are a key of the data.
+KEYS = {f"model.{field.name}": field for field in dataclasses.fields(Network) if field.name not in ("head", "channels")}
 KEYS |= {f"head.{field.name}": field for field in dataclasses.fields(Head)}

@@ -22,7 +22,7 @@ class OwnEncoder(nn.Module):
 
     Attributes:
       architecture: holds what makes the module.
-      network: how it is built; it has `normalize` and `dtype`, and what the head has.
+      network: how it is built; it has `normalize`, `channels` and `dtype`, and what the head has.
       axis_name: mapped axis over whose devices BatchNorm computes statistics; None = each device on its own.
       frozen: ("module",) = it is in evaluation mode in training too.
     """
@@ -42,7 +42,7 @@ class OwnEncoder(nn.Module):
         """Representations of a batch.
 
         Args:
-          images: `[B, H, W, 3]`, float in [0, 1].
+          images: `[B, H, W, C]`, float in [0, 1].
           train: of the module, and whether what it keeps beside parameters changes.
 
         Returns:
@@ -51,7 +51,7 @@ class OwnEncoder(nn.Module):
         Raises:
           ValueError: the module cannot be made or called, keeps something that is no float array, or returns no h.
         """
-        images = normalized(images, self.network.normalize)
+        images = normalized(images, self.network)
         train = train and not self.frozen
         try:
             return self._called(images, train)
@@ -108,7 +108,9 @@ def check(encoder: OwnEncoder, image_size: int) -> None:
         return variables.get("batch_stats", {}), changed.get("batch_stats", {})
 
     mapped = jax.vmap(calls, **({"axis_name": encoder.axis_name} if encoder.axis_name else {}))
-    images = jax.ShapeDtypeStruct((1, 2, image_size, image_size, 3), jnp.float32)  # of one device
+    images = jax.ShapeDtypeStruct(
+        (1, 2, image_size, image_size, encoder.network.channels), jnp.float32
+    )  # of one device
     before, after = map(_shapes, jax.eval_shape(mapped, images))
     if before != after:
         raise ValueError(
@@ -119,7 +121,7 @@ def check(encoder: OwnEncoder, image_size: int) -> None:
 
 def feature_dim(encoder: OwnEncoder, image_size: int) -> int:
     """Returns the length of h for images of a size, pixels."""
-    images = jnp.zeros((2, image_size, image_size, 3))
+    images = jnp.zeros((2, image_size, image_size, encoder.network.channels))
     h, _ = jax.eval_shape(lambda: encoder.init_with_output(jax.random.key(0), images, train=False))
     return h.shape[-1]
 

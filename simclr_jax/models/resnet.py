@@ -151,14 +151,14 @@ class ResNet(nn.Module):
         """Representations of a batch.
 
         Args:
-          images: `[B, H, W, 3]`, float in [0, 1].
+          images: `[B, H, W, C]`, float in [0, 1].
           train: True normalises by the batch and moves the running statistics, False uses the running ones.
 
         Returns:
           h, float32 `[B, feature_dim]`.
 
         Raises:
-          ValueError: if the images are not float `[B, H, W, 3]`.
+          ValueError: if the images are not float `[B, H, W, C]`.
         """
         network, dtype = self.network, jnp.dtype(self.network.dtype)
         block = nn.remat(self._block) if network.remat else self._block
@@ -181,7 +181,7 @@ class ResNet(nn.Module):
             trained = train and part not in self.frozen
             return functools.partial(norm_layer(network.norm, train=trained, axis_name=self.axis_name), dtype=dtype)
 
-        x = normalized(images, network.normalize).astype(dtype)
+        x = normalized(images, network).astype(dtype)
         # Of each layer of the stem: its number in the names, by what the width is divided, side of the kernel, stride.
         if network.cifar_stem:
             layers = [("", 1, 3, 1)]

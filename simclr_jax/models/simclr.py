@@ -22,7 +22,7 @@ class SimCLR(nn.Module):
     view_batch_norm: bool = False
 
     def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
-        """Returns `[h, ..., z]`, each float32 `[B, features]`, for images `[B, H, W, 3]`, float in [0, 1]."""
+        """Returns `[h, ..., z]`, each float32 `[B, features]`, for images `[B, H, W, C]`, float in [0, 1]."""
         return self.head(self.encoder(images, train), train)
 
 

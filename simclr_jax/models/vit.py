@@ -90,20 +90,20 @@ class ViT(nn.Module):
         """Representations of a batch.
 
         Args:
-          images: `[B, H, W, 3]`, float in [0, 1]; sides are multiples of a patch's.
+          images: `[B, H, W, C]`, float in [0, 1]; sides are multiples of a patch's.
           train: changes nothing: there is neither BatchNorm nor dropout.
 
         Returns:
           h, float32 `[B, feature_dim]`.
 
         Raises:
-          ValueError: the images are not float `[B, H, W, 3]`, or are not cut into whole patches.
+          ValueError: the images are not float `[B, H, W, C]`, or are not cut into whole patches.
         """
         network, width = self.network, self.architecture.width
         dtype, side = jnp.dtype(network.dtype), network.patch
         dense = functools.partial(nn.Dense, kernel_init=_INIT, dtype=dtype)
         norm = functools.partial(nn.LayerNorm, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
-        x = normalized(images, network.normalize).astype(dtype)
+        x = normalized(images, network).astype(dtype)
         if x.shape[1] % side or x.shape[2] % side or 0 in x.shape[1:3]:
             raise ValueError(f"images of {x.shape[1]} × {x.shape[2]} pixels are not cut into whole patches of {side}")
 

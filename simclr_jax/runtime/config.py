@@ -7,7 +7,7 @@ What the keys of a network or a view's recipe may hold is declared in `models.ne
 import dataclasses
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -38,6 +38,13 @@ _BOUNDS: dict[str, tuple[Bound, ...]] = {
         ),
     ),
     "data.bits": (Bound(lambda value: value == 0 or 8 <= value <= 16, "0 (detect from the images) or 8 to 16"),),
+    "data.channels": (networks.CHANNELS,),
+    "data.show_bands": (
+        Bound(
+            lambda value: len(value) in (0, 1, 3) and all(type(band) is int and band >= 0 for band in value),
+            "1 or 3 numbers of channels, counted from 0",
+        ),
+    ),
     "data.images": (Bound(lambda value: value >= 0, "0 (count the source's images) or a number of images"),),
     "data.cache": (one_of(("host", "device")),),
     "data.identity": (one_of(("name", "position")),),
@@ -93,6 +100,8 @@ _OF_A_RUN = {
     "data.holdout_fraction": 0.0,
     "data.limit": 0,
     "data.identity": "",
+    "data.channels": 3,
+    "data.show_bands": (),
     "augment.image_size": 0,
     INIT_FROM: "",
     **{key: field.default for key, field in networks.KEYS.items()},
@@ -105,6 +114,8 @@ CAME_LATER = {
     "data.labels": "folders",
     "data.bits": 0,  # what such a run then did is told by `run_folder.read_bits`
     "data.images": 0,
+    "data.channels": 3,
+    "data.show_bands": (),
     "loss.name": "nt_xent",
     INIT_FROM: "",
     "optimizer.layer_decay": 1.0,
@@ -127,22 +138,48 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 120
 
 
 def recipe_of(config: ConfigDict) -> Recipe:
-    """Returns the recipe of a config's views; raises ValueError for a value that is out of its range."""
-    return Recipe(**{name: value for name, value in config.augment.items() if name != "placement"})
+    """Returns the recipe of a config's views; raises ValueError for a value that is out of its range.
+
+    Of images without colours it may not change these.
+    """
+    recipe = Recipe(**{name: value for name, value in config.augment.items() if name != "placement"})
+    recipe.check_channels(config.data.channels)
+    return recipe
+
+
+def bands_of(data: ConfigDict) -> tuple[int, ...]:
+    """Returns which channels pictures show, three or one; raises ValueError for one that there is not."""
+    shown_bands = tuple(data.show_bands) or ((0, 1, 2) if data.channels > 2 else (0,))
+    if max(shown_bands) >= data.channels:
+        raise ValueError(
+            f"config.data.show_bands={shown_bands}, and data.channels={data.channels}: the highest is "
+            f"{data.channels - 1}, since they are counted from 0"
+        )
+    return shown_bands
 
 
 def network_of(config: ConfigDict) -> Network:
     """Returns the network that a config describes; raises ValueError for a value or an image size that does not fit."""
     keys = {name: value for name, value in config.model.items() if f"model.{name}" != INIT_FROM}
-    network = Network(**keys, head=Head(**config.head))
+    network = Network(**keys, head=Head(**config.head), channels=config.data.channels)
     network.check_image_size(config.augment.image_size)
     return network
+
+
+def normalization_is_to_be_found(config: ConfigDict) -> bool:
+    """Whether images are normalised by the training images' own mean and deviation, and these are not known yet."""
+    return config.model.normalize == "data" and not config.model.mean
+
+
+def with_normalization(config: ConfigDict, mean: Sequence[float], deviation: Sequence[float]) -> ConfigDict:
+    """Returns a config with these numbers, one a channel; raises ValueError where they are none."""
+    return with_values(config, {"model.mean": tuple(mean), "model.deviation": tuple(deviation)})
 
 
 def source_arguments(data: ConfigDict) -> dict[str, Any]:
     """Returns the keyword arguments that a data section gives to :func:`simclr_jax.data.sources.open_source`."""
     splits = (data.train_split, data.validation_split, data.test_split)
-    return {"directory": data.dir, "labels": data.labels, "splits": splits}
+    return {"directory": data.dir, "labels": data.labels, "splits": splits, "channels": data.channels}
 
 
 def split_arguments(data: ConfigDict, seed: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ NOT_MATHEMATICS = (
     "data.dir",
     "data.labels",  # which may say what was clear before; the data's fingerprint tells whether they are others
     "data.cache",
+    "data.show_bands",
     "data.max_corrupt_fraction",
     "loss.chunk_size",
     "loss.gather",
@@ -54,9 +55,13 @@ def config_differences(old: dict[str, Any], new: dict[str, Any], *, same_data: b
 
 
 def encoder_differences(old: Network, new: Network) -> list[str]:
-    """Returns "key: old → new" for each key by which one network's encoder is not another's: its parameters mean more
-    or less, or are of other shapes."""
-    ignored = {"head", *_OF_COMPUTING}
+    """Returns "key: old → new" for each key by which one network's encoder is not another's.
+
+    The number of channels is not among them: the first layer is adapted to it. Nor are then their means and deviations.
+    """
+    ignored = {"head", "channels", *_OF_COMPUTING}
+    if old.channels != new.channels:
+        ignored |= {"mean", "deviation"}
     if old.architecture.family != "ResNet":
         ignored.add("norm")  # which the head alone has
     if old.cifar_stem and new.cifar_stem:

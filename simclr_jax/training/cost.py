@@ -83,7 +83,7 @@ def flops(trainer: Trainer) -> int:
     size, views = trainer.config.augment.image_size, 2 * trainer.schedule.batch_size
     state = trainer.state_shapes()
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    images = jax.ShapeDtypeStruct((views, size, size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((views, size, size, trainer.config.data.channels), jnp.float32)
     forward = jax.jit(lambda variables, images: trainer.model.apply(variables, images, train=False)[-1])
     similarities = 2 * views**2 * trainer.dim
     return 3 * (int(forward.lower(variables, images).cost_analysis()["flops"]) + similarities)

@@ -6,7 +6,7 @@ import optax
 from ml_collections import ConfigDict
 
 from simclr_jax.augment import own
-from simclr_jax.runtime.config import LARGEST_WHOLE, check_value, flatten, recipe_of
+from simclr_jax.runtime.config import LARGEST_WHOLE, bands_of, check_value, flatten, recipe_of
 from simclr_jax.training import optimizers
 
 # Keys of the section that are not of the optimizer alone: those of the schedule, and what the encoder's order decides.
@@ -56,7 +56,8 @@ def check(config: ConfigDict) -> None:
             f"usual: --config.optimizer.warmup_epochs={epochs / 10:g}"
         )
     recipe = recipe_of(config)
-    own.check(recipe.own, (recipe.image_size, recipe.image_size, 3))
+    bands_of(config.data)
+    own.check(recipe.own, (recipe.image_size, recipe.image_size, config.data.channels))
     optimizer_of(config, lambda step: 0.0)
 
 

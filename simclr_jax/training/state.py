@@ -72,7 +72,7 @@ def shapes(image_size: int, *, model, optimizer, probe, probe_optimizer) -> Trai
 
     def made():
         key = jax.random.key(0)
-        variables = model.init(key, _an_image(image_size), train=False)
+        variables = model.init(key, _an_image(image_size, model), train=False)
         return _with_variables(variables, key, image_size, model, optimizer, probe, probe_optimizer)
 
     return jax.eval_shape(made)
@@ -95,7 +95,9 @@ def _with_variables(variables, key, image_size, model, optimizer, probe, probe_o
 
 def initial_variables(key: jax.Array, image_size: int, *, model: nn.Module) -> dict[str, Any]:
     """Returns the network as it is before training, {"params"} and, with BatchNorm, "batch_stats"."""
-    return jax.jit(model.init, static_argnames="train", compiler_options=_ONCE)(key, _an_image(image_size), train=False)
+    return jax.jit(model.init, static_argnames="train", compiler_options=_ONCE)(
+        key, _an_image(image_size, model), train=False
+    )
 
 
 def check_variables(variables: dict[str, Any], *, model: nn.Module, image_size: int, run: str) -> None:
@@ -107,11 +109,11 @@ def check_variables(variables: dict[str, Any], *, model: nn.Module, image_size: 
       image_size: of the images that they were trained on, pixels.
       run: RUN, for messages.
     """
-    wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), _an_image(image_size), train=False))
+    wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), _an_image(image_size, model), train=False))
     wrong = checksums.form_differences(variables, wanted)
     if wrong:
         raise ValueError(f"{run}: {len(wrong)} arrays do not fit the network of its config.json: {wrong[0]}")
 
 
-def _an_image(image_size):
-    return jnp.zeros((1, image_size, image_size, 3))
+def _an_image(image_size, model):
+    return jnp.zeros((1, image_size, image_size, model.encoder.network.channels))

@@ -172,7 +172,7 @@ class SupervisedTrainer:
     def _compiled(self, weight_decay: float) -> tuple[optax.GradientTransformation, Callable]:
         schedule = optimizers.warmup_cosine(1.0, warmup_steps=0, total_steps=self.total_steps)
         optimizer = optimizers.create_optimizer(self._optimizer_name, schedule, weight_decay=weight_decay)
-        images_of = functools.partial(feed.view_of, self._recipe)
+        images_of = functools.partial(feed.view_of, self._recipe, bits=self._train.bits)
         step = devices.map_train_step(
             supervised.supervised_step, images_of=images_of, model=self._model, optimizer=optimizer
         )

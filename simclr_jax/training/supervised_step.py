@@ -61,7 +61,7 @@ def initial_state(
       seed: of the views.
       image_size: of the views, pixels.
     """
-    an_image = jnp.zeros((1, image_size, image_size, 3))
+    an_image = jnp.zeros((1, image_size, image_size, model.encoder.network.channels))
     wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), an_image, train=False))
 
     def chosen(name: str) -> Flat:

@@ -15,14 +15,21 @@ import optax
 from ml_collections import ConfigDict
 
 from simclr_jax import losses
+from simclr_jax.data import bit_depth, sources
 from simclr_jax.data import feed as feeds
-from simclr_jax.data import sources
 from simclr_jax.data.blank import Blank
 from simclr_jax.models import SimCLR, check_encoder, create_model, feature_dim
 from simclr_jax.runtime import devices, loggers, processes
-from simclr_jax.runtime.config import network_of, recipe_of, source_arguments, split_arguments
+from simclr_jax.runtime.config import (
+    network_of,
+    normalization_is_to_be_found,
+    recipe_of,
+    source_arguments,
+    split_arguments,
+    with_normalization,
+)
 from simclr_jax.runtime.targets import Target
-from simclr_jax.training import chance, collapse, decay, optimizers, schedule, state
+from simclr_jax.training import chance, collapse, decay, normalization, optimizers, schedule, state
 from simclr_jax.training import step as steps
 
 # What a run logs besides the metrics of its loss; a loss of a user's own has other names for its.
@@ -78,18 +85,26 @@ class Trainer:
             schedule.check(config)
         else:
             splits = _blank_splits(config) if blank and config.data.images else open_splits(config, bits=bits)
-        model, loss = _model(config), _loss(config)  # before any image is read: a wrong one is told at once
+        # Before any image is read: a wrong one is told at once.
+        numbers, unknown = normalization.ones(config.data.channels), normalization_is_to_be_found(config)
+        model, loss = _model(with_normalization(config, *numbers) if unknown else config), _loss(config)
         train, validation = splits.load("train"), splits.load("validation")
-        if config.data.bits and train.kind == "pixels":
+        if config.data.bits and not bit_depth.may_be_deep(train):
+            have = "have 8 bits" if train.images.dtype == np.uint8 else "are floats"
             raise ValueError(
-                f"config.data.bits={config.data.bits} only applies to 16-bit image files, but the pixels of "
-                f"{config.data.source} have 8 bits: leave it 0"
+                f"config.data.bits={config.data.bits} only applies to 16-bit images, but the pixels of "
+                f"{config.data.source} {have}: leave it 0"
             )
         if config.loss.name == "supcon" and not train.labelled:
             raise ValueError(
                 f"loss.name=supcon learns from labels, but no training image of {config.data.source} has one: use a "
                 "source with labels (of a folder data.labels=folders or csv:FILE), or loss.name=nt_xent"
             )
+        if unknown:
+            if not isinstance(splits, Blank):
+                numbers = normalization.find(train, image_size=config.augment.image_size, seed=config.seed)
+            config = with_normalization(config, *numbers)
+            model = _model(config)
         lengths = _schedule(config, train, validation, target)
         free = target.memory // 2 if target else devices.free_bytes()
         schedule.check_chunk(config, free_bytes=free)
@@ -257,7 +272,8 @@ def _blank_splits(config: ConfigDict) -> Blank:
     data = config.data
     named = {"validation": data.validation_split, "test": data.test_split}
     held_out = tuple(role for role, split in named.items() if not split)
-    return Blank(data.source, data.images, config.augment.image_size, held_out, data.holdout_fraction, data.limit)
+    of_data = data.holdout_fraction, data.limit, data.channels
+    return Blank(data.source, data.images, config.augment.image_size, held_out, *of_data)
 
 
 def _shard(target: Target | None) -> tuple[int, int]:

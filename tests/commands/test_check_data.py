@@ -69,6 +69,9 @@ def test_whole_data_are_counted_and_fine(folder, capsys):
         "unlabelled": 0,
         "height": (3, 4, 5),
         "width": (4, 6, 9),
+        "channels": 3,
+        "type": "files",
+        "ranges": None,  # photos have nothing to be told of
     }
     assert row(text, "images") == ["16", "2", "2"] and row(text, "unreadable") == ["0", "0", "0"]
     assert row(text, "split") == ["train", "validation", "held", "out"]

@@ -160,7 +160,7 @@ def test_bits_that_no_image_has_are_refused(bits, tmp_path):
 def test_bits_are_refused_where_pixels_have_eight(tmp_path):
     np.savez(tmp_path / "x.npz", x_train=np.zeros((COUNT, SIDE, SIDE, 3), np.uint8))
     config = config_of(tmp_path, **{"data.bits": 12, "data.source": f"npz:{tmp_path}/x.npz"})
-    with pytest.raises(ValueError, match="data.bits=12 only applies to 16-bit image files, but the pixels of npz:"):
+    with pytest.raises(ValueError, match="data.bits=12 only applies to 16-bit images, but the pixels of npz:"):
         pretrain.run(config, str(tmp_path / "run"))
 
 

@@ -80,7 +80,7 @@ def test_npz_says_what_it_is_and_what_is_left_out(tmp_path):
             "x_val and x_validation, which both mean validation; keep one, or choose one: .*data.validation_split=val$",
         ),
         ({"x_train": noise(1), "X_train": noise(1)}, "x_train and X_train, which both mean train"),
-        ({"x_train": noise(3) / np.float32(255)}, r"x_train.*float32 \[3, 5, 5, 3\].*uint8"),
+        ({"x_train": noise(3) / 255}, r"x_train.*float64 \[3, 5, 5, 3\].*uint8"),
         ({"x_train": np.zeros((3, 5, 5, 4), np.uint8)}, r"\[3, 5, 5, 4\]"),
         ({"x_train": np.zeros((3, 75), np.uint8)}, r"\[3, 75\]"),
         ({"x_train": noise(3), "y_train": np.arange(4)}, "3 images x_train but 4 labels y_train"),

@@ -178,8 +178,8 @@ def failing(monkeypatch, times):
             raise ValueError("hiccup")
         return np.float32(0)
 
-    def flaky(image, size, *, bits):
-        return original(image, size, bits=bits) + tf.numpy_function(fail, [], tf.float32)
+    def flaky(image, size, **how):
+        return original(image, size, **how) + tf.numpy_function(fail, [], tf.float32)
 
     monkeypatch.setattr(pipeline.host, "central_view", flaky)
 

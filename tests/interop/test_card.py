@@ -41,6 +41,8 @@ def subject(**changes):
         batch_norm=True,
         bits=0,
         normalize="none",
+        numbers=((0.0,) * 3, (1.0,) * 3),
+        channels=3,
         config=config,
         imported=None,
         probes=[("linear probe", PROBE)],

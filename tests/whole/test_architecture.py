@@ -141,6 +141,12 @@ def test_onnx_which_may_not_be_installed_is_named_in_its_room_alone():
     assert owners(lambda path: packages(path) & {"onnx", "onnxruntime"}) == {"interop/onnx.py", "interop/onnx_graph.py"}
 
 
+def test_tifffile_which_may_not_be_installed_is_imported_where_it_is_used():
+    assert owners(lambda path: "tifffile" in packages(path)) == {"augment/bands.py"}
+    at_once = ast.parse((PACKAGE / "augment/bands.py").read_text()).body
+    assert "tifffile" not in {alias.name for node in at_once if isinstance(node, ast.Import) for alias in node.names}
+
+
 def test_loggers_which_may_not_be_installed_are_named_in_one_file_that_imports_them_when_they_are_asked_for():
     assert owners(lambda path: packages(path) & {"wandb", "mlflow"}) == {"runtime/trackers.py"}
     at_once = ast.parse((PACKAGE / "runtime/trackers.py").read_text()).body
