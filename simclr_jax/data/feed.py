@@ -168,7 +168,7 @@ def view_pairs(
     Raises:
       ValueError: the recipe's own function is not registered, or does not work.
     """
-    own.check(recipe.own, (recipe.image_size, recipe.image_size, 3))
+    own.check(recipe.own, (recipe.image_size, recipe.image_size, split.channels))
     feed = Feed(
         split,
         split,

@@ -230,6 +230,32 @@ def test_an_own_function_sees_the_same_key_wherever_views_are_made(own_recipe):
     assert_same(trained(made[0], first=3), unstopped[3:])
 
 
+def only_five(key, view):
+    assert view.shape == (SIZE, SIZE, 5)
+    return 1 - view
+
+
+def test_an_own_function_sees_all_channels(monkeypatch):
+    monkeypatch.setattr(own.OWN, "own", {"only_five": only_five})
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIZE, SIZE, 5), np.uint8)
+    colourless = {"saturation": 0.0, "hue": 0.0, "grayscale_probability": 0.0}
+    of_both = [
+        next(
+            feed.view_pairs(
+                Split.whole(images, None),
+                Recipe(SIZE, **colourless, own=name),
+                placement="device",
+                batch_size=IMAGES,
+                seed=0,
+                max_corrupt_fraction=0.0,
+            )
+        )
+        for name in ("", "only_five")
+    ]
+    assert of_both[0].shape == (IMAGES, 2, SIZE, SIZE, 5)
+    np.testing.assert_allclose(of_both[1], 1 - of_both[0], atol=1e-6)
+
+
 def test_an_own_function_sees_all_bits_of_the_id_of_a_file(tmp_path, own_recipe):
     split = files(tmp_path)
     low = np.arange(IMAGES) % 2 + 2**31  # two values of the lower half, twenty of each
