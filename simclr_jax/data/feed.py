@@ -208,8 +208,10 @@ def single_views(
 
 
 def view_of(recipe: Recipe, batch: Any, seed: jax.Array, bits: int) -> dict[str, jax.Array]:
-    """Makes {"images", "labels"} of a batch of `single_views`, on the devices where it holds pixels; ``bits`` is the
-    split's."""
+    """Makes {"images", "labels"} of a batch of `single_views`, on the devices where it holds pixels.
+
+    ``bits`` are the split's.
+    """
     if "epoch" not in batch:
         return batch
     parameters = device.draw(recipe, seed, batch["epoch"], batch["ids"], *batch["images"].shape[1:3])

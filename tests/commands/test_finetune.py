@@ -206,7 +206,7 @@ def test_eight_devices_train_as_one():
 def test_single_views_are_the_first_of_two_on_devices_and_on_the_host(tmp_path):
     images = Split(noise(6, side=12), np.arange(6), np.arange(6) + 3)
     (made,) = feed.single_views(images, RECIPE, batch_size=6, seed=5, steps=1, unreadable=None)
-    seen = feed.view_of(RECIPE, made, jnp.int32(5))
+    seen = feed.view_of(RECIPE, made, jnp.int32(5), 8)
     pairs = device.two_views(RECIPE, made["images"], 5, made["epoch"], made["ids"])
     np.testing.assert_allclose(seen["images"], pairs[:, 0], atol=1e-6)
     np.testing.assert_array_equal(seen["labels"], made["ids"] - 3)
@@ -222,7 +222,7 @@ def test_files_are_made_into_single_views_by_the_host():
 
     images = Split(np.array([png(image) for image in noise(4, side=12)], object), np.arange(4), np.arange(4))
     (made,) = feed.single_views(images, RECIPE, batch_size=4, seed=5, steps=1, unreadable=None)
-    assert feed.view_of(RECIPE, made, jnp.int32(5)) is made
+    assert feed.view_of(RECIPE, made, jnp.int32(5), 8) is made
     assert made["images"].shape == (4, SIZE, SIZE, 3) and sorted(made["labels"]) == [0, 1, 2, 3]
 
 

@@ -166,7 +166,7 @@ def test_one_photo_does_not_cost_a_whole_batch():
         (np.zeros((4, 4, 3), np.uint8), r"shape \[4, 4, 3\]"),
         (np.zeros((1, 4, 4, 1), np.uint8), "shape"),
         (np.full((1, 4, 4, 3), 255.0), "from 255 to 255"),
-        (np.full((1, 4, 4, 3), np.nan), "must be uint8, or float between"),
+        (np.full((1, 4, 4, 3), np.nan), "must be uint8, uint16, or float between"),
         (np.zeros((1, 4, 4, 3), np.int64), "int64"),
     ],
 )

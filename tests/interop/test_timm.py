@@ -222,7 +222,7 @@ def test_onnx_and_stablehlo_compute_the_same(kind, tmp_path, small):
         (
             "mean",
             {"patch_embed.proj.weight": (16, 3, 4, 2)},
-            r"kernel of \[16, 3, 4, 2\], not \[outputs, 3, side, side\]",
+            r"kernel of \[16, 3, 4, 2\], not \[outputs, C, side, side\]",
         ),
         (
             "mean",

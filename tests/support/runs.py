@@ -15,7 +15,7 @@ def write_run(path, *, step=7, **changes):
     config.update_from_flattened_dict({"model.encoder": "resnet_tiny", "data.source": "textures", **changes})
     model = create_model(network_of(config))
     side = min(config.augment.image_size, 32)  # of a ResNet no shape depends on it
-    variables = random_variables(model, np.zeros((1, side, side, 3), np.float32))
+    variables = random_variables(model, np.zeros((1, side, side, config.data.channels), np.float32))
     checkpoints = checkpoint.Checkpoints(str(path), keep=1)
     checkpoints.save(step, {"step": np.int32(step), "batch_stats": {}, **variables})
     checkpoints.close()

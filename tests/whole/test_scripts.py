@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import simclr_jax
@@ -79,6 +80,14 @@ def test_scripts_run(given, folder, monkeypatch):
     if "open_run" in script or "load_encoder" in script:
         archive = write_archive(folder / "images.npz")
         write_run(folder / "runs" / "mine", **{"data.source": f"npz:{archive}", **SMALL})
+    if "runs/five" in script:
+        (folder / "tiles").mkdir()
+        for name in "ab":
+            tile = np.random.default_rng(0).integers(0, 4096, (12, 10, 5), np.uint16)
+            tifffile.imwrite(f"tiles/{name}.tif", tile, photometric="minisblack", planarconfig="contig")
+        of_five = {"data.channels": 5, "augment.saturation": 0.0, "augment.hue": 0.0}
+        of_five |= {"augment.grayscale_probability": 0.0, "data.source": f"folder:{folder}/tiles"}
+        write_run(folder / "runs" / "five", **SMALL, **of_five)
     if "pretrain" in script and "load_config" in script:
         load, small = simclr_jax.load_config, dict(SMALL)
         if "quickstart" in script:
