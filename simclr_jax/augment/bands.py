@@ -18,7 +18,7 @@ from simclr_jax.augment.pillow import DEEPEST
 
 MOST = 32  # channels of an image
 DTYPES = ("uint8", "uint16", "float32")
-LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as of the views' grayscale
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as tf.image.rgb_to_grayscale rounds them; of files and of views
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 

@@ -22,7 +22,7 @@ from simclr_jax.augment import recipe as rules
 from simclr_jax.augment.pillow import DEEPEST
 from simclr_jax.augment.recipe import Recipe
 
-GRAY_WEIGHTS = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R BT.601, as on the host
+GRAY_WEIGHTS = np.array(bands.LUMA, np.float32)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(len(rules.JITTER_OPS))
 # Of each order: where contrast comes in it, and the other three operations.
 CONTRAST_PLACE = np.argwhere(np.equal(rules.JITTER_ORDERS, CONTRAST))[:, 1]

@@ -8,10 +8,8 @@ import math
 
 import tensorflow as tf
 
-from simclr_jax.augment import noise
+from simclr_jax.augment import bands, noise
 from simclr_jax.augment import recipe as rules
-
-GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as tf.image.rgb_to_grayscale rounds them
 
 
 def resize(image_size: int, image: tf.Tensor, box: dict) -> tf.Tensor:
@@ -64,7 +62,7 @@ def finish(planes: tf.Tensor, parameters: dict, white: float = 255.0) -> tf.Tens
 
     def grayscale():
         red, green, blue = tf.unstack(planes)
-        gray = GRAY_WEIGHTS[0] * red + GRAY_WEIGHTS[1] * green + GRAY_WEIGHTS[2] * blue
+        gray = bands.LUMA[0] * red + bands.LUMA[1] * green + bands.LUMA[2] * blue
         return tf.stack([gray, gray, gray])
 
     # Each operation is traced where it stands, so that it sees the planes of the one before.

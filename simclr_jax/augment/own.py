@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.registry import Registry
+from simclr_jax.runtime.registry import Registry
 
 ViewFunction = Callable[[jax.Array, jax.Array], jax.Array]  # (key, view) → view
 

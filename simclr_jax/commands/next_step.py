@@ -31,7 +31,7 @@ def command(*arguments: str) -> str:
     """Returns a command of this library, by the Python that runs now, with its --import, for a POSIX shell."""
     installed = (pathlib.Path(sys.executable).parent / "simclr-jax").exists()
     program = [_program("simclr-jax")] if installed else [_program("python"), "-m", "simclr_jax"]
-    return shlex.join([*program, *arguments, *(f"--import={file}" for file in own_code.imported)])
+    return shlex.join([*program, *arguments, *(f"--import={file}" for file in own_code.imported.values())])
 
 
 def _program(name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 HELP = "FILE.py: your own code, run as Python first, which registers encoders, losses and the like; may be repeated"
 
-imported: list[str] = []  # the files of this process, as the user gave them
+imported: dict[pathlib.Path, str] = {}  # the files that this process has run, and how the user gave them
 
 
 def run(files: Sequence[str]) -> None:
@@ -21,16 +21,17 @@ def run(files: Sequence[str]) -> None:
       ValueError: a file does not exist, or fails.
     """
     for given in files:
-        if given in imported:
+        path = pathlib.Path(given).expanduser().resolve()
+        if path in imported:
             continue
-        path = pathlib.Path(given).expanduser()
         if not path.is_file():
-            raise ValueError(f"--import={given}: there is no such file")
+            meant = f"; did you mean --import={given}.py?" if path.with_name(f"{path.name}.py").is_file() else ""
+            raise ValueError(f"--import={given}: there is no such file{meant}")
         name = f"import_{len(imported)}_{path.stem}"
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise ValueError(f"--import={given}: give a Python file, whose name ends in .py")
-        if (folder := str(path.parent.resolve())) not in sys.path:
+        if (folder := str(path.parent)) not in sys.path:
             sys.path.append(folder)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # where dataclasses, and so flax modules, look for it
@@ -38,7 +39,7 @@ def run(files: Sequence[str]) -> None:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:  # it is a program, and may raise anything
             raise ValueError(f"--import={given} cannot be run: {_reason(error, path)}") from error
-        imported.append(given)
+        imported[path] = given
 
 
 def _reason(error: BaseException, path: pathlib.Path) -> str:

@@ -122,8 +122,10 @@ def _check(config: ConfigDict, workdir: str, sweep: Sweep, seed: int) -> None:
     splits = None
     for name, variant in zip(names, sweep.variants, strict=True):
         try:
-            trainer = Trainer.from_config(_changed(config, variant, seed), splits=splits)
-            start_weights.read(trainer, f"{workdir}/runs/{name}")
+            run = f"{workdir}/runs/{name}"
+            whole = pretrain.with_kept_normalization(_changed(config, variant, seed), run)
+            trainer = Trainer.from_config(whole, splits=splits)
+            start_weights.read(trainer, run)
         except ValueError as error:
             raise ValueError(f"{variant.name}: {error}") from error
         splits = trainer.splits  # the same images for all variants, read once

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from simclr_jax.losses.contrastive import dcl, nt_xent
 from simclr_jax.losses.supervised import supcon
-from simclr_jax.registry import Registry
+from simclr_jax.runtime.registry import Registry
 
 # (z1, z2, *, labels, axis_name) → loss, {name: float32 scalar} with contrastive_accuracy and contrastive_entropy. z1
 # and z2 are [n, dim], labels int [n], -1 where an image has none.

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from simclr_jax.registry import Registry
+from simclr_jax.runtime.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 from simclr_jax.models.parts import NORM, belongs, order
-from simclr_jax.registry import Registry
 from simclr_jax.runtime.config import shown
+from simclr_jax.runtime.registry import Registry
 from simclr_jax.training.decay import ALL_BUT_KERNELS, KERNELS, Mask, decay_mask, path_name
 from simclr_jax.training.tree_norms import leaf_norms
 

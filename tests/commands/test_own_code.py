@@ -54,7 +54,7 @@ def make_place(tmp_path_factory):
 def forget(monkeypatch):
     """What one test imports is unknown to the next."""
     monkeypatch.setattr(REGISTERED, "own", {})
-    monkeypatch.setattr(own_code, "imported", [])
+    monkeypatch.setattr(own_code, "imported", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
@@ -116,7 +116,8 @@ def test_a_command_knows_it_by_the_flag_alone(run, place, tmp_path, command):
     result = execute("-m", "simclr_jax", *arguments)
     assert result.returncode == 1 and result.stderr.count("\n") == 1
     assert "register your own first: simclr_jax.register_encoder('of_file', factory)" in result.stderr
-    assert result.stderr.rstrip().endswith("or on the command line --import=FILE.py")
+    assert "model.encoder 'of_file' is not registered; register your own first: " in result.stderr
+    assert "or on the command line --import=FILE.py; else choose one of " in result.stderr
     result = execute("-m", "simclr_jax", *arguments, f"--import={place}/net.py")
     assert result.returncode == 0, result.stderr
 
@@ -163,10 +164,13 @@ def test_a_file_that_fails_is_one_line(tmp_path, text, words):
     with pytest.raises(ValueError, match="^--import=") as error:
         own_code.run([str(file)])
     assert words in str(error.value) and "\n" not in str(error.value)
-    assert own_code.imported == []
+    assert not own_code.imported
 
 
 def test_what_is_no_python_file_is_one_line(tmp_path):
+    (tmp_path / "net.py").write_text("x = 1\n")
+    with pytest.raises(ValueError, match=r"net: there is no such file; did you mean --import=.*/net\.py\?"):
+        own_code.run([str(tmp_path / "net")])
     (tmp_path / "mine.txt").write_text("x = 1\n")
     with pytest.raises(ValueError, match="give a Python file, whose name ends in .py"):
         own_code.run([str(tmp_path / "mine.txt")])
@@ -175,6 +179,6 @@ def test_what_is_no_python_file_is_one_line(tmp_path):
 def test_a_file_runs_once_and_is_part_of_the_next_command(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("import sys\nsys.path.append('ran')\n")
     own_code.run([str(tmp_path / "mine.py")] * 2)
-    own_code.run([str(tmp_path / "mine.py")])
+    own_code.run([f"{tmp_path}/../{tmp_path.name}/mine.py"])
     assert sys.path.count("ran") == 1
     assert next_step.command("linear", "--workdir=x").endswith(f"linear --workdir=x --import={tmp_path}/mine.py")

@@ -68,7 +68,7 @@ def test_one_rule_of_names_for_all_that_users_register():
         with pytest.raises(ValueError, match=words):
             simclr_jax.register_loss(name, loss)
     with pytest.raises(
-        ValueError, match="loss.name 'mine' is not one of nt_xent, dcl, supcon; .*register_loss[(]'mine'"
+        ValueError, match="loss.name 'mine' is not registered; .*register_loss[(]'mine'.*nt_xent, dcl, supcon"
     ):
         losses.create_loss("mine", temperature=0.5)
 

@@ -34,7 +34,8 @@ def test_a_key_without_a_meaning_is_none():
 def test_an_encoder_like_none_of_ours_is_told_which_there_are():
     with pytest.raises(ValueError) as error:
         create_encoder("vit")
-    assert str(error.value).startswith(f"model.encoder 'vit' is not one of {', '.join(ENCODERS)}; register your own")
+    assert str(error.value).startswith("model.encoder 'vit' is not registered; register your own first: ")
+    assert str(error.value).endswith(f"--import=FILE.py; else choose one of {', '.join(ENCODERS)}")
 
 
 def test_without_norms_a_head_has_any_width():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import simclr_jax
-from simclr_jax.commands import pretrain
+from simclr_jax.commands import pretrain, trials
+from simclr_jax.commands.comparison import Sweep, Variant
 from simclr_jax.models import Network, create_encoder
 from simclr_jax.models.architectures import REGISTERED
 from simclr_jax.models.images import normalized
@@ -71,6 +72,10 @@ def test_a_run_keeps_them_resumes_with_them_and_gives_them_to_whoever_reads_it(a
     assert list(again.config.model.mean) == stored["mean"]
     start = config(archive, **{"model.init_from": str(tmp_path / "run")})
     assert list(pretrain.with_kept_normalization(start, str(tmp_path / "other")).model.mean) == stored["mean"]
+    sweep = Sweep([Variant("one", {"loss.temperature": 0.1})], ("top1",))
+    trials._check(
+        start, str(tmp_path / "sweep"), sweep, 0
+    )  # its runs start from these weights, and so with these numbers
 
     # What the encoder computes is that of a network without normalisation on images that were normalised before.
     encoder = simclr_jax.load_encoder(str(tmp_path / "run"))

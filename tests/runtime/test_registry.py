@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from simclr_jax.registry import Registry
+from simclr_jax.runtime.registry import Registry
 
 
 def kind_with(*taken):
@@ -61,11 +61,11 @@ def test_an_unknown_name_gets_the_nearest_and_the_way_to_register():
     sums.check("plain")
     sums.check("mine")
     mend = "your own first: simclr_jax.register_sum({!r}, total), or on the command line --import=FILE.py"
-    for given, name, words in (
-        (sums, "Plains", "loss.sum 'Plains' is not one of plain, mine; did you mean plain? Or register "),
-        (sums, "other", "loss.sum 'other' is not one of plain, mine; register "),
-        (kind_with(), "other", "loss.sum 'other' is not registered; register "),
+    for given, name, words, others in (
+        (sums, "Plains", "loss.sum 'Plains' is not one of plain, mine; did you mean plain? Or register ", ""),
+        (sums, "other", "loss.sum 'other' is not registered; register ", "; else choose one of plain, mine"),
+        (kind_with(), "other", "loss.sum 'other' is not registered; register ", ""),
     ):
         with pytest.raises(ValueError) as error:
             given.check(name)
-        assert str(error.value) == words + mend.format(name)
+        assert str(error.value) == words + mend.format(name) + others

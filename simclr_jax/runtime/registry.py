@@ -1,6 +1,6 @@
 """Functions of a user's own that a config names: losses, optimizers and the like. One rule for their names.
 
-The one file outside the rooms: it imports nothing of ours, and any room may import it.
+The one file of this room that any other may import: it imports nothing of ours.
 """
 
 import difflib
@@ -58,14 +58,14 @@ class Registry(Generic[Function]):
         known = (*self._taken, *self.own)
         if name in known:
             return
-        near = difflib.get_close_matches(name.lower(), known, n=1)
         call = f"simclr_jax.register_{self._kind.replace(' ', '_')}({name!r}, {self._argument})"
-        raise ValueError(
-            f"{self._key} {name!r} is not "
-            + (f"one of {', '.join(known)}" if known else "registered")
-            + (f"; did you mean {near[0]}? Or register" if near else "; register")
-            + f" your own first: {call}, or on the command line --import=FILE.py"
-        )
+        register = f"register your own first: {call}, or on the command line --import=FILE.py"
+        if near := difflib.get_close_matches(name.lower(), known, n=1):
+            raise ValueError(
+                f"{self._key} {name!r} is not one of {', '.join(known)}; did you mean {near[0]}? Or {register}"
+            )
+        others = f"; else choose one of {', '.join(known)}" if known else ""
+        raise ValueError(f"{self._key} {name!r} is not registered; {register}{others}")
 
 
 def _definition(function: Any) -> Any:
