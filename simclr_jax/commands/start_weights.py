@@ -82,6 +82,10 @@ def read(trainer: Trainer, workdir: str) -> StartWeights | None:
         network, shapes = network_of(trainer.config), trainer.state_shapes()
         # Of several processes the first says what it is, and the step: the run that it is of may still be training.
         is_file = processes.agree(os.path.isfile(place) or place.endswith(".safetensors"))
+        if not (is_file or os.path.isfile(os.path.join(checkpoint.split(place)[0], "config.json"))):
+            raise ValueError(
+                f"{place} is not a run, which has a config.json; give RUN, RUN/checkpoints/STEP or FILE.safetensors"
+            )
         source = _of_file(place, network) if is_file else _of_run(place)
         start = _fitted(source, network, {"params": shapes.params, "batch_stats": shapes.batch_stats})
     except ValueError as error:

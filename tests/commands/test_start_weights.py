@@ -222,7 +222,7 @@ def test_keys_that_change_how_it_is_computed_may_differ(source, run, tmp_path):
             "{file}/less.safetensors",
             "{file}/less.safetensors is most similar to resnet_smallest, but its tensors do",
         ),
-        ("{file}", "{file} is not a run: {file}/config.json does not exist"),
+        ("{file}", "{file} is not a run, which has a config.json; give RUN, RUN/checkpoints/STEP or FILE.safetensors"),
         ("{run}/checkpoints/8", "{run} has no checkpoint of step 8; it has those of steps 7"),
         ("{new}", "this is the run's own folder, which has no weights yet; give another place"),
         ("{new}/checkpoints/3", "this is the run's own folder, which has no weights yet; give another place"),
